@@ -1,0 +1,1 @@
+"""Analyses: pure functions from results to tables and figures. One file an analysis."""

@@ -1,0 +1,370 @@
+"""Which run is best over all abilities, what the tests can say about it, and what it costs.
+
+The rule, in one place:
+
+    measures   one evaluator an ability: accuracy where any run has one, else loss (or the metric asked for)
+    overall    unweighted mean over abilities of the run's mean on each, averaged over seeds
+    leader     the run with the best overall; the base model takes part
+    better     Holm-corrected p < 0.05 over *all* pairs of runs, and the same sign in every seed. All pairs,
+               because the leader was picked by the same numbers: correcting its own pairs alone would claim
+               differences among equal runs far more often than 5 % of the time.
+    costs      on each ability the leader against the best run for it, Holm-corrected over the leader's
+               comparisons with every other run on every ability
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from cuvee.analyses._results import BASE, LEVEL, Measure, Scale, listed, measures
+from cuvee.analyses._stats import (
+    Comparison,
+    Floats,
+    Sample,
+    compare_all,
+    draws_interval,
+    holm,
+    resampled_means,
+    seed_differences,
+    stream,
+)
+from cuvee.protocols import Result
+
+Samples = Mapping[str, Mapping[Measure, Sample]]
+"""By run and measure."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """One run against the leader: `leader - run`, its corrected p, whether it is a difference."""
+
+    run: str
+    comparison: Comparison
+    p: float
+    alpha: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the difference counts as one."""
+        return self.p < LEVEL and self.comparison.one_direction
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The leader on one measure against the best run for it; `against` is None when it is the best."""
+
+    measure: Measure
+    value: float
+    best: str
+    best_value: float
+    against: Against | None
+
+    @property
+    def paid(self) -> bool:
+        """Whether a cost was found."""
+        return self.against is not None and self.against.differs
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One run's overall: mean over abilities, standard error over items, spread over seeds."""
+
+    run: str
+    overall: float
+    se: float | None
+    seed_sd: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Standings from best to worst, the others against the first, what the first one costs."""
+
+    measures: tuple[Measure, ...]
+    standings: tuple[Standing, ...] = ()
+    others: tuple[Against, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    pairs: int = 0
+
+    @property
+    def leader(self) -> str:
+        """Name of the leading run."""
+        return self.standings[0].run
+
+
+def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples: int, seed: int) -> Verdict:
+    """Return the verdict on the final models of one base model.
+
+    Args:
+        results: of one base model.
+        samples: final models' samples by run and measure, the base as `BASE`.
+        metric: ``auto`` or the metric to judge by.
+        resamples, seed: of the bootstrap.
+    """
+    known = measures(result for result in results if result.final)
+    chosen = primary(known, metric)
+    complete, left_out = _complete(samples, chosen)
+    if not chosen or not complete:
+        return Verdict(chosen, left_out=left_out)
+    order, standings, pairs = _ranked(complete, chosen, resamples, seed)
+    corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
+    alpha = LEVEL / max(1, len(pairs))
+    leader = order[0]
+    others = [Against(run, pairs[leader, run], corrected[leader, run], alpha) for run in order[1:]]
+    costs = _costs(leader, samples, _all_abilities(known, chosen), resamples, seed)
+    return Verdict(chosen, tuple(standings), tuple(others), tuple(costs), left_out, len(pairs))
+
+
+def primary(known: Sequence[Measure], metric: str = "auto") -> tuple[Measure, ...]:
+    """Return one measure an ability, all of one metric: the first evaluator of each ability that has it."""
+    present = list(dict.fromkeys(measure.metric for measure in known))
+    if metric == "auto":
+        metric = next((wanted for wanted in ("accuracy", "loss", *present) if wanted in present), "")
+    by_ability: dict[str, Measure] = {}
+    for measure in known:
+        if measure.metric == metric:
+            by_ability.setdefault(measure.ability, measure)
+    first = next(iter(by_ability.values()), None)
+    same = (m for m in by_ability.values() if first and m.higher_is_better == first.higher_is_better)
+    return tuple(same)
+
+
+def _all_abilities(known: Sequence[Measure], chosen: Sequence[Measure]) -> list[Measure]:
+    """The chosen measures, and for abilities without one the first measure there is."""
+    by_ability = {measure.ability: measure for measure in chosen}
+    for measure in known:
+        by_ability.setdefault(measure.ability, measure)
+    return list(by_ability.values())
+
+
+def _complete(samples: Samples, chosen: Sequence[Measure]) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+    """Runs that have every chosen measure on the items most runs have, and why the others are left out."""
+    usual = {measure: _usual_items(samples, measure) for measure in chosen}
+    complete: dict[str, list[Sample]] = {}
+    left_out: dict[str, str] = {}
+    for run, by in samples.items():
+        missing = [f"{m.evaluator} on {m.ability}" for m in chosen if m not in by]
+        other = [f"{m.evaluator} on {m.ability}" for m in chosen if m in by and _key(by[m]) != usual[m]]
+        if missing:
+            left_out[run] = f"has no {', '.join(missing)}"
+        elif other:
+            left_out[run] = f"was measured on other items than most runs in {', '.join(other)}"
+        else:
+            complete[run] = [by[measure] for measure in chosen]
+    return complete, left_out
+
+
+def _key(of: Sample) -> tuple[tuple[str, ...], bytes]:
+    return of.items, of.weights.tobytes()
+
+
+def _usual_items(samples: Samples, measure: Measure) -> tuple[tuple[str, ...], bytes] | None:
+    seen = Counter(_key(by[measure]) for by in samples.values() if measure in by)
+    return seen.most_common(1)[0][0] if seen else None
+
+
+# ------------------------------------------------------------------------------------------------- overall
+
+
+def _ranked(
+    complete: Mapping[str, Sequence[Sample]], chosen: Sequence[Measure], resamples: int, seed: int
+) -> tuple[list[str], list[Standing], dict[tuple[str, str], Comparison]]:
+    """Runs from best to worst, their standings, and every pair `(better, worse)` compared."""
+    overall = {run: float(np.mean([s.value for s in parts])) for run, parts in complete.items()}
+    # Stable: of equal runs the earlier in the recipe comes first, a trained one before the base.
+    order = sorted((run for run in overall if run != BASE), key=lambda run: overall[run])
+    if chosen[0].higher_is_better:
+        order = sorted(order, key=lambda run: -overall[run])
+    order = _with_base(order, overall, chosen[0].higher_is_better)
+    names = list(combinations(order, 2))
+    # Holm's first step asks for p < 0.05 / pairs, which the number of resamples must be able to show.
+    draws = _overall_draws([complete[run] for run in order], max(resamples, 80 * len(names)), seed)
+    by_seed = {run: _overall_by_seed(complete[run]) for run in order}
+    standings = [_standing(run, overall[run], draws[:, column], by_seed[run]) for column, run in enumerate(order)]
+    if len(chosen) == 1:
+        compared = compare_all(
+            [(complete[a][0], complete[b][0]) for a, b in names],
+            resamples=max(resamples, 80 * len(names)),
+            seed=seed,
+        )
+        return order, standings, dict(zip(names, compared, strict=True))
+    column_of = {run: column for column, run in enumerate(order)}
+    pairs = {}
+    for a, b in names:
+        low, high, p, se = draws_interval(draws[:, column_of[a]] - draws[:, column_of[b]])
+        n = sum(len(part.items) for part in complete[a])
+        seeds = seed_differences(by_seed[a], by_seed[b])
+        pairs[a, b] = Comparison(overall[a] - overall[b], low, high, p, se, n, "bootstrap", None, seeds)
+    return order, standings, pairs
+
+
+def _with_base(order: list[str], overall: Mapping[str, float], higher: bool) -> list[str]:
+    if BASE not in overall:
+        return order
+    ahead = [r for r in order if (overall[r] >= overall[BASE] if higher else overall[r] <= overall[BASE])]
+    return [*ahead, BASE, *(run for run in order if run not in ahead)]
+
+
+def _overall_draws(complete: Sequence[Sequence[Sample]], resamples: int, seed: int) -> Floats:
+    """Bootstrap draws of each run's overall, (resamples, runs): items resampled within each ability."""
+    total = np.zeros((resamples, len(complete)))
+    for parts in zip(*complete, strict=True):
+        columns = np.stack([part.scores for part in parts], axis=1)
+        total += resampled_means(columns, parts[0].weights, resamples, stream(seed, parts[0].items))
+    return np.asarray(total / len(complete[0]), dtype=np.float64)
+
+
+def _overall_by_seed(parts: Sequence[Sample]) -> dict[int, float]:
+    """Overall of each seed that every ability has; a single seed stands for itself."""
+    common = sorted(set.intersection(*(set(part.seeds) for part in parts)))
+    values = [dict(zip(part.seeds, part.seed_values.tolist(), strict=True)) for part in parts]
+    return {seed: float(np.mean([by[seed] for by in values])) for seed in common}
+
+
+def _standing(run: str, overall: float, draws: Floats, by_seed: Mapping[int, float]) -> Standing:
+    se = float(draws.std(ddof=1))
+    spread = float(np.std(list(by_seed.values()), ddof=1)) if len(by_seed) > 1 else None
+    return Standing(run, overall, se if np.isfinite(se) else None, spread, max(1, len(by_seed)))
+
+
+# --------------------------------------------------------------------------------------------------- costs
+
+
+def _costs(leader: str, samples: Samples, by: Iterable[Measure], resamples: int, seed: int) -> list[Cost]:
+    asked = [
+        (measure, run)
+        for measure in by
+        if measure in samples[leader]
+        for run in samples
+        if run != leader and measure in samples[run] and _key(samples[run][measure]) == _key(samples[leader][measure])
+    ]
+    pairs = [(samples[leader][measure], samples[run][measure]) for measure, run in asked]
+    compared = compare_all(pairs, resamples=max(resamples, 80 * len(pairs)), seed=seed)
+    corrected = holm([each.p for each in compared])
+    alpha = LEVEL / max(1, len(pairs))
+    against = {
+        (measure, run): Against(run, each, p, alpha)
+        for (measure, run), each, p in zip(asked, compared, corrected, strict=True)
+    }
+    return [_cost(measure, leader, samples, against) for measure in dict.fromkeys(m for m, _ in asked)]
+
+
+def _cost(measure: Measure, leader: str, samples: Samples, against: Mapping[tuple[Measure, str], Against]) -> Cost:
+    value = samples[leader][measure].value
+    rivals = {run: samples[run][measure].value for m, run in against if m == measure}
+    sign = 1 if measure.higher_is_better else -1
+    best = max(rivals, key=lambda run: sign * rivals[run])
+    if sign * rivals[best] <= sign * value:
+        return Cost(measure, value, leader, value, None)
+    return Cost(measure, value, best, rivals[best], against[measure, best])
+
+
+# ----------------------------------------------------------------------------------------------- sentences
+
+
+def conclusion(verdict: Verdict) -> str:
+    """Return the verdict in one sentence, claiming no more than the tests say."""
+    if not verdict.standings:
+        return "No verdict: " + (_why(verdict) or "no final model has been evaluated") + "."
+    to = verdict.measures[0].scale
+    head = f"{verdict.leader} leads (overall {to.text(verdict.standings[0].overall)} {to.unit})"
+    if not verdict.others:
+        return (
+            f"{verdict.leader} is the only run that can be judged (overall "
+            f"{to.text(verdict.standings[0].overall)} {to.unit}), so there is nothing to compare it with."
+        )
+    return "; ".join([head, *_against(verdict.others, to), _cost_words(verdict.costs)]) + "."
+
+
+def _why(verdict: Verdict) -> str:
+    return "; ".join(f"{run} {reason}" for run, reason in verdict.left_out.items())
+
+
+def _against(others: Sequence[Against], to: Scale) -> list[str]:
+    tied = [each for each in others if not each.differs]
+    beaten = [each.run for each in others if each.differs]
+    words = []
+    if tied:
+        shown = [f"{each.run} (difference {_difference(each, to)})" for each in tied[:2]]
+        shown += [f"{len(tied) - 2} more"] if len(tied) > 2 else []
+        words.append(f"not separable from {listed(shown)}")
+    if beaten and tied:
+        words.append(f"better than {listed(beaten, most=5)}")
+    elif beaten:
+        words.append("better than every other run" if len(beaten) > 1 else f"better than {beaten[0]}")
+        words[-1] += f" (nearest: {others[0].run}, difference {_difference(others[0], to)})"
+    else:
+        words.append("better than none of them")
+    return words
+
+
+def _difference(each: Against, to: Scale) -> str:
+    both = each.comparison
+    return f"{to.signed(both.difference)} {to.unit}, {to.span(both.low, both.high)}"
+
+
+def _cost_words(costs: Sequence[Cost]) -> str:
+    paid = [cost for cost in costs if cost.paid]
+    if not paid:
+        return "costs: none seen on any ability" if costs else "costs: nothing to compare"
+    return "costs: " + ", ".join(
+        f"{cost.measure.ability} {_difference(cost.against, cost.measure.scale)} "
+        f"against {cost.best}, the best run for {cost.measure.ability}"
+        for cost in paid
+        if cost.against
+    )
+
+
+def reservations(verdict: Verdict) -> list[str]:
+    """Return what limits the verdict: rule, smallest visible difference, seeds, what is left out."""
+    if not verdict.standings:
+        return []
+    to = verdict.measures[0].scale
+    parts = ", ".join(f"{m.ability} ({m.evaluator})" for m in verdict.measures)
+    words = [f"Overall is the unweighted mean over abilities of {verdict.measures[0].metric}: {parts}."]
+    unseen = [cost.measure for cost in verdict.costs if cost.measure not in verdict.measures]
+    if unseen:
+        names = ", ".join(f"{m.ability} ({m.evaluator}, {m.metric})" for m in unseen)
+        words.append(f"Not in the overall, because on another scale, but among the costs: {names}.")
+    if verdict.others:
+        words.append(_test_words(verdict))
+        smallest = sorted(each.comparison.smallest(each.alpha) for each in verdict.others)
+        span = to.text(smallest[0]) if len(smallest) == 1 else f"{to.text(smallest[0])} to {to.text(smallest[-1])}"
+        if np.isfinite(smallest[-1]):
+            words.append(
+                f"With these items and this correction, true differences in overall below {span} {to.unit} "
+                "(by pair) would be missed more than one time in five; 'not separable' does not mean equal."
+            )
+    words.append(_seed_words(verdict.standings))
+    words.extend(f"{run} is not in the verdict: it {reason}." for run, reason in verdict.left_out.items())
+    return words
+
+
+def _test_words(verdict: Verdict) -> str:
+    method = verdict.others[0].comparison.method
+    test = "exact McNemar test" if method == "mcnemar" else "paired bootstrap over items within each ability"
+    return (
+        f"Differences are the leader minus the run on the same items; {test}; p Holm-corrected over all "
+        f"{verdict.pairs} pairs of runs, because the leader was picked by the same numbers; intervals are 95 "
+        "% each, uncorrected."
+    )
+
+
+def _seed_words(standings: Sequence[Standing]) -> str:
+    counts = sorted({each.seeds for each in standings if each.run != BASE})
+    if not counts or counts[-1] == 1:
+        return (
+            "One seed a run: the intervals cover the choice of test items, not the luck of another training, "
+            "so the verdict is about these models."
+        )
+    seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return (
+        f"{seeds} seeds a run, averaged item by item; the spread between seeds is shown apart and is no part "
+        "of the intervals; a difference also has to keep its sign in every seed to count."
+    )

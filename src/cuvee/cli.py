@@ -1,0 +1,363 @@
+"""The command line: parses, calls one function each, prints errors. Exit codes: 0 ok, 1 work failed, 2 wrong use."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cuvee.errors import CuveeError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from cuvee.planner import Plan
+    from cuvee.recipe import Located
+    from cuvee.runtime import Runtime
+    from cuvee.store import Store
+
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Suggests the nearest command."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None:
+            raise UsageError(f"there is no command '{args[0]}'.{did_you_mean(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cuvee", prog_name="cuvee")
+def app() -> None:
+    """Blend supervised fine-tuning data on purpose: one recipe in, a report out.
+
+    \b
+    cuvee init recipe.yaml      write a small recipe
+    cuvee plan recipe.yaml      what it comes to, and what it costs
+    cuvee run recipe.yaml       do what is missing, and write the report
+    """
+
+
+def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path),
+        default=Path(".cuvee"),
+        show_default=True,
+        envvar="CUVEE_STORE",
+        help="Folder of finished stages.",
+    )(command)
+
+
+def _recipe_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
+    return click.argument("recipe", type=click.Path(path_type=Path))(command)
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def _open(recipe: Path, overrides: tuple[str, ...], store: Path, *, fake: bool = False) -> tuple[Located, Plan, Store]:
+    from cuvee import planner
+    from cuvee.pins import Pins
+    from cuvee.recipe import load
+    from cuvee.store import Store
+
+    more = ["base=fake:dry", "bases=[]"] if fake else []
+    located = load(recipe, [*overrides, *more])
+    opened = Store(store)
+    return located, planner.make(located, Pins(opened.pins, located.folder / "recipe.lock")), opened
+
+
+def _echo(data: Any) -> None:
+    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+@app.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("recipe.yaml"))
+def init(path: Path) -> None:
+    """Write a small recipe that runs as it is, to be changed.
+
+    \b
+    cuvee init recipe.yaml
+    """
+    if path.exists():
+        raise UsageError(f"{path} exists; name another file")
+    text = (Path(__file__).parent / "builtin" / "recipe.yaml").read_text(encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {path}; next: cuvee plan {path}")
+
+
+@app.command()
+@_recipe_arguments
+@_store_option
+@_json_option
+@click.option("--workers", type=click.IntRange(0), default=0, help="Stages at once; 0 decides by the machine.")
+@click.option("--flops", type=float, help="Useful operations a second of one worker, for another machine.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of --json and end.")
+def plan(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    store: Path,
+    as_json: bool,
+    workers: int,
+    flops: float | None,
+    schema: bool,
+) -> None:
+    """Show the stages of a recipe, which are there, and what the rest costs. Executes nothing.
+
+    \b
+    cuvee plan examples/demo.yaml
+    cuvee plan examples/demo.yaml training.epochs=2 --json
+    """
+    from cuvee import cost, planview
+    from cuvee.runtime import Runtime
+
+    if schema:
+        _echo(planview.schema())
+        return
+    _, planned, opened = _open(recipe, overrides, store)
+    costs = cost.estimate(planned, opened, Runtime(store=store, workers=workers), flops)
+    view = planview.describe(planned, costs, opened)
+    if as_json:
+        _echo(view)
+    else:
+        from cuvee import terminal
+
+        terminal.print_plan(view)
+
+
+@app.command()
+@_recipe_arguments
+@_store_option
+@_json_option
+@click.option("--workers", type=click.IntRange(0), default=0, help="Stages at once; 0 decides by the machine.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads a worker; 0 divides the cores.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--micro-tokens", type=click.IntRange(1), default=4096, show_default=True, help="Tokens a forward pass.")
+@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Between two checkpoints.")
+@click.option("--checkpoint-steps", type=click.IntRange(0), default=0, help="Steps between two checkpoints.")
+@click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Report folder [reports/RECIPE].")
+@click.option("--no-report", is_flag=True, help="Write no report.")
+@click.option("--fake", is_flag=True, help="Dry run of the whole graph with the fake engine, in a moment.")
+@click.option("--step-sleep", type=float, default=0.0, hidden=True)
+def run(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    store: Path,
+    as_json: bool,
+    workers: int,
+    threads: int,
+    device: str,
+    micro_tokens: int,
+    checkpoint_seconds: float,
+    checkpoint_steps: int,
+    report_folder: Path | None,
+    no_report: bool,
+    fake: bool,
+    step_sleep: float,
+) -> None:
+    """Do what a recipe lacks in the store, then write its report.
+
+    \b
+    cuvee run examples/demo.yaml
+    cuvee run examples/real.yaml sources.math.path=gsm8k_train.jsonl.gz
+    """
+    from cuvee import cost, runner, terminal
+    from cuvee.runtime import Runtime
+
+    located, planned, opened = _open(recipe, overrides, store, fake=fake)
+    runtime = Runtime(store, workers, threads, device, micro_tokens, checkpoint_seconds, checkpoint_steps, step_sleep)
+    costs = cost.estimate(planned, opened, runtime)
+    with terminal.Progress(planned, quiet=as_json) as progress:
+        outcome = runner.execute(planned, runtime, progress.listen, costs.seconds)
+    written = None if no_report else _write_report(planned, opened, report_folder, located.name, fake)
+    summary = terminal.closing(planned, opened, outcome, written)
+    if as_json:
+        _echo(summary)
+    else:
+        terminal.print_closing(summary)
+    runner.raise_if_failed(outcome)
+
+
+def _write_report(planned: Plan, store: Store, folder: Path | None, name: str, fake: bool) -> Path | None:
+    """Write the report unless the one that is there says the same; None when nothing is finished yet."""
+    from cuvee.report import stamp
+
+    folder = folder or Path("reports") / (f"{name}-fake" if fake else name)
+    if not stamp.has_results(planned, store):
+        return None
+    if not stamp.is_current(planned, store, folder):
+        from cuvee.report import collect, page
+
+        page.write(collect.collect(planned, store), folder)
+        stamp.write(planned, store, folder)
+    return folder / "report.html"
+
+
+@app.command()
+@_recipe_arguments
+@_store_option
+@click.option("--out", type=click.Path(path_type=Path), help="Report folder [reports/RECIPE].")
+def report(recipe: Path, overrides: tuple[str, ...], store: Path, out: Path | None) -> None:
+    """Write the report of what is finished: one HTML page, the same as Markdown, tables as Parquet.
+
+    \b
+    cuvee report examples/demo.yaml --out reports/demo
+    """
+    located, planned, opened = _open(recipe, overrides, store)
+    from cuvee.report import stamp
+
+    written = _write_report(planned, opened, out, located.name, False)
+    if written is None:
+        raise UsageError(f"nothing of {recipe} is measured yet in {opened.folder}; `cuvee run {recipe}` does it")
+    click.echo(f"{written}{'' if stamp.is_complete(planned, opened) else '  (some stages are missing)'}")
+
+
+@app.command()
+@_recipe_arguments
+@_store_option
+@_json_option
+def status(recipe: Path, overrides: tuple[str, ...], store: Path, as_json: bool) -> None:
+    """Show what of a recipe is finished, under way, failed and missing.
+
+    \b
+    cuvee status examples/demo.yaml
+    """
+    from cuvee import planview, terminal
+
+    _, planned, opened = _open(recipe, overrides, store)
+    view = planview.status(planned, opened)
+    if as_json:
+        _echo(view)
+    else:
+        terminal.print_status(view)
+
+
+@app.command()
+@click.argument("first")
+@click.argument("second")
+@_store_option
+@_json_option
+def why(first: str, second: str, store: Path, as_json: bool) -> None:
+    """Show how two stages differ, or why a stage of a recipe must run.
+
+    \b
+    cuvee why train-3f9a1c20 train-77b0e1d4
+    cuvee why examples/demo.yaml train-3f9a1c20
+    """
+    from cuvee import explain, planview
+    from cuvee.store import Store
+
+    if Path(first).suffix in (".yaml", ".yml"):
+        _, planned, opened = _open(Path(first), (), store)
+        lines = planview.why_in(planned, opened, second)
+    else:
+        opened = Store(store)
+        sides = [opened.manifest(*opened.resolve(name))["identity"] for name in (first, second)]
+        lines = explain.difference(*sides) or ["the two are the same stage"]
+    if as_json:
+        _echo({"difference": lines})
+    else:
+        click.echo("\n".join(lines))
+
+
+@app.command(name="list")
+@click.argument("what", type=click.Choice(["stages", "components"]), default="stages")
+@_store_option
+@_json_option
+def list_(what: str, store: Path, as_json: bool) -> None:
+    """List finished stages, or the components a recipe can name.
+
+    \b
+    cuvee list
+    cuvee list components
+    """
+    from cuvee import planview, terminal
+    from cuvee.store import Store
+
+    view = planview.components() if what == "components" else planview.stored(Store(store))
+    if as_json:
+        _echo(view)
+    else:
+        terminal.print_list(view)
+
+
+@app.command()
+@click.argument("stage")
+@_store_option
+@_json_option
+def show(stage: str, store: Path, as_json: bool) -> None:
+    """Show one finished stage: what it is, what went in, what came out, where its files are.
+
+    \b
+    cuvee show train-3f9a1c20
+    """
+    from cuvee import terminal
+    from cuvee.store import Store
+
+    opened = Store(store)
+    kind, stage_id = opened.resolve(stage)
+    manifest = {**opened.manifest(kind, stage_id), "folder": str(opened.path(kind, stage_id))}
+    if as_json:
+        _echo(manifest)
+    else:
+        terminal.print_manifest(manifest)
+
+
+@app.command()
+@click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), required=True)
+@_store_option
+@click.option("--yes", is_flag=True, help="Delete; without it the command only says what it would delete.")
+@_json_option
+def gc(recipes: tuple[Path, ...], store: Path, yes: bool, as_json: bool) -> None:
+    """Delete finished stages that none of the listed recipes needs.
+
+    \b
+    cuvee gc examples/demo.yaml examples/real.yaml
+    cuvee gc examples/demo.yaml --yes
+    """
+    from cuvee import collect_garbage
+
+    plans = [_open(recipe, (), store)[1] for recipe in recipes]
+    _, _, opened = _open(recipes[0], (), store)
+    result = collect_garbage.collect(plans, opened, delete=yes)
+    if as_json:
+        _echo(result)
+        return
+    verb = "deleted" if yes else "would delete (add --yes)"
+    click.echo(f"{verb} {len(result['stages'])} stage(s), {result['bytes'] / 1e6:.1f} MB; kept {result['kept']}")
+    for name in result["stages"]:
+        click.echo(f"  {name}")
+
+
+def main() -> None:
+    """Run the command line; errors of the user show no traceback."""
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nstopped; finished stages and checkpoints are kept, the same command goes on", err=True)
+        sys.exit(INTERRUPTED)
+    except CuveeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,348 @@
+"""What a plan will cost, before it is spent: rows, tokens, steps, time, memory, disk.
+
+Numbers of stored stages are exact. Others come from a sample of the file or from declared sizes, and are marked
+``~``. Times are floating-point operations over a rate: measured from stored trainings of the same base where
+there are any, else an assumption that is printed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from cuvee import bases, components
+from cuvee.planner import Plan
+from cuvee.protocols import Estimate
+from cuvee.runtime import Runtime, cores
+from cuvee.stage import Stage
+from cuvee.store import Store
+
+CPU_RATE = 20e9
+"""Assumed useful floating-point operations a second and core: what small float32 models reached on server cores."""
+
+GPU_RATE = 150e12
+"""Assumed useful operations a second and GPU in bfloat16."""
+
+GENERATION_SLOWDOWN = 6.0
+"""Assumed ratio of training's rate to token-by-token generation's."""
+
+SAMPLE = 64
+"""Rows rendered to estimate a source that is not in the store."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a stage handles; `rows_exact` and `tokens_exact` say which numbers are certain."""
+
+    rows: int = 0
+    total_tokens: int = 0
+    supervised_tokens: int = 0
+    steps: int = 0
+    longest: int = 0
+    rows_exact: bool = True
+    tokens_exact: bool = True
+
+    def times(self, factor: int) -> Size:
+        """Return the size of so many passes."""
+        return replace(
+            self,
+            rows=self.rows * factor,
+            total_tokens=self.total_tokens * factor,
+            supervised_tokens=self.supervised_tokens * factor,
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Sizes and seconds by stage id, and the whole plan's sums.
+
+    Args:
+        sizes: by stage id.
+        seconds: one worker's seconds by stage id; 0 for stages that are there.
+        memory_bytes: of the largest training.
+        disk_bytes: what will be written and kept.
+        seconds_all: wall-clock seconds with the runtime's workers.
+        seconds_alone: seconds of one worker if every run trained by itself.
+        seconds_shared: seconds of one worker for the trainings of the graph.
+        assumptions: sentences, each with its number.
+    """
+
+    sizes: Mapping[str, Size]
+    seconds: Mapping[str, float]
+    memory_bytes: int
+    disk_bytes: int
+    seconds_all: float
+    seconds_alone: float
+    seconds_shared: float
+    assumptions: tuple[str, ...]
+
+
+@dataclass
+class _Book:
+    plan: Plan
+    store: Store
+    runtime: Runtime
+    rate: float
+    rate_given: bool
+    sizes: dict[str, Size] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+
+
+def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = None) -> Costs:
+    """Return what a plan costs on this machine.
+
+    Args:
+        plan: the plan; nothing of it is executed.
+        store: where finished stages lie.
+        runtime: workers and threads decide the wall-clock time.
+        flops: useful operations a second of one worker, when the machine meant is another one.
+    """
+    book = _Book(plan, store, runtime, flops or _default_rate(runtime), flops is not None)
+    for stage in plan.stages:
+        book.sizes[stage.id] = _size(stage, book)
+    rate, said = _rate(book)
+    full = {stage.id: _seconds(stage, book, rate) for stage in plan.stages}
+    missing = {stage.id: 0.0 if store.has(stage.kind, stage.id) else full[stage.id] for stage in plan.stages}
+    memory, memory_said = _memory(book)
+    workers = runtime.workers or min(cores(), 4)
+    return Costs(
+        book.sizes,
+        missing,
+        memory,
+        _disk(book),
+        max(sum(missing.values()) / workers, _longest_chain(plan, missing)),
+        sum(full[model.id] for run in plan.runs for model in run.models),
+        sum(full[stage.id] for stage in plan.stages if stage.kind == "train"),
+        (said, memory_said, f"{workers} worker(s) at once"),
+    )
+
+
+def _default_rate(runtime: Runtime) -> float:
+    if runtime.device == "cuda":
+        return GPU_RATE
+    workers = runtime.workers or min(cores(), 4)
+    return CPU_RATE * max(1, runtime.threads or cores() // workers)
+
+
+def _size(stage: Stage, book: _Book) -> Size:
+    if book.store.has(stage.kind, stage.id):
+        return _stored(book.store.manifest(stage.kind, stage.id)["summary"], stage)
+    measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "score": _items, "generate": _items}
+    return measure[stage.kind](stage, book) if stage.kind in measure else Size()
+
+
+def _stored(summary: Mapping[str, Any], stage: Stage) -> Size:
+    names = ("rows", "total_tokens", "supervised_tokens", "steps", "longest")
+    size = Size(**{name: int(summary.get(name) or 0) for name in names})
+    return replace(size, rows=size.rows or int(summary.get("items") or 0))
+
+
+def _load(stage: Stage, book: _Book) -> Size:
+    if declared := book.plan.declared.get(stage.id):
+        supervised = declared.supervised_tokens or declared.tokens // 2
+        return Size(declared.rows, declared.tokens, supervised, tokens_exact=False)
+    module = components.find("sources", stage.component)
+    found = module.estimate(stage.identity["params"], stage.locate)
+    book.estimates[stage.id] = found
+    return Size(found.rows, rows_exact=found.exact, tokens_exact=False)
+
+
+def _render(stage: Stage, book: _Book) -> Size:
+    source, tokenizer = stage.one("source"), stage.one("tokenizer")
+    size = book.sizes[source.id]
+    if size.total_tokens:  # declared
+        return replace(size, longest=int(stage.params["max_length"]))
+    found = book.estimates.get(source.id) or components.find("sources", source.component).estimate(
+        source.identity["params"], source.locate
+    )
+    total, supervised, longest = _sampled_tokens(stage, tokenizer, found)
+    return replace(
+        size,
+        total_tokens=round(total * size.rows),
+        supervised_tokens=round(supervised * size.rows),
+        longest=longest,
+        tokens_exact=False,
+    )
+
+
+def _sampled_tokens(stage: Stage, tokenizer: Stage, found: Estimate) -> tuple[float, float, int]:
+    """Return mean tokens and supervised tokens a row, and the longest row, of a source's sample."""
+    sample = found.sample[:SAMPLE]
+    if not sample:
+        return 0.0, 0.0, 0
+    if "path" in tokenizer.locate:
+        from cuvee.data.chat import Chat
+
+        chat = Chat(Path(str(tokenizer.locate["path"])), **stage.identity["params"])
+        rows = chat.render(list(sample))
+        lengths = [len(row.ids) for row in rows]
+        return statistics.fmean(lengths), statistics.fmean(row.num_supervised for row in rows), max(lengths)
+    # Without a tokenizer at hand: four characters a token, the usual figure for English.
+    texts = [sum(len(m.content) for m in e.messages) / 4 for e in sample]
+    answers = [sum(len(m.content) for m in e.messages if m.role == "assistant") / 4 for e in sample]
+    return statistics.fmean(texts), statistics.fmean(answers), round(max(texts))
+
+
+def _mix(stage: Stage, book: _Book) -> Size:
+    parts = [book.sizes[data.id] for data in stage.inputs["parts"]]
+    hows = stage.identity["params"]["parts"]
+    chosen = [
+        _exact_part(data, how, stage, book) or _amounts(part, how, stage)
+        for data, part, how in zip(stage.inputs["parts"], parts, hows, strict=True)
+    ]
+    return Size(
+        sum(p.rows for p in chosen),
+        sum(p.total_tokens for p in chosen),
+        sum(p.supervised_tokens for p in chosen),
+        longest=max((p.longest for p in parts), default=0),
+        rows_exact=all(p.rows_exact for p in chosen),
+        tokens_exact=all(p.tokens_exact for p in chosen),
+    )
+
+
+def _exact_part(data: Stage, how: Mapping[str, Any], stage: Stage, book: _Book) -> Size | None:
+    """Return exact numbers when the rendered source is stored: the same choice that the mix will make."""
+    if not book.store.has(data.kind, data.id):
+        return None
+    from cuvee.data.parts import choose
+    from cuvee.data.rendered import Rendered
+
+    params = stage.identity["params"]
+    rendered = Rendered(book.store.path(data.kind, data.id))
+    chosen = choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"] or 0)
+    kept = rendered.num_supervised[chosen.rows] > 0
+    return Size(
+        int(kept.sum()),
+        int(rendered.num_tokens[chosen.rows][kept].sum()),
+        int(rendered.num_supervised[chosen.rows].sum()),
+        longest=int(rendered.num_tokens.max(initial=0)),
+    )
+
+
+def _amounts(part: Size, how: Mapping[str, Any], stage: Stage) -> Size:
+    heldout = Fraction(stage.identity["params"]["heldout"])
+    rows = part.rows - round(part.rows * heldout)
+    exact = part.rows_exact and not heldout and not {"drop", "keep", "duplicates"} & set(how)
+    for amount in how.get("amounts", []):
+        if "share" in amount:
+            rows = math.floor(Fraction(amount["share"]) * rows)
+        elif "count" in amount:
+            rows, exact = min(rows, amount["count"]), part.rows >= amount["count"]
+        else:
+            mean = part.supervised_tokens / max(1, part.rows)
+            rows, exact = min(rows, int(amount["tokens"] / max(1.0, mean))), False
+    scale = rows / max(1, part.rows)
+    return Size(
+        rows,
+        round(part.total_tokens * scale),
+        round(part.supervised_tokens * scale),
+        longest=part.longest,
+        rows_exact=exact,
+        tokens_exact=False,
+    )
+
+
+def _train(stage: Stage, book: _Book) -> Size:
+    data = book.sizes[stage.one("data").id]
+    epochs, batch = stage.params["epochs"], stage.params["batch_size"]
+    return replace(data.times(epochs), steps=math.ceil(data.rows / batch) * epochs)
+
+
+def _items(stage: Stage, book: _Book) -> Size:
+    inputs = stage.inputs["data" if stage.kind == "score" else "items"]
+    sizes = [book.sizes[data.id] for data in inputs]
+    params = stage.identity["params"]
+    rows = sum(size.rows for size in sizes)
+    share = Fraction(params["heldout"]) if params["heldout"] else Fraction(1)
+    items = min(round(rows * share), params["items"] or rows)
+    tokens = sum(size.total_tokens for size in sizes) * items // max(1, rows)
+    if stage.kind == "generate":
+        tokens = items * int(params.get("max_new_tokens", 0))
+    return Size(items, tokens, rows_exact=share == 1 and all(s.rows_exact for s in sizes), tokens_exact=False)
+
+
+def _parameters(stage: Stage, book: _Book) -> int:
+    while stage.kind == "train":
+        stage = stage.one("model")
+    if stage.id not in book.parameters:
+        assert stage.kind == "base"
+        book.parameters[stage.id] = bases.parameters(stage, book.plan.refs.get(stage.id))  # type: ignore[arg-type]
+    return book.parameters[stage.id]
+
+
+def _seconds(stage: Stage, book: _Book, rate: float) -> float:
+    size = book.sizes[stage.id]
+    if stage.kind == "train":
+        return 6.0 * _parameters(stage, book) * size.total_tokens / rate + 0.5
+    if stage.kind == "score":
+        return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens / rate + 0.2
+    if stage.kind == "generate":
+        return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens * GENERATION_SLOWDOWN / rate + 0.2
+    if stage.kind == "render":
+        return size.total_tokens / 500_000
+    return 0.05
+
+
+def _rate(book: _Book) -> tuple[float, str]:
+    """Return useful operations a second of one worker: given, measured in this store, or assumed."""
+    if book.rate_given:
+        return book.rate, f"{book.rate:.3g} useful operations a second and worker (given)"
+    measured = []
+    for stage in book.plan.stages:
+        if stage.kind != "train" or not book.store.has(stage.kind, stage.id):
+            continue
+        manifest = book.store.manifest(stage.kind, stage.id)
+        seconds = float(manifest["summary"].get("seconds") or 0)
+        if seconds > 0.5 and (work := 6.0 * _parameters(stage, book) * book.sizes[stage.id].total_tokens):
+            measured.append(work / seconds)
+    if measured:
+        rate = statistics.median(measured)
+        return rate, f"{rate:.3g} useful operations a second and worker (median of {len(measured)} stored trainings)"
+    return book.rate, f"{book.rate:.3g} useful operations a second and worker (assumed; --flops gives another)"
+
+
+def _memory(book: _Book) -> tuple[int, str]:
+    """Return bytes of the largest training: weights, gradient, two Adam moments, activations of one micro batch."""
+    largest, parameters = 0, 0
+    for stage in book.plan.stages:
+        if stage.kind == "train":
+            width = 4 if stage.params["precision"] == "float32" else 2
+            count = _parameters(stage, book)
+            tokens = max(book.runtime.micro_tokens, book.sizes[stage.id].longest)
+            # Activations: about 34 values of the hidden width a token and layer, here by the parameter count
+            # (hidden * layers is near sqrt(parameters * layers / 12), with 24 layers for the middle).
+            hidden_layers = math.sqrt(count * 24 / 12)
+            largest = max(largest, round(count * width * 4 + tokens * hidden_layers * 34 * width))
+            parameters = max(parameters, count)
+    return largest, f"{parameters / 1e6:.4g} M parameters: weights, gradient and two moments, one micro batch"
+
+
+def _disk(book: _Book) -> int:
+    keep = book.plan.located.recipe.keep_models
+    finals = {run.models[-1].id for run in book.plan.runs}
+    total = 0
+    for stage in book.plan.stages:
+        if book.store.has(stage.kind, stage.id):
+            continue
+        size = book.sizes[stage.id]
+        if stage.kind == "train" and (keep == "all" or (keep == "leaves" and stage.id in finals)):
+            width = 4 if stage.params["precision"] == "float32" else 2
+            total += _parameters(stage, book) * width
+        elif stage.kind == "render":
+            total += size.total_tokens * 4 + size.rows * 80
+        elif stage.kind == "load":
+            total += size.rows * 600
+    return total
+
+
+def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
+    ends: dict[str, float] = {}
+    for stage in plan.stages:
+        ends[stage.id] = seconds[stage.id] + max((ends[p.id] for p in stage.parents()), default=0.0)
+    return max(ends.values(), default=0.0)

@@ -1,0 +1,1 @@
+"""The data workshop: files, formats, templates, loss masks, subsets, mixtures, batches. No torch in here."""

@@ -1,0 +1,185 @@
+"""Where the answers lie in a rendered conversation: character spans, exact for any template.
+
+Three ways, tried in this order:
+
+1. All answers are replaced by sentinels and the conversation is rendered again. The text between sentinels must
+   be found in the plain text, with the answers, as they are or stripped, between.
+2. One answer at a time is replaced. What stands before and after the sentinel must be the head and the tail of
+   the plain text; what the plain text has between is the answer as the template rewrote it.
+3. Prefix differences: the conversation before the turn, rendered for generation, must be a head of the plain
+   text, and so must the conversation up to and including the turn. This one also covers what an assistant
+   writes besides content: tool calls and reasoning.
+
+    plain     <|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n#### 4<|im_end|>\n
+    replaced  <|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n~~~~~~<|im_end|>\n
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cuvee.data.templates import Render
+
+Turn = Mapping[str, Any]
+Span = tuple[int, int]
+
+# What an assistant writes besides its content: a sentinel in the content would miss it.
+WRITTEN = ("tool_calls", "reasoning_content", "thinking")
+
+
+class NotShown(ValueError):
+    """The template leaves out something of the row that must be seen; the row cannot be used with it."""
+
+
+def answers(
+    render: Render, messages: Sequence[Turn], text: str, wanted: Sequence[int], special: re.Pattern[str]
+) -> list[Span]:
+    """Return the character span of each wanted assistant turn's own text; (s, s) where nothing of it is shown.
+
+    Args:
+        render: the template.
+        messages: the conversation.
+        text: the conversation as rendered, without generation prompt.
+        wanted: positions of assistant turns in `messages`, ascending.
+        special: matches any special token.
+
+    Raises:
+        NotShown: a turn calls tools, and the template shows nothing of it.
+        ValueError: a turn cannot be found by any of the three ways.
+    """
+    if not any(messages[index].get(key) for index in wanted for key in WRITTEN):
+        spans = _all_at_once(render, messages, text, wanted)
+        if spans is not None:
+            return spans
+    return [_single(render, messages, text, index, special) for index in wanted]
+
+
+def end_of_turn(text: str, end: int, special: re.Pattern[str], eos: str, next_content: str) -> int:
+    """Return where an answer's turn ends: after the first special token that follows the answer.
+
+    A run of special tokens without text between is taken up to the end-of-sequence token in it. Returns `end`
+    when the template closes the turn with no special token.
+
+    Args:
+        text: the rendered conversation.
+        end: where the answer ends.
+        special: matches any special token.
+        eos: the end-of-sequence token.
+        next_content: content of the next message, which the search must not enter; empty for the last turn.
+    """
+    found = special.search(text, end)
+    if not found:
+        return end
+    if text[end : found.start()].strip() and next_content.strip():
+        bound = text.find(next_content.strip(), end)
+        if 0 <= bound < found.start():
+            return end
+    if found.group() == eos:
+        return found.end()
+    run = found.end()
+    while following := special.match(text, run):
+        run = following.end()
+        if following.group() == eos:
+            return run
+    return found.end()
+
+
+def _all_at_once(render: Render, messages: Sequence[Turn], text: str, wanted: Sequence[int]) -> list[Span] | None:
+    marks = _marks(text, len(wanted))
+    replaced = list(messages)
+    for index, mark in zip(wanted, marks, strict=True):
+        replaced[index] = {**messages[index], "content": mark}
+    pieces = _split(_try(render, replaced), marks)
+    if pieces is None or not text.startswith(pieces[0]):
+        return None
+    spans, at = [], len(pieces[0])
+    for index, piece in zip(wanted, pieces[1:], strict=True):
+        length = _length(text, at, str(messages[index]["content"]), piece)
+        if length < 0:
+            return None
+        spans.append((at, at + length))
+        at += length + len(piece)
+    return spans if at == len(text) else None
+
+
+def _length(text: str, at: int, content: str, piece: str) -> int:
+    """Return the length of `content` in the text at `at` when `piece` follows it, -1 when it is not there."""
+    for shown in (content, content.strip(), content.lstrip("\n"), content.rstrip()):
+        if text.startswith(shown, at) and text.startswith(piece, at + len(shown)):
+            return len(shown)
+    return -1
+
+
+def _single(render: Render, messages: Sequence[Turn], text: str, index: int, special: re.Pattern[str]) -> Span:
+    turn = messages[index]
+    span = None
+    if not any(turn.get(key) for key in WRITTEN):
+        span = _replaced(render, messages, text, index)
+    span = span or _difference(render, messages, text, index, special)
+    if span is None:
+        raise ValueError(
+            f"the template does not show where the assistant's turn {index + 1} lies: neither a replaced content nor "
+            "the conversation before it is found in the whole text (templates that drop earlier reasoning do "
+            "so); use mask: last, another template, or take the reasoning out of the data"
+        )
+    if turn.get("tool_calls") and span[0] == span[1]:
+        raise NotShown("the template shows nothing of a tool call")
+    return span
+
+
+def _replaced(render: Render, messages: Sequence[Turn], text: str, index: int) -> Span | None:
+    marks = _marks(text, 1)
+    replaced = [*messages[:index], {**messages[index], "content": marks[0]}, *messages[index + 1 :]]
+    pieces = _split(_try(render, replaced), marks)
+    if pieces is None:
+        return None
+    head, tail = pieces
+    if len(head) + len(tail) <= len(text) and text.startswith(head) and text.endswith(tail):
+        return len(head), len(text) - len(tail)
+    return None
+
+
+def _difference(
+    render: Render, messages: Sequence[Turn], text: str, index: int, special: re.Pattern[str]
+) -> Span | None:
+    before = _try(render, messages[:index], generate=True)
+    if before is None or not text.startswith(before):
+        return None
+    through = text
+    if index + 1 < len(messages):
+        shown = _try(render, messages[: index + 1])
+        if shown is None or len(shown) < len(before) or not text.startswith(shown):
+            return None
+        through = shown
+    own = through[len(before) :]
+    # The end token and the white space round it are found again by `end_of_turn`.
+    closing = re.search(rf"(?:\s|{special.pattern})+\Z", own)
+    return len(before), len(before) + (closing.start() if closing else len(own))
+
+
+def _marks(text: str, n: int) -> list[str]:
+    """Return `n` strings that are not in the text and survive stripping."""
+    stem = "\ue000mark"
+    while stem in text:
+        stem += "x"
+    return [f"{stem}{number}\ue001" for number in range(n)]
+
+
+def _split(text: str | None, marks: Sequence[str]) -> list[str] | None:
+    """Return the pieces between the marks; None when a mark is missing, repeated or out of order."""
+    pieces = []
+    for mark in marks:
+        if text is None or text.count(mark) != 1:
+            return None
+        head, _, text = text.partition(mark)
+        pieces.append(head)
+    return None if text is None else [*pieces, text]
+
+
+def _try(render: Render, messages: Sequence[Turn], generate: bool = False) -> str | None:
+    try:
+        return render(messages, generate)
+    except ValueError:
+        return None

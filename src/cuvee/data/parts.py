@@ -1,0 +1,287 @@
+"""Which rows of one source are used: held-out, duplicates, drop/keep, amounts, in this order.
+
+    how = {
+        "amounts": [{"share": "1/4"}],      # one after another; also {"count": 500}, {"tokens": 2000000}
+        "duplicates": "drop",               # default "keep"
+        "drop": {"tags": "code|math"},      # a row goes when any of its tags matches
+        "keep": {"tags": "chat"},           # a row stays when any of its tags matches
+    }
+
+Rows are ranked by hash(seed, "subset", id, occurrence): subsets are nested and hang on nothing but the rows.
+A copy's number is its occurrence plus 2**32 for each earlier whole copy, so that copies rank on their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuvee import canonical
+from cuvee.data import ranks
+from cuvee.data.ranks import Keys
+from cuvee.errors import DataError, did_you_mean
+
+HOW_KEYS = ("amounts", "duplicates", "drop", "keep")
+AMOUNTS = ("share", "count", "tokens")
+COPY = 1 << 32
+"""What one more whole copy adds to a row's number."""
+
+
+class Rows(Protocol):
+    """What choosing needs to know of rendered rows; `rendered.Rendered` offers it."""
+
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def prompt_keys(self) -> Keys: ...
+    @property
+    def occurrences(self) -> NDArray[np.int64]: ...
+    @property
+    def num_tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def num_supervised(self) -> NDArray[np.int64]: ...
+    @property
+    def dropped(self) -> NDArray[np.bool_]: ...
+    @property
+    def tags(self) -> Sequence[tuple[str, ...]]: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of one source, ascending by row and copy.
+
+    Args:
+        rows: row indexes, (m,) int64; a row stands once for each of its copies.
+        copies: number of each copy of the row, (m,) int32, from 0.
+        counts: ``available``, ``heldout``, ``duplicates``, ``filtered``, ``pool`` (rows after these three),
+            ``asked`` (the amounts as text), ``rows`` (chosen), ``lost`` (chosen, but dropped at rendering),
+            ``supervised_tokens``, ``total_tokens``.
+    """
+
+    rows: NDArray[np.int64]
+    copies: NDArray[np.int32]
+    counts: dict[str, Any]
+
+
+def numbers(occurrences: NDArray[np.int64], copies: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return what tells equal rows and copies apart: occurrence + 2**32 * copy, (m,)."""
+    return occurrences + copies.astype(np.int64) * COPY
+
+
+def choose(rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed: int, seed: int | None) -> Chosen:
+    """Return the rows of one source that a mixture uses.
+
+    Args:
+        rendered: the source's rows.
+        how: as in the head of this file.
+        heldout: share of prompts kept out of every training.
+        split_seed: seed of that split; the same for all runs of a recipe.
+        seed: seed of subsets; may be None when nothing is ranked (no amount but whole shares).
+
+    Raises:
+        DataError: an amount is impossible or keeps no row, a filter is no regular expression or the rows have no
+            tags; the message says what was asked, what is there and the remedy.
+        ValueError: something is ranked and `seed` is None, or `how` has unknown keys.
+    """
+    unknown = [key for key in how if key not in HOW_KEYS]
+    if unknown:
+        raise ValueError(f"how.{unknown[0]} is unknown.{did_you_mean(unknown[0], HOW_KEYS)}")
+    pool, counts = _pool(rendered, how, heldout, split_seed)
+    chosen = _Selection(rendered, pool, np.zeros(len(pool), np.int32), seed)
+    for amount in how.get("amounts", ()):
+        chosen = _amount(chosen, amount)
+    rows, copies = chosen.rows, chosen.copies
+    ordered = np.lexsort((copies, rows))
+    rows, copies = rows[ordered], copies[ordered]
+    lost = int(rendered.dropped[rows].sum())
+    if lost == len(rows):
+        raise DataError(
+            f"all {len(rows):,} chosen rows were lost at rendering; raise max_length or look at the render "
+            "stage's reasons"
+        )
+    counts |= {
+        "asked": [canonical.text(amount) for amount in how.get("amounts", ())],
+        "rows": len(rows),
+        "lost": lost,
+        "supervised_tokens": int(rendered.num_supervised[rows].sum()),
+        "total_tokens": int(rendered.num_tokens[rows].sum()),
+    }
+    return Chosen(rows, copies, counts)
+
+
+def heldout_rows(rendered: Rows, heldout: Fraction, split_seed: int, items: int | None) -> NDArray[np.int64]:
+    """Return the rows to measure held-out loss on: each id once, none that was lost at rendering.
+
+    Args:
+        rendered: the source's rows.
+        heldout: share of prompts held out.
+        split_seed: seed of the split.
+        items: how many rows at most; the first by rank. None for all.
+
+    Returns:
+        Row indexes in ascending rank, (m,) int64.
+    """
+    held = ranks.below(split_seed, "heldout", rendered.prompt_keys, heldout)
+    rows = np.flatnonzero(held & (rendered.occurrences == 0) & ~rendered.dropped)
+    keys = rendered.keys[rows]
+    ranked = ranks.order(ranks.ranks(split_seed, "items", keys), keys, np.zeros(len(rows), np.int64))
+    return rows[ranked[:items]].astype(np.int64)
+
+
+# --------------------------------------------------------------------------------------------- the pool
+
+
+def _pool(
+    rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed: int
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Return the rows that amounts are taken of, and how many went for which reason."""
+    held = ranks.below(split_seed, "heldout", rendered.prompt_keys, heldout)
+    left = ~held
+    again = left & _again(rendered, str(how.get("duplicates", "keep")))
+    left &= ~again
+    filtered = left & _filtered(rendered, how)
+    left &= ~filtered
+    counts: dict[str, Any] = {
+        "available": len(rendered),
+        "heldout": int(held.sum()),
+        "duplicates": int(again.sum()),
+        "filtered": int(filtered.sum()),
+        "pool": int(left.sum()),
+    }
+    if not counts["pool"]:
+        raise DataError(
+            f"no row is left of {counts['available']:,}: {counts['heldout']:,} held out, {counts['duplicates']:,} "
+            f"duplicates, {counts['filtered']:,} filtered by tags; lower `heldout` or change `drop` / `keep`"
+        )
+    return np.flatnonzero(left).astype(np.int64), counts
+
+
+def _again(rendered: Rows, rule: str) -> NDArray[np.bool_]:
+    if rule not in ("keep", "drop"):
+        raise ValueError(f"how.duplicates is {rule!r}.{did_you_mean(rule, ('keep', 'drop'))}")
+    if rule == "keep":
+        return np.zeros(len(rendered), np.bool_)
+    return rendered.occurrences > 0
+
+
+def _filtered(rendered: Rows, how: Mapping[str, Any]) -> NDArray[np.bool_]:
+    out = np.zeros(len(rendered), np.bool_)
+    for rule in ("drop", "keep"):
+        if how.get(rule):
+            matching = _matching(rendered, rule, how[rule])
+            out |= matching if rule == "drop" else ~matching
+    return out
+
+
+def _matching(rendered: Rows, rule: str, condition: Mapping[str, Any]) -> NDArray[np.bool_]:
+    if set(condition) != {"tags"}:
+        raise ValueError(f"how.{rule} takes {{tags: regular expression}}, got the keys {sorted(condition)}")
+    if not any(rendered.tags):
+        raise DataError(
+            f"{rule}: {{tags: {condition['tags']!r}}} asks for tags, and no row of the source has any; name the column "
+            "that holds them with `tags:` at the source"
+        )
+    try:
+        pattern = re.compile(condition["tags"])
+    except re.error as error:
+        raise DataError(f"{rule}.tags {condition['tags']!r} is no regular expression: {error}") from None
+    return np.fromiter((any(map(pattern.search, tags)) for tags in rendered.tags), np.bool_, len(rendered))
+
+
+# --------------------------------------------------------------------------------------------- the amounts
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Rows with their copy numbers; what amounts are taken of and give."""
+
+    rendered: Rows
+    rows: NDArray[np.int64]
+    copies: NDArray[np.int32]
+    seed: int | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def ranked(self) -> NDArray[np.int64]:
+        """Return positions in ascending rank."""
+        if self.seed is None:
+            raise ValueError("an amount ranks rows, and the mixture has no seed")
+        keys = self.rendered.keys[self.rows]
+        labels = numbers(self.rendered.occurrences[self.rows], self.copies)
+        return ranks.order(ranks.ranks(self.seed, "subset", keys, labels), keys, labels)
+
+    def take(self, positions: NDArray[np.int64]) -> _Selection:
+        return _Selection(self.rendered, self.rows[positions], self.copies[positions], self.seed)
+
+    def repeated(self, times: int) -> _Selection:
+        """Return `times` whole copies, each with copy numbers of its own."""
+        step = int(self.copies.max()) + 1
+        copies = np.concatenate([self.copies + step * time for time in range(times)])
+        return _Selection(self.rendered, np.tile(self.rows, times), copies.astype(np.int32), self.seed)
+
+
+def _amount(chosen: _Selection, amount: Mapping[str, Any]) -> _Selection:
+    name = next(iter(amount), "")
+    if len(amount) != 1 or name not in AMOUNTS:
+        raise ValueError(f"an amount is exactly one of {', '.join(AMOUNTS)}, got {dict(amount)}")
+    if name == "share":
+        return _share(chosen, Fraction(amount[name]))
+    return (_count if name == "count" else _tokens)(chosen, int(amount[name]))
+
+
+def _share(chosen: _Selection, share: Fraction) -> _Selection:
+    n = len(chosen)
+    wanted = share.numerator * n // share.denominator
+    if wanted <= 0:
+        raise DataError(
+            f"a share of {share} of {n:,} rows is no row; the smallest share that keeps one is 1/{n}, or say count: 1"
+        )
+    whole, rest = divmod(wanted, n)
+    if not rest:
+        return chosen if whole == 1 else chosen.repeated(whole)
+    if not whole:
+        return chosen.take(chosen.ranked()[:rest])
+    copies = chosen.repeated(whole + 1)
+    # The remainder is nested by the rank of the rows themselves, so 1.25 holds what 0.25 holds twice.
+    positions = np.concatenate([np.arange(whole * n), whole * n + chosen.ranked()[:rest]])
+    return copies.take(positions)
+
+
+def _count(chosen: _Selection, count: int) -> _Selection:
+    n = len(chosen)
+    if count <= 0:
+        raise DataError(f"count: {count} keeps no row of {n:,}; say count: 1 or more")
+    if count > n:
+        raise DataError(
+            f"count: {count:,} asked, {n:,} rows are there; say count: {n} or less, or share: "
+            f"{Fraction(count, n)} to repeat rows on purpose"
+        )
+    return chosen if count == n else chosen.take(chosen.ranked()[:count])
+
+
+def _tokens(chosen: _Selection, tokens: int) -> _Selection:
+    """Take rows in rank order until the next one would exceed `tokens` supervised tokens."""
+    each = chosen.rendered.num_supervised[chosen.rows]
+    there = int(each.sum())
+    if tokens > there:
+        needed = Fraction(tokens, there) if there else Fraction(1)
+        raise DataError(
+            f"tokens: {tokens:,} asked, {there:,} supervised tokens are there; say tokens: {there} or less, or "
+            f"share: {-(-needed.numerator // needed.denominator)} before it to repeat rows on purpose"
+        )
+    ranked = chosen.ranked()
+    fitting = int(np.searchsorted(np.cumsum(each[ranked]), tokens, side="right"))
+    if not fitting:
+        raise DataError(
+            f"tokens: {tokens:,} keeps no row: the first by rank has {int(each[ranked[0]]):,} supervised tokens; "
+            f"say tokens: {int(each[ranked[0]])} or more"
+        )
+    return chosen.take(ranked[:fitting])

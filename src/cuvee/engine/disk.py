@@ -1,0 +1,209 @@
+"""Things on disk that a kill cannot harm: flushed folders, checkpoints with digests, a step log.
+
+No torch here: the fake engine shares it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from cuvee.protocols import Progress
+
+
+def sync_tree(folder: Path, *, files: bool = True) -> None:
+    """Flush a folder to disk, with all its files unless told otherwise."""
+    for path in [*(p for p in folder.rglob("*") if files), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file: its old content or its new one is there, never a part."""
+    part = path.with_name(path.name + ".partial")
+    with open(part, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(part, path)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "blake2b").hexdigest()
+
+
+def fingerprint(hyper: Mapping[str, Any], steps: Iterable[Iterable[int]], rows: int) -> str:
+    """Return a digest of what a training is, so that the checkpoint of another one is never resumed.
+
+    Names of parts are left out: they are for people and may change.
+    """
+    settings = {key: value for key, value in hyper.items() if key != "part_names"}
+    digest = hashlib.blake2b(json.dumps([rows, settings], sort_keys=True, default=str).encode())
+    for step in steps:
+        indexes = array("q", map(int, step))
+        digest.update(f"{len(indexes)};".encode() + indexes.tobytes())
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """Checkpoints of one training: ``checkpoint-<step>/`` with any files and a ``checkpoint.json``.
+
+    Args:
+        work: folder they lie in.
+        fingerprint: what the training is; one with another fingerprint is not resumed.
+    """
+
+    def __init__(self, work: Path, fingerprint: str) -> None:
+        self.work, self.fingerprint = work, fingerprint
+        work.mkdir(parents=True, exist_ok=True)
+        for left in work.glob("checkpoint-*.partial"):
+            shutil.rmtree(left)
+
+    def write(self, step: int, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint in a temporary folder, flush, rename; only then remove the older ones."""
+        final = self.work / f"checkpoint-{step}"
+        part = final.with_name(final.name + ".partial")
+        part.mkdir()
+        fill(part)
+        digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
+        data = {"step": step, "fingerprint": self.fingerprint, "files": digests, **facts}
+        write_text(part / "checkpoint.json", json.dumps(data, indent=1))
+        sync_tree(part)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(part, final)
+        sync_tree(self.work, files=False)
+        for other in self._folders():
+            if other != final:
+                shutil.rmtree(other)
+
+    def newest(self, note: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest checkpoint that is whole and of this training; others are told to `note`."""
+        for folder in self._folders():
+            try:
+                data = self._read(folder)
+            except (OSError, ValueError, KeyError) as error:
+                note(f"{folder.name} is damaged ({error}); the one before it is tried")
+                continue
+            if data["fingerprint"] == self.fingerprint:
+                return folder, data
+            note(f"{folder.name} belongs to another training and is not used")
+        return None
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Note that the training is done, its model saved; then remove the checkpoints, which are large."""
+        text = json.dumps({"fingerprint": self.fingerprint, "summary": summary}, indent=1)
+        write_text(self.work / "finished.json", text)
+        for folder in self._folders():
+            shutil.rmtree(folder)
+
+    def finished(self, out: Path) -> dict[str, Any] | None:
+        """Return the summary of this very training if it was done before and its model is still there."""
+        try:
+            data = json.loads((self.work / "finished.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        done: dict[str, Any] | None = data.get("summary") if data.get("fingerprint") == self.fingerprint else None
+        return done if out.is_dir() else None
+
+    def _folders(self) -> list[Path]:
+        whole = [p for p in self.work.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+        return sorted(whole, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+
+    @staticmethod
+    def _read(folder: Path) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        for name, digest in data["files"].items():
+            if _digest(folder / name) != digest:
+                raise ValueError(f"{name} has another digest")
+        return data
+
+
+class Journal:
+    """``log.jsonl``: one record a step, flushed at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: IO[str] | None = None
+
+    def cut(self, step: int) -> None:
+        """Keep the records up to `step`; those after it are done again."""
+        kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
+        write_text(self.path, "".join(kept))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield the records; a line that a kill left unfinished ends the log."""
+        if not self.path.exists():
+            return
+        with open(self.path, encoding="utf-8", errors="replace") as handle:
+            for line in handle:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record."""
+        if self._handle is None:
+            self._handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        self._handle.write(json.dumps(record) + "\n")
+        self._handle.flush()
+
+    def sync(self) -> None:
+        """Flush to disk: a checkpoint must never be newer than the log it belongs to."""
+        if self._handle is not None:
+            os.fsync(self._handle.fileno())
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._handle is not None:
+            self.sync()
+            self._handle.close()
+            self._handle = None
+
+
+class Ticker:
+    """Passes facts on to a progress callback, at most about five times a second; the last one always."""
+
+    def __init__(self, progress: Progress, steps: int, interval: float = 0.2) -> None:
+        self._progress, self._steps, self._interval = progress, steps, interval
+        self._start, self._last, self._tokens, self._first = time.monotonic(), 0.0, 0, -1
+
+    def tick(self, step: int, tokens: int, **facts: Any) -> None:
+        """Report that `step` steps are done; `tokens` is this step's number of tokens."""
+        if self._first < 0:
+            self._first = step - 1
+        self._tokens += tokens
+        now = time.monotonic()
+        if now - self._last < self._interval and step < self._steps:
+            return
+        self._last = now
+        spent = max(now - self._start, 1e-9)
+        left = spent / (step - self._first) * (self._steps - step)
+        speed = self._tokens / spent
+        data = {"step": step, "steps": self._steps, "tokens": self._tokens, "tokens_per_second": speed}
+        self._progress({**data, "seconds_left": left, **facts})
+
+
+def loss_by_part(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return each part's mean nll a supervised token over the last epoch of a log."""
+    nll: dict[str, float] = defaultdict(float)
+    tokens: dict[str, int] = defaultdict(int)
+    for record in records:
+        if record["epoch"] == records[-1]["epoch"]:
+            for part, sums in record["parts"].items():
+                nll[part] += sums["nll"]
+                tokens[part] += sums["tokens"]
+    return {part: nll[part] / max(tokens[part], 1) for part in sorted(nll, key=int)}

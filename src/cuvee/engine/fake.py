@@ -1,0 +1,211 @@
+"""A stand-in for training and evaluating, without torch: for dry runs and tests. Its numbers mean nothing.
+
+A fake model is a folder with ``fake.json``:
+
+    {"exposure": {"math": 1200.0}, "start_loss": 2.5, "floor_loss": 0.5, "scale": 2000.0, "decay": 20000.0}
+
+`exposure` counts, for every part (a source's or ability's name), the supervised tokens it was trained on.
+A step adds its own tokens to the parts it trains and shrinks every other by exp(-tokens / decay): training
+on one thing forgets the rest, and replaying some of the rest repairs it.
+
+    skill(part) = 1 - exp(-exposure / scale)      loss = floor + (start - floor) * (1 - skill), and a row's own noise
+    a request is answered right iff hash(request) < skill(ability)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from cuvee import seeds
+from cuvee.engine.disk import Checkpoints, Journal, Ticker, fingerprint, loss_by_part, sync_tree, write_text
+from cuvee.errors import ModelError
+from cuvee.protocols import Likelihood, Progress, Reply, TokenRow, TokenRows
+from cuvee.runtime import Runtime
+
+_CONSTANTS = {"start_loss": 2.5, "floor_loss": 0.5, "scale": 2000.0, "decay": 20000.0}
+
+
+def _load(folder: Path) -> dict[str, Any]:
+    try:
+        data = json.loads((folder / "fake.json").read_text(encoding="utf-8"))
+        return {**_CONSTANTS, **data, "exposure": dict(data.get("exposure", {}))}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder}/fake.json: cannot be read ({error}); write {{}} for an untrained one") from None
+
+
+def _skill(model: Mapping[str, Any], name: str) -> float:
+    return 1.0 - math.exp(-model["exposure"].get(name, 0.0) / model["scale"])
+
+
+def _loss(model: Mapping[str, Any], name: str) -> float:
+    low, high = float(model["floor_loss"]), float(model["start_loss"])
+    return low + (high - low) * (1.0 - _skill(model, name))
+
+
+def _tokens(row: TokenRow) -> int:
+    return sum(max(end - max(start, 1), 0) for start, end in row.spans)
+
+
+def _draw(purpose: str, ids: Sequence[int]) -> float:
+    """A number in [0, 1) that hangs on the token ids alone."""
+    return seeds.rank(0, purpose, ",".join(map(str, ids)).encode()) / 2**64
+
+
+def _learn(model: dict[str, Any], tokens: Mapping[str, int]) -> None:
+    total = sum(tokens.values())
+    kept = math.exp(-total / model["decay"])
+    for name in sorted({*model["exposure"], *tokens}):
+        old = model["exposure"].get(name, 0.0)
+        model["exposure"][name] = old + tokens[name] if name in tokens else old * kept
+
+
+def train(
+    model_folder: Path,
+    rows: TokenRows,
+    steps: Sequence[Sequence[int]],
+    hyper: Mapping[str, Any],
+    out: Path,
+    work: Path,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    micro_batches: Callable[..., list[list[int]]] | None = None,
+) -> dict[str, Any]:
+    """Raise the exposure of what is trained; the signature, log, checkpoints and summary of the real one.
+
+    `hyper` needs ``part_names``: the name of each part number, the same names `generate` takes as ability.
+    """
+    start, resumed = time.monotonic(), []
+    checkpoints = Checkpoints(work, fingerprint(hyper, steps, len(rows)))
+    if (before := checkpoints.finished(out)) is not None:
+        return before
+    model, journal, done = _load(model_folder), Journal(work / "log.jsonl"), 0
+    found = checkpoints.newest(lambda text: progress({"note": text}))
+    if found is not None:
+        done, model = found[1]["step"], found[1]["model"]
+        resumed = [*found[1]["resumed"], done]
+        progress({"note": f"resumed from step {done} of {len(steps)}"})
+    journal.cut(done)
+    ticker, last = Ticker(progress, len(steps)), time.monotonic()
+    with closing(journal):
+        for number in range(done, len(steps)):
+            record = _step(model, [rows[i] for i in steps[number]], number, hyper, len(steps))
+            journal.append(record)
+            time.sleep(runtime.step_sleep)
+            ticker.tick(number + 1, record["total_tokens"], loss=record["loss"])
+            due = runtime.checkpoint_steps and (number + 1) % runtime.checkpoint_steps == 0
+            if number + 1 < len(steps) and (due or time.monotonic() - last >= runtime.checkpoint_seconds):
+                journal.sync()
+                checkpoints.write(number + 1, lambda folder: None, {"model": model, "resumed": resumed})
+                last = time.monotonic()
+    _save(model, model_folder, out)
+    summary = _summary(list(journal.records()), resumed, time.monotonic() - start)
+    checkpoints.finish(summary)
+    return summary
+
+
+def _step(
+    model: dict[str, Any], rows: Sequence[TokenRow], number: int, hyper: Mapping[str, Any], steps: int
+) -> dict[str, Any]:
+    by_part: Counter[int] = Counter()
+    for row in rows:
+        by_part[row.part] += _tokens(row)
+    names = hyper["part_names"]
+    parts = {str(p): {"nll": _loss(model, names[p]) * n, "tokens": n} for p, n in sorted(by_part.items())}
+    by_name: Counter[str] = Counter()
+    for part, tokens in by_part.items():
+        by_name[names[part]] += tokens
+    _learn(model, by_name)
+    supervised = sum(by_part.values())
+    return {
+        "step": number + 1,
+        "epoch": number // int(hyper.get("steps_per_epoch") or steps) + 1,
+        "loss": sum(float(p["nll"]) for p in parts.values()) / max(supervised, 1),
+        "lr": float(hyper.get("learning_rate", 0.0)),
+        "grad_norm": 1.0,
+        "supervised_tokens": supervised,
+        "total_tokens": sum(len(row.ids) for row in rows),
+        "parts": parts,
+        "seconds": 0.0,
+    }
+
+
+def _save(model: Mapping[str, Any], source: Path, out: Path) -> None:
+    part = out.with_name(out.name + ".partial")
+    shutil.rmtree(part, ignore_errors=True)
+    # Whatever else the folder has (tokenizer, template) goes with the model.
+    shutil.copytree(source, part)
+    write_text(part / "fake.json", json.dumps(model, indent=1, sort_keys=True))
+    sync_tree(part)
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(part, out)
+
+
+def _summary(records: Sequence[Mapping[str, Any]], resumed: list[int], seconds: float) -> dict[str, Any]:
+    return {
+        "steps": len(records),
+        "first_loss": records[0]["loss"],
+        "final_loss": records[-1]["loss"],
+        "supervised_tokens": sum(r["supervised_tokens"] for r in records),
+        "total_tokens": sum(r["total_tokens"] for r in records),
+        "seconds": seconds,
+        "cpu_seconds": 0.0,
+        "peak_rss_mb": 0.0,
+        "layout": "fake",
+        "resumed_from": resumed,
+        "loss_by_part": loss_by_part(records),
+    }
+
+
+def score(
+    model_folder: Path,
+    rows: TokenRows,
+    runtime: Runtime,
+    progress: Progress,
+    precision: str = "float32",
+    *,
+    part_names: Sequence[str] = (),
+) -> list[Likelihood]:
+    """Return a loss for every row that falls with the exposure of its part; `part_names` as in `train`."""
+    model, found = _load(model_folder), []
+    for row in (rows[i] for i in range(len(rows))):
+        name = part_names[row.part] if part_names else str(row.part)
+        noise = 0.8 + 0.4 * _draw("fake score", row.ids)
+        found.append(Likelihood(_loss(model, name) * noise * _tokens(row), _tokens(row)))
+    progress({"step": len(rows), "steps": len(rows)})
+    return found
+
+
+def generate(
+    model_folder: Path,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    runtime: Runtime,
+    progress: Progress,
+    precision: str = "float32",
+    *,
+    references: Sequence[Sequence[int]],
+    ability: str,
+) -> list[Reply]:
+    """Answer with the reference where the request's hash is below the skill, else with its last token changed."""
+    model, replies = _load(model_folder), []
+    skill = _skill(model, ability)
+    for prompt, reference in zip(prompts, references, strict=True):
+        ids = list(reference)
+        if ids and _draw("fake answer", prompt) >= skill:
+            ids[-1] += 1 if ids[-1] == 0 else -1
+        cut = len(ids) >= max_new_tokens
+        replies.append(Reply(tuple(ids[:max_new_tokens]), "length" if cut else "stop"))
+    progress({"step": len(prompts), "steps": len(prompts)})
+    return replies

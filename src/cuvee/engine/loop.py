@@ -1,0 +1,363 @@
+"""The training loop: flat rows, one mean a step, one host synchronisation a step, exact resume.
+
+    loss of a step = sum of nll over its supervised tokens / their number     (across all micro batches)
+
+A run that is killed and started again ends with the same bits as one that was not, on equal Runtime and
+hardware: weights, optimiser, random states, log and layout all come from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from cuvee import seeds
+from cuvee.engine import loading
+from cuvee.engine.disk import Checkpoints, Journal, Ticker, fingerprint, loss_by_part, write_text
+from cuvee.engine.flat import count, flatten
+from cuvee.engine.loss import token_losses
+from cuvee.engine.optimiser import SCHEDULES, Optimiser, learning_rate
+from cuvee.errors import StageFailed, UsageError, did_you_mean
+from cuvee.protocols import Progress, TokenRow, TokenRows
+from cuvee.runtime import Runtime
+
+MicroBatches = Callable[[NDArray[np.int64], NDArray[np.int64], int], Sequence[Sequence[int] | NDArray[np.int64]]]
+"""(lengths, indexes, budget) -> the indexes in groups of at most `budget` tokens; one alone may be larger.
+`lengths[i]` is the length of example i of the step, `indexes` is 0 .. n - 1."""
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Relative difference allowed between the first batch's flat and one-by-one loss."""
+
+
+def train(
+    model_folder: Path,
+    rows: TokenRows,
+    steps: Sequence[Sequence[int]],
+    hyper: Mapping[str, Any],
+    out: Path,
+    work: Path,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    micro_batches: MicroBatches,
+) -> dict[str, Any]:
+    """Train all weights of a model and save it as an ordinary Hugging Face folder.
+
+    Args:
+        model_folder: where the weights start.
+        rows: the examples as token ids.
+        steps: row indexes of each optimiser step, over all epochs.
+        hyper: learning_rate, schedule (cosine, linear, constant), warmup (fraction of steps), weight_decay,
+            betas, eps, clip, precision (float32, bfloat16), seed, steps_per_epoch. Other keys are ignored.
+        out: folder of the trained model; made only at the end.
+        work: folder for log.jsonl and checkpoints; a training found there is resumed.
+        runtime: device, threads, micro batch size, checkpoint intervals.
+        progress: told {"step", "steps", "loss", "tokens", "tokens_per_second", "seconds_left"} about five
+            times a second and {"note"} when something is worth saying.
+        micro_batches: splits a step's rows; pure.
+
+    Returns:
+        steps, first_loss, final_loss, supervised_tokens, total_tokens, seconds, cpu_seconds, peak_rss_mb,
+        layout, resumed_from, and loss_by_part: per part the mean nll a supervised token over the last epoch.
+
+    Raises:
+        ModelError: the model cannot be loaded or cannot take the rows.
+        StageFailed: the loss or the gradient is no longer finite, or a step has nothing to learn from.
+    """
+    _check_hyper(hyper, steps)
+    checkpoints = Checkpoints(work, fingerprint(hyper, steps, len(rows)))
+    if (before := checkpoints.finished(out)) is not None:
+        return before
+    loading.forget()
+    training = _Training(model_folder, rows, steps, hyper, work, runtime, progress, micro_batches)
+    training.resume_or_start(checkpoints)
+    training.run()
+    loading.save(training.loaded.model, model_folder, out)
+    summary = training.summary()
+    checkpoints.finish(summary)
+    return summary
+
+
+def _check_hyper(hyper: Mapping[str, Any], steps: Sequence[Sequence[int]]) -> None:
+    if not steps:
+        raise UsageError("a training of 0 steps was asked for; it needs at least one row")
+    if hyper["schedule"] not in SCHEDULES:
+        raise UsageError(f"schedule '{hyper['schedule']}' is not possible.{did_you_mean(hyper['schedule'], SCHEDULES)}")
+
+
+@dataclass
+class _Spent:
+    """Totals that survive a resume."""
+
+    supervised_tokens: int = 0
+    total_tokens: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    resumed_from: list[int] = field(default_factory=list)
+
+
+class _Clock:
+    """Wall and processor seconds since it was last read."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+
+    def lap(self, spent: _Spent) -> float:
+        """Add what passed to `spent`; return the wall seconds."""
+        wall, cpu = time.monotonic(), time.process_time()
+        passed = wall - self._wall
+        spent.seconds += passed
+        spent.cpu_seconds += cpu - self._cpu
+        self._wall, self._cpu = wall, cpu
+        return passed
+
+
+class _Training:
+    """State of one training; see `train`."""
+
+    def __init__(
+        self,
+        model_folder: Path,
+        rows: TokenRows,
+        steps: Sequence[Sequence[int]],
+        hyper: Mapping[str, Any],
+        work: Path,
+        runtime: Runtime,
+        progress: Progress,
+        micro_batches: MicroBatches,
+    ) -> None:
+        self.clock = _Clock()
+        self.rows, self.steps, self.hyper, self.runtime = rows, steps, hyper, runtime
+        self.work, self.progress, self.micro_batches = work, progress, micro_batches
+        self.journal = Journal(work / "log.jsonl")
+        self.threads = loading.set_threads(runtime)
+        self.device = loading.device_of(runtime)
+        self.loaded = loading.load(model_folder, hyper["precision"], self.device)
+        self.optimiser = Optimiser(self.loaded.model, hyper)
+        self.layout = self.loaded.layout
+        self.spent, self.done = _Spent(), 0
+
+    def note(self, text: str) -> None:
+        """Say something worth knowing."""
+        self.progress({"note": text})
+
+    # ------------------------------------------------------------------------------------- start and resume
+
+    def resume_or_start(self, checkpoints: Checkpoints) -> None:
+        """Take up the newest whole checkpoint, or check the first batch and start at step 0."""
+        torch.manual_seed(seeds.stream(int(self.hyper["seed"]), "train"))
+        self.checkpoints = checkpoints
+        (self.work / "failure.json").unlink(missing_ok=True)  # of an earlier try
+        found = checkpoints.newest(self.note)
+        if found is None:
+            self._choose_layout()
+        else:
+            self._restore(*found)
+        self.loaded.use(self.layout)
+        self.loaded.model.train()
+        self.journal.cut(self.done)
+
+    def _choose_layout(self) -> None:
+        if self.loaded.obstacle:
+            self.note(f"one example a forward pass: {self.loaded.obstacle}")
+            return
+        far = self._flat_against_single(self._split([self.rows[i] for i in self.steps[0]])[0])
+        if not far <= TOLERANCE[self.hyper["precision"]]:
+            self.layout = "single"
+            self.note(f"one example a forward pass: flat and single loss of the first batch differ by {far:.1e}")
+
+    def _flat_against_single(self, examples: Sequence[TokenRow]) -> float:
+        """Return the relative difference between the two layouts' loss on one micro batch."""
+        self.loaded.model.eval()
+        sums = {}
+        with torch.no_grad():
+            for layout in ("single", "flat"):
+                self.loaded.use(layout)
+                self.layout = layout
+                sums[layout] = sum(float(nll.sum()) for nll, _ in self._passes(examples))
+        if not math.isfinite(sums["single"]):
+            return 0.0  # not the layout's fault; the first step will say what is
+        return abs(sums["flat"] - sums["single"]) / max(abs(sums["single"]), 1e-12)
+
+    def _restore(self, folder: Path, facts: dict[str, Any]) -> None:
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            weights = {**dict(self.loaded.model.named_parameters()), **dict(self.loaded.model.named_buffers())}
+            with torch.no_grad():
+                for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                    weights[name].copy_(file.get_tensor(name))
+        with safe_open(folder / "state.safetensors", "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - as above
+        self.optimiser.restore(state)
+        torch.set_rng_state(state["random.cpu"])
+        if self.device.type == "cuda" and "random.cuda" in state:
+            torch.cuda.set_rng_state(state["random.cuda"], self.device)
+        self.done, self.layout = int(facts["step"]), facts["layout"]
+        self.spent = _Spent(**facts["spent"])
+        self.spent.resumed_from.append(self.done)
+        self._tell_resume(facts["how"])
+
+    def _tell_resume(self, before: Mapping[str, Any]) -> None:
+        now = self._how()
+        changed = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
+        but = f"; another runtime ({', '.join(changed)}), so equal up to rounding only" if changed else ""
+        self.note(f"resumed from step {self.done} of {len(self.steps)}{but}")
+
+    def _how(self) -> dict[str, Any]:
+        """What of the runtime may change rounding."""
+        return {
+            "device": str(self.device),
+            "threads": self.threads,
+            "micro_tokens": self.runtime.micro_tokens,
+            "torch": torch.__version__,
+        }
+
+    def _checkpoint(self) -> None:
+        self.journal.sync()
+        model = self.loaded.model
+        weights = {n: t.detach().contiguous() for n, t in (*model.named_parameters(), *model.named_buffers())}
+        state = {**self.optimiser.tensors(), "random.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["random.cuda"] = torch.cuda.get_rng_state(self.device)
+
+        def fill(folder: Path) -> None:
+            save_file(weights, folder / "model.safetensors")
+            save_file(state, folder / "state.safetensors")
+
+        facts = {"layout": self.layout, "spent": asdict(self.spent), "how": self._how()}
+        self.checkpoints.write(self.done, fill, facts)
+
+    # --------------------------------------------------------------------------------------------- the steps
+
+    def run(self) -> None:
+        """Do the steps that are left."""
+        ticker, last = Ticker(self.progress, len(self.steps)), time.monotonic()
+        try:
+            while self.done < len(self.steps):
+                record = self._step(self.done)
+                self.done += 1
+                self.journal.append(record)
+                ticker.tick(self.done, record["total_tokens"], loss=record["loss"])
+                if self._due(last):
+                    self._checkpoint()
+                    last = time.monotonic()
+        finally:
+            self.journal.close()
+        self.clock.lap(self.spent)
+
+    def _due(self, last: float) -> bool:
+        every = self.runtime.checkpoint_steps
+        if self.done >= len(self.steps):
+            return False
+        return bool(every and self.done % every == 0) or time.monotonic() - last >= self.runtime.checkpoint_seconds
+
+    def _step(self, number: int) -> dict[str, Any]:
+        indexes = self.steps[number]
+        examples = [self.rows[i] for i in indexes]
+        supervised, total = sum(map(count, examples)), sum(len(row.ids) for row in examples)
+        if not supervised:
+            raise self._failure(number, "it has no supervised token", {})
+        losses, parts = [], []
+        for micro in self._split(examples):
+            for nll, owners in self._passes(micro):
+                torch.autograd.backward(nll.sum() / supervised)
+                losses.append(nll.detach())
+                parts.append(owners)
+            self.optimiser.gather()
+        rate = learning_rate(number, len(self.steps), self.hyper)
+        norm = self.optimiser.step(rate)
+        # The step's only wait for the device.
+        host = torch.cat([*losses, norm[None].float()]).cpu().numpy().astype(np.float64)
+        record = self._record(number, host, np.concatenate(parts), supervised, total)
+        record["lr"] = rate
+        record["seconds"] = self.clock.lap(self.spent)
+        if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
+            raise self._failure(number, "the loss or the gradient is not finite", record)
+        return record
+
+    def _record(
+        self, number: int, host: NDArray[Any], parts: NDArray[Any], supervised: int, total: int
+    ) -> dict[str, Any]:
+        nll, norm = host[:-1], float(host[-1])
+        self.spent.supervised_tokens += supervised
+        self.spent.total_tokens += total
+        sums, tokens = np.bincount(parts, weights=nll), np.bincount(parts)
+        return {
+            "step": number + 1,
+            "epoch": number // int(self.hyper.get("steps_per_epoch") or len(self.steps)) + 1,
+            "loss": float(nll.sum() / supervised),
+            "grad_norm": norm,
+            "supervised_tokens": supervised,
+            "total_tokens": total,
+            "parts": {str(p): {"nll": float(sums[p]), "tokens": int(tokens[p])} for p in np.flatnonzero(tokens)},
+        }
+
+    def _split(self, examples: Sequence[TokenRow]) -> list[list[TokenRow]]:
+        """Return a step's examples in groups of at most runtime.micro_tokens."""
+        lengths = np.asarray([len(row.ids) for row in examples], dtype=np.int64)
+        groups = self.micro_batches(lengths, np.arange(len(examples)), self.runtime.micro_tokens)
+        return [[examples[i] for i in group] for group in groups]
+
+    def _passes(self, examples: Sequence[TokenRow]) -> Iterable[tuple[torch.Tensor, NDArray[Any]]]:
+        """Yield (nll of each supervised token, part of each) for the forward passes of one micro batch."""
+        rows = sorted(filter(count, examples), key=lambda row: len(row.ids))  # equal lengths share attention calls
+        groups = [rows] if self.layout == "flat" else [[row] for row in rows]
+        for group in filter(None, groups):
+            loading.check_fit(self.loaded.model, group)
+            flat = flatten(group, self.device)
+            part = np.asarray([row.part for row in group], dtype=np.int64)
+            yield token_losses(self.loaded.model, flat, segments=self.layout == "flat"), part[flat.owner]
+
+    def _failure(self, number: int, why: str, record: Mapping[str, Any]) -> StageFailed:
+        rows = [int(i) for i in self.steps[number]]
+        evidence = {"step": number + 1, "why": why, "rows": rows, "record": json.loads(_json(record))}
+        write_text(self.work / "failure.json", json.dumps(evidence, indent=1))
+        shown = ", ".join(map(str, rows[:16])) + (", ..." if len(rows) > 16 else "")
+        return StageFailed(
+            f"step {number + 1} of {len(self.steps)}: {why}; rows {shown}. All rows and the step's numbers are in "
+            f"{self.work / 'failure.json'}. Look at these rows, or lower learning_rate",
+            stage="train",
+        )
+
+    # ----------------------------------------------------------------------------------------------- the end
+
+    def summary(self) -> dict[str, Any]:
+        """Return the facts about the whole training, resumes included."""
+        records = list(self.journal.records())
+        return {
+            "steps": len(self.steps),
+            "first_loss": records[0]["loss"],
+            "final_loss": records[-1]["loss"],
+            "supervised_tokens": self.spent.supervised_tokens,
+            "total_tokens": self.spent.total_tokens,
+            "seconds": self.spent.seconds,
+            "cpu_seconds": self.spent.cpu_seconds,
+            "peak_rss_mb": peak_rss_mb(),
+            "layout": self.layout,
+            "resumed_from": self.spent.resumed_from,
+            "loss_by_part": loss_by_part(records),
+        }
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    """JSON has no NaN: such numbers become text."""
+    safe = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(safe, default=str).replace("NaN", '"nan"').replace("Infinity", '"inf"')
+
+
+def peak_rss_mb() -> float:
+    """Return the largest memory this process has held, in MB (10^6 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,108 @@
+"""AdamW, learning-rate schedules and float32 master weights.
+
+    lr(i) = peak * (i + 1) / W                          for i < W = ceil(warmup * steps)
+    lr(i) = peak * f((i - W) / (steps - W))             after it; f(x) = 1, 1 - x, or (1 + cos(pi x)) / 2
+
+Decay is decoupled (AdamW, Loshchilov and Hutter 2019) and spares vectors: norms and biases are scales and
+offsets, which a pull towards zero would distort. At the default decay of 0 this changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+def learning_rate(step: int, steps: int, hyper: Mapping[str, Any]) -> float:
+    """Return the rate of step `step` (from 0) of `steps`."""
+    peak, warm = float(hyper["learning_rate"]), math.ceil(float(hyper["warmup"]) * steps)
+    if step < warm:
+        return peak * (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    if hyper["schedule"] == "constant":
+        return peak
+    if hyper["schedule"] == "linear":
+        return peak * (1 - done)
+    return peak * (1 + math.cos(math.pi * done)) / 2
+
+
+class Optimiser:
+    """AdamW over a model's parameters, in float32 whatever the model's own precision.
+
+    A model in bfloat16 keeps its weights in bfloat16 for the passes; the optimiser holds float32 copies,
+    gathers the gradients of all micro batches there, and writes the rounded weights back. Without them an
+    update below 1/256 of a weight would be lost, and at a rate of 2e-5 nearly all are.
+
+    Args:
+        model: the model; parameters that need no gradient are left alone.
+        hyper: ``betas``, ``eps``, ``weight_decay``, ``clip`` (0 or None: no clipping).
+    """
+
+    def __init__(self, model: Any, hyper: Mapping[str, Any]) -> None:
+        self.weights: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.copied = any(p.dtype != torch.float32 for p in self.weights.values())
+        self.masters = {n: self._master(p) for n, p in self.weights.items()}
+        self.clip = float(hyper.get("clip") or 0.0)
+        decay = float(hyper["weight_decay"])
+        groups = [
+            {"params": [p for p in self.masters.values() if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in self.masters.values() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        first, second = (float(b) for b in hyper["betas"])
+        # lr is set at each step; fused updates exist for float32 on CPU and CUDA.
+        self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(first, second), eps=float(hyper["eps"]), fused=True)
+
+    def _master(self, weight: Tensor) -> Tensor:
+        return weight.detach().float().requires_grad_() if self.copied else weight
+
+    def gather(self) -> None:
+        """Move the gradients of one micro batch to the float32 copies; nothing to do without them."""
+        if not self.copied:
+            return
+        for name, weight in self.weights.items():
+            if weight.grad is not None:
+                master = self.masters[name]
+                grad = weight.grad.float()
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
+                weight.grad = None
+
+    def step(self, rate: float) -> Tensor:
+        """Clip, update, clear; return the gradient's norm before clipping, (), on the device."""
+        norm = torch.nn.utils.clip_grad_norm_(list(self.masters.values()), self.clip or math.inf)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        if self.copied:
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(self.masters[name])
+        return norm.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all state by name: ``master.<weight>`` and ``adam.<moment>.<weight>``."""
+        found = {f"master.{n}": t.detach() for n, t in self.masters.items()} if self.copied else {}
+        for name, master in self.masters.items():
+            for kind, tensor in self.adam.state.get(master, {}).items():
+                found[f"adam.{kind}.{name}"] = tensor
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `tensors`."""
+        for name, master in self.masters.items():
+            if self.copied:
+                with torch.no_grad():
+                    master.copy_(tensors[f"master.{name}"])
+            state = {}
+            for kind in ("step", "exp_avg", "exp_avg_sq"):
+                if f"adam.{kind}.{name}" in tensors:
+                    # clone: own aligned memory, as a fresh optimiser would have.
+                    state[kind] = tensors[f"adam.{kind}.{name}"].clone().to(master.device)
+            if state:
+                self.adam.state[master] = state

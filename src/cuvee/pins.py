@@ -1,0 +1,86 @@
+"""What pins outside data: content hashes of files, remembered by size and time, and hub revisions.
+
+Hashes are kept in the store (`pins.json`) and looked up by path, size and modification time, so that a second
+plan reads no data. Hub revisions are kept in `recipe.lock` beside the recipe, to be committed with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class Pins:
+    """Remembered hashes and revisions.
+
+    Args:
+        cache: file of the hashes, in the store.
+        lock: file of the revisions, beside the recipe.
+    """
+
+    def __init__(self, cache: Path, lock: Path) -> None:
+        self._cache, self._lock = cache, lock
+        self._facts: dict[str, dict[str, Any]] = _read(cache)
+        self._revisions: dict[str, str] = _read(lock)
+        self._changed = False
+
+    def file_hash(self, path: Path, compute: Callable[[Path], str] | None = None) -> str:
+        """Return the sha256 of a file's bytes, from memory when its size and time are unchanged."""
+        return str(self.fact(path, "sha256", compute or sha256))
+
+    def fact(self, path: Path, name: str, compute: Callable[[Path], str]) -> str:
+        """Return something that hangs on a file's content alone, from memory when size and time are unchanged."""
+        try:
+            status = path.stat()
+        except OSError:
+            return compute(path)  # It knows how to say what is wrong.
+        seen = self._facts.get(str(path))
+        now = [status.st_size, status.st_mtime_ns]
+        if not seen or seen["status"] != now:
+            seen = self._facts[str(path)] = {"status": now}
+        if name not in seen:
+            seen[name] = compute(path)
+            self._changed = True
+        return str(seen[name])
+
+    def revision(self, repo: str, requested: str, compute: Callable[[], str]) -> str:
+        """Return the commit of a hub repository: as locked, else resolved once and written to the lock."""
+        key = f"{repo}@{requested or 'main'}"
+        if key not in self._revisions:
+            self._revisions[key] = compute()
+            _write(self._lock, self._revisions)
+        return self._revisions[key]
+
+    def save(self) -> None:
+        """Keep the hashes for the next plan; a store that cannot be written only costs time."""
+        if self._changed:
+            try:
+                _write(self._cache, self._facts)
+            except OSError:
+                return
+            self._changed = False
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write(path: Path, data: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=1, sort_keys=True), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,403 @@
+"""A recipe to a graph: names resolved, parameters checked, strategies asked, evaluations hung on the models.
+
+The plan is the union of all runs' graphs with equal stages counted once. Making it executes no stage.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, get_origin
+
+from cuvee import bases, components
+from cuvee.errors import DataError, RecipeError, UsageError
+from cuvee.pins import Pins
+from cuvee.protocols import EvaluatorParams, Ingredient, Params, RunInfo
+from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Source, Training
+from cuvee.stage import (
+    Base,
+    Loaded,
+    Model,
+    Rendered,
+    Results,
+    Stage,
+    Trained,
+    generate,
+    grade,
+    load,
+    render,
+    score,
+    walk,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The training settings of one run at one seed, as strategies see them (`protocols.Hyper`)."""
+
+    values: Training
+    heldout: Any
+    split_seed: int
+    seed: int
+
+    def mixture(self) -> Mapping[str, Any]:
+        """Return the parameters of a mixture."""
+        return {"heldout": self.heldout, "split_seed": self.split_seed, "seed": self.seed}
+
+    def training(self) -> Mapping[str, Any]:
+        """Return the parameters of a training."""
+        return {**self.values.optimisation(), "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: its base and its trainings in order, the final model last."""
+
+    info: RunInfo
+    base: Base
+    models: tuple[Trained, ...]
+    settings: Settings
+    ingredients: Mapping[str, Ingredient]
+
+    @property
+    def steps(self) -> list[tuple[int, Model]]:
+        """Position and model: 0 is the base."""
+        return list(enumerate((self.base, *self.models)))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluator on one ability of one model of one run."""
+
+    run: RunInfo
+    stage: int
+    stage_label: str
+    final: bool
+    evaluator: str
+    metric: str
+    higher_is_better: bool
+    ability: str
+    grade: Results
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The union of all runs' graphs.
+
+    Args:
+        located: the recipe.
+        runs: in the recipe's order, every seed and base.
+        evaluated: what is measured, in the order of the runs.
+        refs: the recipe's base of each base stage id.
+        declared: declared sizes by load stage id.
+        sources: name and ability of the sources behind each load stage id.
+    """
+
+    located: Located
+    runs: tuple[PlannedRun, ...]
+    evaluated: tuple[Evaluated, ...]
+    refs: Mapping[str, BaseModelRef] = field(default_factory=dict)
+    declared: Mapping[str, Declared] = field(default_factory=dict)
+    sources: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """All stages, inputs before what needs them, equal ones once."""
+        finals = [run.models[-1] for run in self.runs]
+        return walk([*finals, *(item.grade for item in self.evaluated)])
+
+    @cached_property
+    def runs_of(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the runs each stage id belongs to."""
+        found: dict[str, dict[str, None]] = {}
+        grades: dict[int, list[Stage]] = {}
+        for item in self.evaluated:
+            grades.setdefault(id(item.run), []).append(item.grade)
+        for run in self.runs:
+            for stage in walk([run.models[-1], *grades.get(id(run.info), [])]):
+                found.setdefault(stage.id, {})[display_name(run.info, self)] = None
+        return {key: tuple(names) for key, names in found.items()}
+
+    @property
+    def trainings_alone(self) -> int:
+        """How many trainings there would be if every run trained by itself."""
+        return sum(len(run.models) for run in self.runs)
+
+    def provisional(self) -> list[Stage]:
+        """Return stages of data or models that are only declared; a plan with one cannot be run."""
+        return [stage for stage in self.stages if stage.params.get("provisional")]
+
+
+def display_name(info: RunInfo, plan: Plan) -> str:
+    """Return a run's name, with base and seed where the recipe has several."""
+    recipe = plan.located.recipe
+    extra = ([info.base] if len(recipe.all_bases) > 1 else []) + (
+        [f"seed {info.seed}"] if len(recipe.seeds) > 1 else []
+    )
+    return " · ".join([info.name, *extra])
+
+
+def make(located: Located, pins: Pins) -> Plan:
+    """Return the plan of a recipe.
+
+    Raises:
+        UsageError: with the key and line, what is possible and the remedy.
+    """
+    builder = _Builder(located, pins)
+    plan = builder.build()
+    pins.save()
+    return plan
+
+
+class _Builder:
+    """Holds what has been resolved so far, so that equal questions are asked once."""
+
+    def __init__(self, located: Located, pins: Pins) -> None:
+        self.located, self.recipe, self.pins = located, located.recipe, pins
+        self.declared: dict[str, Declared] = {}
+        self.sources: dict[str, tuple[str, str]] = {}
+        self.refs: dict[str, BaseModelRef] = {}
+        self.loaded = {name: self._load(name, source) for name, source in self.recipe.sources.items()}
+        self.benchmarks: dict[str, Loaded] = {}
+
+    def build(self) -> Plan:
+        runs, evaluated = [], []
+        for base, seed, (info, run, params, key) in itertools.product(
+            self._bases(), self.recipe.seeds, list(self._expanded())
+        ):
+            info = RunInfo(info.name, info.strategy, info.params, self.refs[base.id].path, seed)
+            planned = self._plan_run(info, run, params, key, base)
+            runs.append(planned)
+            evaluated += self._evaluate(planned)
+        return Plan(self.located, tuple(runs), tuple(evaluated), self.refs, self.declared, self.sources)
+
+    def _bases(self) -> list[Base]:
+        found = []
+        for number, ref in enumerate(self.recipe.all_bases):
+            try:
+                stage = bases.resolve(ref, self.located.folder, self.pins)
+            except UsageError as error:
+                key = ("bases", number) if self.recipe.bases else ("base",)
+                raise self.located.error(str(error), *key) from error
+            self.refs[stage.id] = ref
+            found.append(stage)
+        return found
+
+    def _load(self, name: str, source: Source) -> Loaded:
+        try:
+            stage = self._load_stage(name, source)
+        except DataError as error:
+            raise self.located.error(str(error), "sources", name, "path") from error
+        self.sources.setdefault(stage.id, (name, source.ability))
+        return stage
+
+    def _load_stage(self, name: str, source: Source) -> Loaded:
+        component, given = _source_component(source)
+        module = components.find("sources", component)
+        params = self.located.check(module.Params, given, "sources", name)
+        try:
+            identity, where = module.pin(params, self.located.folder, self.pins)
+        except DataError:
+            if source.declared is None:
+                raise
+            stage = load("declared", 1, {"name": name, "provisional": True}, label=name, locate={})
+            self.declared[stage.id] = source.declared
+            return stage
+        where = {**where, "max_bad": f"{source.max_bad.numerator}/{source.max_bad.denominator}"}
+        return load(component, module.VERSION, identity, label=name, locate=where)
+
+    def _expanded(self) -> Iterator[tuple[RunInfo, Run, Params, tuple[str | int, ...]]]:
+        """Yield each run of the recipe with lists spread out, checked parameters and a name of its own."""
+        drafts = []
+        for number, run in enumerate(self.recipe.runs):
+            key = ("runs", number)
+            try:
+                module = components.find("strategies", run.strategy)
+            except KeyError as error:
+                raise self.located.error(str(error.args[0]), *key, "strategy") from None
+            axes = [name for name, value in run.params.items() if _is_axis(module.Params, name, value)]
+            for values in itertools.product(*(run.params[name] for name in axes)):
+                chosen = {**run.params, **dict(zip(axes, values, strict=True))}
+                drafts.append((run, self.located.check(module.Params, chosen, *key), axes, key))
+        yield from _named(drafts)
+
+    def _plan_run(self, info: RunInfo, run: Run, params: Params, key: tuple[str | int, ...], base: Base) -> PlannedRun:
+        values = self.recipe.training.model_dump(exclude_unset=True)
+        settings = Settings(
+            self.located.check(Training, {**values, **run.training}, *key, "training"),
+            self.recipe.heldout,
+            self.recipe.split_seed,
+            info.seed,
+        )
+        ingredients = self._ingredients(base, settings)
+        module = components.find("strategies", run.strategy)
+        try:
+            final = module.plan(ingredients, base, settings, params)
+        except RecipeError as error:
+            raise self.located.error(error.message, *key, *filter(None, error.key.split("."))) from error
+        return PlannedRun(info, base, _chain(final), settings, ingredients)
+
+    def _ingredients(self, base: Base, settings: Settings) -> dict[str, Ingredient]:
+        found = {}
+        for name, source in self.recipe.sources.items():
+            rendered = render(self.loaded[name], base, settings.values.rendering())
+            found[name] = Ingredient(name, source.ability, rendered, _how(source))
+        return found
+
+    def _evaluate(self, run: PlannedRun) -> Iterator[Evaluated]:
+        for number, component in enumerate(self.recipe.evaluation):
+            key = ("evaluation", number)
+            try:
+                module = components.find("evaluators", component.name)
+            except KeyError as error:
+                raise self.located.error(str(error.args[0]), *key) from None
+            params = self.located.check(module.Params, component.params, *key, component.name)
+            abilities = list(dict.fromkeys(source.ability for source in self.recipe.sources.values()))
+            if params.ability is not None and params.ability not in abilities:
+                raise self.located.error(
+                    f"there is no ability '{params.ability}'; the sources teach {', '.join(abilities)}", *key
+                )
+            for ability in [params.ability] if params.ability else abilities:
+                yield from self._measure(run, component, module, params, ability, key)
+
+    def _measure(
+        self,
+        run: PlannedRun,
+        component: Component,
+        module: Any,
+        params: EvaluatorParams,
+        ability: str,
+        key: tuple[str | int, ...],
+    ) -> Iterator[Evaluated]:
+        steps = run.steps if params.stages == "all" else run.steps[-1:]
+        for position, model in steps:
+            graded = self._grade(run, model, component, module, params, ability, key)
+            yield Evaluated(
+                run.info,
+                position,
+                model.label if position else "base",
+                position == len(run.models),
+                params.name or component.name,
+                module.METRIC,
+                module.HIGHER_IS_BETTER,
+                ability,
+                graded,
+            )
+
+    def _grade(
+        self,
+        run: PlannedRun,
+        model: Model,
+        component: Component,
+        module: Any,
+        params: Any,
+        ability: str,
+        key: tuple[str | int, ...],
+    ) -> Results:
+        ingredients = [i for i in run.ingredients.values() if i.ability == ability]
+        split = {"heldout": self.recipe.heldout, "split_seed": self.recipe.split_seed, "items": params.items}
+        common = {**split, "precision": run.settings.values.precision}
+        if module.ANSWERS == "score":
+            self._need_heldout(ability, key)
+            answers: Any = score(model, [i.data for i in ingredients], common)
+            return grade(answers, component.name, module.VERSION, {})
+        if params.path:
+            items = [self._benchmark(component, params, key)]
+            common["heldout"] = None
+        else:
+            self._need_heldout(ability, key)
+            items = [self._source_of(i.data) for i in ingredients]
+        asked = {**common, **module.request_params(params), "template": run.settings.values.template}
+        answers = generate(model, items, component.name, module.REQUEST_VERSION, asked)
+        return grade(answers, component.name, module.VERSION, module.grade_params(params))
+
+    @staticmethod
+    def _source_of(data: Rendered) -> Loaded:
+        source = data.one("source")
+        assert isinstance(source, Loaded)
+        return source
+
+    def _need_heldout(self, ability: str, key: tuple[str | int, ...]) -> None:
+        if not self.recipe.heldout:
+            raise self.located.error(
+                f"measures held-out rows of '{ability}', but heldout is 0; set heldout: 0.02 or give a path", *key
+            )
+
+    def _benchmark(self, component: Component, params: Any, key: tuple[str | int, ...]) -> Loaded:
+        if params.path not in self.benchmarks:
+            if params.ability is None:
+                raise self.located.error("a benchmark file needs the ability it measures: add ability", *key)
+            source = Source(path=params.path, ability=params.ability, format=params.format, declared=params.declared)
+            try:
+                self.benchmarks[params.path] = self._load_stage(params.name or component.name, source)
+            except DataError as error:
+                raise self.located.error(str(error), *key, component.name, "path") from error
+        return self.benchmarks[params.path]
+
+
+def _source_component(source: Source) -> tuple[str, dict[str, Any]]:
+    if source.rows is not None:
+        return "inline", {"rows": source.rows, "format": source.format}
+    if isinstance(source.path, str) and source.path.startswith("builtin:"):
+        return "tiny", {"name": source.path.removeprefix("builtin:")}
+    given = {"path": source.path or "", "format": source.format, "columns": source.columns, "tags": source.tags}
+    hub = isinstance(source.path, str) and source.path.startswith("hf://")
+    return ("hub" if hub else "local"), given
+
+
+def _how(source: Source) -> dict[str, Any]:
+    """Return which rows of a source are used, leaving out what is not asked for."""
+    how: dict[str, Any] = {}
+    if source.amount:
+        how["amounts"] = [source.amount.canonical()]
+    if source.duplicates != "keep":
+        how["duplicates"] = source.duplicates
+    for name, rule in (("drop", source.drop), ("keep", source.keep)):
+        if rule:
+            how[name] = {"tags": rule.tags}
+    return how
+
+
+def _is_axis(model: type[Params], name: str, value: Any) -> bool:
+    """A list where the strategy takes one value is one run each."""
+    if not isinstance(value, list | tuple) or name not in model.model_fields:
+        return False
+    origin = get_origin(model.model_fields[name].annotation)
+    return not (isinstance(origin, type) and issubclass(origin, list | tuple | set | dict))
+
+
+def _chain(final: Trained) -> tuple[Trained, ...]:
+    models: list[Trained] = []
+    model: Stage = final
+    while isinstance(model, Trained):
+        models.append(model)
+        model = model.one("model")
+    return tuple(reversed(models))
+
+
+Draft = tuple[Run, Params, list[str], tuple[str | int, ...]]
+
+
+def _named(drafts: list[Draft]) -> Iterator[tuple[RunInfo, Run, Params, tuple[str | int, ...]]]:
+    """Give every run a short name: its strategy, the axes it lies on, and what else is needed to tell it apart."""
+    short = [_name(run, params, axes) for run, params, axes, _ in drafts]
+    used: dict[str, int] = {}
+    for name, (run, params, _, key) in zip(short, drafts, strict=True):
+        if short.count(name) > 1:
+            name = _name(run, params, [*run.params, *(["training"] if run.training else [])])
+        used[name] = used.get(name, 0) + 1
+        if used[name] > 1:
+            name = f"{name} #{used[name]}"
+        yield RunInfo(name, run.strategy, dict(params), "", 0), run, params, key
+
+
+def _name(run: Run, params: Params, shown: list[str]) -> str:
+    values = {**dict(params), "training": ",".join(f"{k}={v}" for k, v in run.training.items())}
+    parts = [f"{name}={_text(values[name])}" for name in shown]
+    return " ".join([run.name or run.strategy, *parts])
+
+
+def _text(value: Any) -> str:
+    return "→".join(_text(item) for item in value) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,247 @@
+"""A plan as plain data: what ``cuvee plan --json`` prints, and what the terminal draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cuvee import components as found
+from cuvee import explain
+from cuvee.canonical import ID_LENGTH
+from cuvee.cost import Costs
+from cuvee.errors import UsageError
+from cuvee.planner import Plan, display_name
+from cuvee.stage import Stage
+from cuvee.store import Store
+
+SCHEMA = "cuvee.plan/1"
+
+
+def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
+    """Return the plan as plain data; `schema` describes it."""
+    stored = list(store.stages())
+    stages = [_stage(stage, plan, costs, store, stored) for stage in plan.stages]
+    trainings = [stage for stage in stages if stage["kind"] == "train"]
+    return {
+        "schema": SCHEMA,
+        "recipe": plan.located.file,
+        "runs": [_run(run, plan) for run in plan.runs],
+        "stages": stages,
+        "totals": {
+            "stages": len(stages),
+            "cached": sum(stage["cached"] for stage in stages),
+            "trainings": len(trainings),
+            "trainings_alone": plan.trainings_alone,
+            "trainings_to_do": sum(not stage["cached"] for stage in trainings),
+            "seconds": round(costs.seconds_all, 1),
+            "training_seconds_alone": round(costs.seconds_alone, 1),
+            "training_seconds_shared": round(costs.seconds_shared, 1),
+            "memory_bytes": costs.memory_bytes,
+            "disk_bytes": costs.disk_bytes,
+        },
+        "assumptions": list(costs.assumptions),
+    }
+
+
+def _run(run: Any, plan: Plan) -> dict[str, Any]:
+    return {
+        "name": display_name(run.info, plan),
+        "strategy": run.info.strategy,
+        "params": {name: _text(value) for name, value in run.info.params.items()},
+        "base": run.info.base,
+        "seed": run.info.seed,
+        "models": [model.id for model in run.models],
+    }
+
+
+def _text(value: Any) -> Any:
+    return (
+        value
+        if isinstance(value, bool | int | float | str | None)
+        else ([_text(item) for item in value] if isinstance(value, list | tuple) else str(value))
+    )
+
+
+def _stage(stage: Stage, plan: Plan, costs: Costs, store: Store, stored: list[dict[str, Any]]) -> dict[str, Any]:
+    size = costs.sizes[stage.id]
+    cached = store.has(stage.kind, stage.id)
+    waits = any(not store.has(parent.kind, parent.id) for parent in stage.parents())
+    return {
+        "id": stage.id,
+        "short": stage.short,
+        "kind": stage.kind,
+        "component": stage.component,
+        "label": stage.label,
+        "params": stage.identity["params"],
+        "inputs": stage.identity["inputs"],
+        "cached": cached,
+        "why": "" if cached else ("after its inputs" if waits else explain.reason(stage, stored)),
+        "rows": size.rows,
+        "rows_exact": size.rows_exact,
+        "supervised_tokens": size.supervised_tokens,
+        "total_tokens": size.total_tokens,
+        "tokens_exact": size.tokens_exact,
+        "steps": size.steps,
+        "seconds": round(costs.seconds[stage.id], 2),
+        "runs": list(plan.runs_of.get(stage.id, ())),
+    }
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of `describe`."""
+    text, number, whole, flag = {"type": "string"}, {"type": "number"}, {"type": "integer"}, {"type": "boolean"}
+    ids = {"type": "array", "items": text}
+    stage = {
+        "id": text | {"description": "64 hex digits: hash of kind, versions, component, params, input ids"},
+        "short": text | {"description": "kind and first digits of the id; the folder in the store"},
+        "kind": {"enum": ["base", "load", "render", "mix", "train", "score", "generate", "grade"]},
+        "component": text,
+        "label": text | {"description": "for people; no part of the id"},
+        "params": {"type": "object"},
+        "inputs": {"type": "object", "additionalProperties": ids, "description": "input ids by role"},
+        "cached": flag | {"description": "finished in the store"},
+        "why": text | {"description": "why it must run; empty when cached"},
+        "rows": whole | {"description": "rows, times epochs for a training; items for score and generate"},
+        "rows_exact": flag,
+        "supervised_tokens": whole,
+        "total_tokens": whole,
+        "tokens_exact": flag | {"description": "false: estimated from a sample or declared"},
+        "steps": whole | {"description": "optimiser steps"},
+        "seconds": number | {"description": "expected seconds of one worker; 0 when cached"},
+        "runs": ids | {"description": "names of the runs it belongs to"},
+    }
+    run = {
+        "name": text,
+        "strategy": text,
+        "params": {"type": "object"},
+        "base": text,
+        "seed": whole,
+        "models": ids | {"description": "ids of its trainings in order; the last is the final model"},
+    }
+    totals = {
+        "stages": whole,
+        "cached": whole,
+        "trainings": whole | {"description": "stage trainings of the graph"},
+        "trainings_alone": whole | {"description": "stage trainings if every run trained by itself"},
+        "trainings_to_do": whole,
+        "seconds": number | {"description": "expected wall-clock seconds of what is missing"},
+        "training_seconds_alone": number,
+        "training_seconds_shared": number,
+        "memory_bytes": whole | {"description": "expected peak of the largest training"},
+        "disk_bytes": whole | {"description": "expected growth of the store"},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": SCHEMA,
+        **_object(
+            {
+                "schema": {"const": SCHEMA},
+                "recipe": text,
+                "runs": {"type": "array", "items": _object(run)},
+                "stages": {"type": "array", "items": _object(stage)},
+                "totals": _object(totals),
+                "assumptions": ids,
+            }
+        ),
+    }
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def status(plan: Plan, store: Store) -> dict[str, Any]:
+    """Return the state of every stage of a plan: done, running, failed, waiting, missing."""
+    last: dict[str, dict[str, Any]] = {event["stage"]: event for event in store.events()}
+    stages = []
+    for stage in plan.stages:
+        state, note = _state(stage, store, last.get(stage.short))
+        stages.append({"short": stage.short, "kind": stage.kind, "label": stage.label, "state": state, "note": note})
+    counts: dict[str, int] = {}
+    for item in stages:
+        counts[item["state"]] = counts.get(item["state"], 0) + 1
+    return {"schema": "cuvee.status/1", "counts": counts, "stages": stages}
+
+
+def _state(stage: Stage, store: Store, last: dict[str, Any] | None) -> tuple[str, str]:
+    if store.has(stage.kind, stage.id):
+        return "done", ""
+    work = store.work(stage.short)
+    if work.exists() and _locked(store, stage.short):
+        return "running", _progress_of(work)
+    if last and last["event"] == "failed":
+        return "failed", str(last.get("error", ""))
+    if work.exists():
+        return "stopped", _progress_of(work) or "unfinished work is kept; `cuvee run` goes on"
+    return "missing", ""
+
+
+def _locked(store: Store, short: str) -> bool:
+    from filelock import Timeout
+
+    if not (store.folder / "locks" / f"{short}.lock").exists():
+        return False
+    try:
+        with store.lock(short).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def _progress_of(work: Any) -> str:
+    log = work / "log.jsonl"
+    if not log.exists():
+        return ""
+    lines = log.read_bytes().count(b"\n")
+    return f"{lines} steps logged"
+
+
+def why_in(plan: Plan, store: Store, name: str) -> list[str]:
+    """Return why the stage called `name` (a kind, a short name or an id) of a plan must run.
+
+    Raises:
+        UsageError: the plan has no such stage.
+    """
+    wanted = name.split("-")[-1]
+    matches = [s for s in plan.stages if s.kind == name or s.id.startswith(wanted)]
+    if not matches:
+        raise UsageError(f"the plan has no stage '{name}'; `cuvee plan` shows its stages")
+    stored = list(store.stages())
+    lines = []
+    for stage in matches:
+        if store.has(stage.kind, stage.id):
+            lines.append(f"{stage.short} ({stage.label}): in the store")
+        else:
+            lines.append(f"{stage.short} ({stage.label}): {explain.reason(stage, stored)}")
+    return lines
+
+
+def stored(store: Store) -> dict[str, Any]:
+    """Return every finished stage in a line, oldest first."""
+    rows = [
+        {
+            "short": f"{m['kind']}-{m['id'][:ID_LENGTH]}",
+            "kind": m["kind"],
+            "component": m["component"],
+            "label": m["label"],
+            "seconds": m.get("seconds"),
+            "finished": m.get("finished"),
+            "shed": bool(m.get("shed")),
+        }
+        for m in store.stages()
+    ]
+    return {"schema": "cuvee.list/1", "rows": rows}
+
+
+def components() -> dict[str, Any]:
+    """Return every component with the first line of its description."""
+    rows = []
+    for folder in found.FOLDERS:
+        for name in found.names(folder):
+            module = found.find(folder, name)
+            rows.append({"folder": folder, "name": name, "what": (module.__doc__ or "").strip().splitlines()[0]})
+    return {"schema": "cuvee.components/1", "rows": rows}

@@ -1,0 +1,331 @@
+"""What the parts promise each other: components by folder, token rows for the engine, results for analyses.
+
+A component is a module. Its file name is its name in a recipe. It holds `VERSION`, a frozen `Params`, and
+the verbs of its folder:
+
+    sources      pin(params, folder), examples(params, where), estimate(params, where)
+    strategies   plan(sources, start, hyper, params)
+    evaluators   request(example), grade(request, response, params), or grade(likelihood)
+    analyses     table(results, params)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cuvee.stage import Model, Rendered, Trained
+from cuvee.values import BadRow, Example, Message
+
+
+class Params(BaseModel):
+    """Base of every component's parameters: frozen, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ---------------------------------------------------------------------------------------------- strategies
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A source as a strategy sees it.
+
+    Args:
+        name: its name in the recipe.
+        ability: what it teaches.
+        data: its rendered rows.
+        how: which rows: amounts taken one after another, filters; canonical values.
+    """
+
+    name: str
+    ability: str
+    data: Rendered
+    how: Mapping[str, Any]
+
+    def share(self, fraction: Fraction) -> Ingredient:
+        """Return the same source reduced to a share of what it was: a nested subset of floor(share * n) rows."""
+        amounts = [*self.how.get("amounts", []), {"share": fraction}]
+        return Ingredient(self.name, self.ability, self.data, {**self.how, "amounts": amounts})
+
+
+class Hyper(Protocol):
+    """What a strategy needs of the training settings: the parameters of a mixture and of a training."""
+
+    def mixture(self) -> Mapping[str, Any]: ...
+    def training(self) -> Mapping[str, Any]: ...
+
+
+class Strategy(Protocol):
+    """A pure function from sources and parameters to a graph of stages."""
+
+    VERSION: int
+    Params: type[Params]
+
+    def plan(self, sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: Any) -> Trained: ...
+
+
+# ------------------------------------------------------------------------------------------------- sources
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a look at a source says before it is loaded.
+
+    Args:
+        rows: number of rows, exact or not.
+        exact: whether `rows` was counted.
+        sample: a few converted examples from all over the source.
+    """
+
+    rows: int
+    exact: bool
+    sample: tuple[Example, ...] = ()
+
+
+class Source(Protocol):
+    """Where examples come from."""
+
+    VERSION: int
+    Params: type[Params]
+
+    def pin(self, params: Any, folder: Any, cache: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return (identity parameters that pin the content, where it lies on this machine)."""
+
+    def examples(self, params: Mapping[str, Any], where: Mapping[str, Any]) -> Iterator[Example | BadRow]:
+        """Yield the source's rows in file order; rows that cannot be used as `BadRow`."""
+
+    def estimate(self, params: Mapping[str, Any], where: Mapping[str, Any]) -> Estimate:
+        """Look at the source without loading it."""
+
+
+# ---------------------------------------------------------------------------------------------- evaluators
+
+
+class EvaluatorParams(Params):
+    """What every evaluator takes.
+
+    Args:
+        name: shown in tables; the component's name when absent.
+        ability: measure only this ability; all of the recipe's when absent.
+        stages: ``all`` models of a run (the base included) or the ``final`` one.
+        items: at most so many items an ability, a nested subset; all when absent.
+    """
+
+    name: str | None = None
+    ability: str | None = None
+    stages: Literal["all", "final"] = "final"
+    items: Annotated[int, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a model is asked: the conversation so far, and the right answer for the grader."""
+
+    item: str
+    messages: tuple[Message, ...]
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a model answered; finish is ``stop`` or ``length``."""
+
+    text: str
+    finish: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """One item's score, its weight in the mean, and further columns for the table of items."""
+
+    score: float
+    weight: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LossEvaluator(Protocol):
+    """Judges by likelihood: `ANSWERS` is ``score``."""
+
+    VERSION: int
+    ANSWERS: Literal["score"]
+    METRIC: str
+    HIGHER_IS_BETTER: bool
+    Params: type[EvaluatorParams]
+
+    def grade(self, likelihood: Likelihood) -> Grade: ...
+
+
+class AnswerEvaluator(Protocol):
+    """Judges generated text: `ANSWERS` is ``generate``.
+
+    `request_params` are the parameters that decide what is generated; `REQUEST_VERSION` is theirs, `VERSION`
+    the grader's. `grade_params` decide the grading.
+    """
+
+    VERSION: int
+    REQUEST_VERSION: int
+    ANSWERS: Literal["generate"]
+    METRIC: str
+    HIGHER_IS_BETTER: bool
+    Params: type[EvaluatorParams]
+
+    def request_params(self, params: Any) -> Mapping[str, Any]: ...
+    def grade_params(self, params: Any) -> Mapping[str, Any]: ...
+    def request(self, example: Example) -> Request: ...
+    def grade(self, request: Request, response: Response, params: Mapping[str, Any]) -> Grade: ...
+
+
+# -------------------------------------------------------------------------------------------------- engine
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One example as the model sees it.
+
+    Args:
+        ids: token ids, (length,).
+        spans: supervised token ranges as [start, end) pairs, in order.
+        part: number of the source inside the mixture, for per-source losses.
+    """
+
+    ids: Sequence[int]
+    spans: Sequence[tuple[int, int]]
+    part: int = 0
+
+
+class TokenRows(Protocol):
+    """Random access to token rows; holds no more than it must in memory."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> TokenRow: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Summed negative log-likelihood (nats) over `tokens` supervised tokens of one row."""
+
+    nll: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Generated token ids without the stop token; finish is ``stop`` or ``length``."""
+
+    ids: Sequence[int]
+    finish: str
+
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Receives small facts while work goes on: step, steps, tokens, loss, seconds."""
+
+
+# ------------------------------------------------------------------------------------- results and analyses
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What tells one run from another.
+
+    Args:
+        name: shown in tables; unique within a recipe (and without the seed when there is more than one).
+        strategy: its strategy.
+        params: the strategy's parameters.
+        base: the base model's name.
+        seed: the run's seed.
+    """
+
+    name: str
+    strategy: str
+    params: Mapping[str, Any]
+    base: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluator's items for one model.
+
+    Args:
+        run: which run the model belongs to.
+        stage: 0 for the base, 1.. for the run's trainings in order.
+        stage_label: for people, such as ``math + code``.
+        final: whether this is the run's final model.
+        evaluator: the evaluator's name (with its own `name` when given one).
+        metric: ``accuracy``, ``loss`` ...
+        ability: the ability measured.
+        higher_is_better: the direction of `scores`.
+        items: item ids, (n,).
+        scores: one score an item, (n,).
+        weights: weight of each item in the mean, (n,); 1 for accuracies, supervised tokens for losses.
+        full_size: items the whole benchmark has.
+        extra: further columns of the items, such as ``extracted``; (n,) each.
+        stage_id: id of the grade stage.
+    """
+
+    run: RunInfo
+    stage: int
+    stage_label: str
+    final: bool
+    evaluator: str
+    metric: str
+    ability: str
+    higher_is_better: bool
+    items: Sequence[str]
+    scores: Sequence[float]
+    weights: Sequence[float]
+    full_size: int
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    stage_id: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What to draw, as data; the report draws it.
+
+    Args:
+        kind: ``points`` (x categorical or numeric, y with error bars, one series a line) or ``matrix``.
+        title, x_label, y_label: for people.
+        series: name to list of points ``{"x":, "y":, "low":, "high":}``.
+        x_scale: ``linear``, ``log`` or ``category``.
+    """
+
+    kind: str
+    title: str
+    x_label: str
+    y_label: str
+    series: Mapping[str, Sequence[Mapping[str, Any]]]
+    x_scale: str = "category"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values with a sentence on how to read them.
+
+    Args:
+        title: for people.
+        columns: column names in order.
+        rows: one mapping a row.
+        notes: sentences under the table: tests used, corrections, smallest visible difference.
+        figures: what to draw beside it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    notes: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+
+
+class Analysis(Protocol):
+    """A pure function from results to a table and its figures."""
+
+    VERSION: int
+    Params: type[Params]
+
+    def table(self, results: Sequence[Result], params: Any) -> Sequence[Table]: ...

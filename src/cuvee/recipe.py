@@ -1,0 +1,513 @@
+"""What a user writes, from YAML or from Python: base models, sources, runs, evaluation, analyses.
+
+    recipe = load(Path("examples/demo.yaml"), ["training.epochs=1"])
+    recipe = Recipe(base="builtin:tiny", sources={...}, runs=[{"strategy": "multi_task"}])
+
+Every fault names the key and its line, what is possible and the nearest known name. A recipe is a frozen
+value: nothing rewrites it, `with_overrides` returns another one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from cuvee.errors import RecipeError, UsageError, did_you_mean
+
+Lines = Mapping[tuple[str | int, ...], int]
+"""Line of each key's path in the recipe file."""
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+
+
+def _fraction(value: Any) -> Any:
+    """Accept 1/4, 0.25 and 2; a float is read as the decimal number that was typed."""
+    if isinstance(value, bool):
+        raise ValueError("must be a share such as 1/4 or 0.25, not true or false")
+    if isinstance(value, int | str | Fraction | float):
+        try:
+            return Fraction(str(value).strip().replace(" ", ""))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"must be a share such as 1/4 or 0.25, got {value!r}") from None
+    raise ValueError(f"must be a share such as 1/4 or 0.25, got {type(value).__name__}")
+
+
+def _number_of(value: Any) -> Any:
+    """Accept 2000000, 2M, 1.5k."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMB]?)", value.strip())):
+        number = Fraction(match[1]) * _UNITS[match[2]]
+        if number.denominator == 1:
+            return int(number)
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
+Share = Annotated[Fraction, BeforeValidator(_fraction)]
+"""A non-integer-safe share: 1/4, 0.25 or 2."""
+
+Number = Annotated[int, BeforeValidator(_number_of)]
+"""A whole number that may carry k, M or B."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Amount(_Part):
+    """How much of a source: exactly one of share, count, tokens."""
+
+    share: Annotated[Share, Field(gt=0)] | None = None
+    count: Annotated[int, Field(gt=0, strict=True)] | None = None
+    tokens: Annotated[Number, Field(gt=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_bare(cls, value: Any) -> Any:
+        if isinstance(value, int | float | str):
+            raise ValueError(
+                f"the bare number {value!r} could mean a share or a count: "
+                f"write {{share: 1/4}}, {{count: 500}} or {{tokens: 2M}}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Amount:
+        given = [name for name in ("share", "count", "tokens") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of share, count, tokens; got {', '.join(given) or 'none'}")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the one key that was given."""
+        return {name: value for name, value in self if value is not None}
+
+
+class Declared(_Part):
+    """Size of a source that is not at hand; `plan` computes with it, `run` refuses it.
+
+    Args:
+        rows: number of examples.
+        tokens: all tokens after rendering.
+        supervised_tokens: tokens with loss; half of `tokens` when not given.
+    """
+
+    rows: Annotated[Number, Field(gt=0)]
+    tokens: Annotated[Number, Field(gt=0)]
+    supervised_tokens: Annotated[Number, Field(gt=0)] | None = None
+
+
+class TagRule(_Part):
+    """Rows by a regular expression over their tags."""
+
+    tags: str
+
+
+class DeclaredBase(_Part):
+    """Size of a base model that is not at hand; `plan` computes with it, `run` refuses it."""
+
+    parameters: Annotated[Number, Field(gt=0)]
+
+
+class BaseModelRef(_Part):
+    """A base model: hub id, folder, ``builtin:`` or ``fake:`` name, with its size when it is not at hand."""
+
+    path: str
+    declared: DeclaredBase | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Source(_Part):
+    """A named set of examples that teaches one ability.
+
+    Args:
+        path: file, glob or list of them; ``builtin:math``; ``hf://datasets/OWNER/NAME@REVISION/FILE``.
+        rows: examples written in the recipe, instead of `path`.
+        ability: what it teaches.
+        amount: how much of it is used; everything when absent.
+        format: the row format; found by looking when ``auto``.
+        columns: own column names to the format's names.
+        tags: name of a tag column.
+        drop, keep: rows by their tags.
+        duplicates: ``keep`` equal rows or ``drop`` all but the first.
+        max_bad: largest share of unusable rows before the load is an error.
+        declared: sizes to plan with when the data is not at hand.
+    """
+
+    path: str | tuple[str, ...] | None = None
+    rows: tuple[Mapping[str, Any], ...] | None = None
+    ability: str
+    amount: Amount | None = None
+    format: str = "auto"
+    columns: Mapping[str, str] = Field(default_factory=dict)
+    tags: str | None = None
+    drop: TagRule | None = None
+    keep: TagRule | None = None
+    duplicates: Literal["keep", "drop"] = "keep"
+    max_bad: Annotated[Share, Field(ge=0, le=1)] = Fraction(1, 100)
+    declared: Declared | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if (self.path is None) == (self.rows is None) and self.declared is None:
+            raise ValueError("needs exactly one of path and rows")
+        return self
+
+
+class Training(_Part):
+    """Settings of every training; the paper's where it says, FastChat's where it is silent.
+
+    Source: Dong et al., arXiv 2310.05492, section 3.1 and appendix C.
+    """
+
+    epochs: Annotated[int, Field(ge=1, strict=True)] = 3
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: Annotated[int, Field(ge=1, strict=True)] = 128
+    precision: Literal["float32", "bfloat16"] = "float32"
+    method: Literal["full"] = "full"
+    max_length: Annotated[int, Field(ge=8, strict=True)] = 2048
+    template: str = "tokenizer"
+    mask: Literal["all", "last"] = "all"
+    too_long: Literal["trim", "drop", "error"] = "trim"
+
+    def rendering(self) -> dict[str, Any]:
+        """Return what decides token ids and loss masks."""
+        return {name: getattr(self, name) for name in ("template", "mask", "max_length", "too_long")}
+
+    def optimisation(self) -> dict[str, Any]:
+        """Return what decides a training besides its start, its rows and its seed."""
+        names = ("epochs", "learning_rate", "schedule", "warmup", "weight_decay", "betas", "eps", "clip")
+        return {name: getattr(self, name) for name in (*names, "batch_size", "precision", "method")}
+
+
+class Run(BaseModel):
+    """One strategy with its parameters; a list where the strategy takes one value is one run each."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    strategy: str
+    name: str | None = None
+    training: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The strategy's own parameters as written."""
+        return dict(self.model_extra or {})
+
+
+class Component(_Part):
+    """A component by name with its parameters, written ``name`` or ``{name: {parameters}}``."""
+
+    name: str
+    params: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
+            ((name, params),) = value.items()
+            return {"name": name, "params": params or {}}
+        return value
+
+
+class Recipe(_Part):
+    """The whole request; see the module's example."""
+
+    base: BaseModelRef | None = None
+    bases: tuple[BaseModelRef, ...] = ()
+    sources: Mapping[str, Source]
+    heldout: Annotated[Share, Field(ge=0, lt=1)] = Fraction(1, 50)
+    split_seed: int = 0
+    training: Training = Field(default_factory=Training)
+    runs: tuple[Run, ...]
+    evaluation: tuple[Component, ...] = (Component(name="heldout_loss"),)
+    analyses: tuple[Component, ...] = (
+        Component(name="scores"),
+        Component(name="forgetting"),
+        Component(name="k_sweep"),
+    )
+    seeds: tuple[Annotated[int, Field(strict=True)], ...] = (0,)
+    keep_models: Literal["all", "leaves", "none"] = "all"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Recipe:
+        if (self.base is None) == (not self.bases):
+            raise ValueError("needs exactly one of base and bases")
+        for key in ("sources", "runs", "seeds"):
+            if not getattr(self, key):
+                raise ValueError(f"{key} is empty; name at least one")
+        for key, values in (("bases", [base.path for base in self.bases]), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} names the same value twice")
+        return self
+
+    @property
+    def all_bases(self) -> tuple[BaseModelRef, ...]:
+        """The base models, one or several."""
+        return self.bases or ((self.base,) if self.base else ())
+
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+def _line(lines: Lines, path: tuple[str | int, ...]) -> int:
+    for end in range(len(path), -1, -1):
+        if path[:end] in lines:
+            return lines[path[:end]]
+    return 0
+
+
+def _known_at(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:
+    """Return the field names that were possible at `path`, for the near-name suggestion."""
+    current: Any = model
+    for step in path:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            found = current.model_fields.get(str(step))
+            current = _inner(found.annotation) if found else None
+        else:
+            # A mapping's or a tuple's value type comes last, an ellipsis aside.
+            values = [a for a in getattr(current, "__args__", ()) if a is not Ellipsis]
+            current = _inner(values[-1]) if values else None
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []
+
+
+def _inner(annotation: Any) -> Any:
+    """Return the type inside Optional."""
+    values = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
+    optional = type(None) in getattr(annotation, "__args__", ())
+    return values[0] if optional and values else annotation
+
+
+def _readable(error: Mapping[str, Any], model: type[BaseModel], path: tuple[str | int, ...]) -> str:
+    kind, given = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        return f"unknown key '{path[-1]}'.{did_you_mean(str(path[-1]), _known_at(model, path[:-1]))}"
+    if kind == "missing":
+        return "is required and missing"
+    text = str(error["msg"]).removeprefix("Value error, ")
+    if kind == "value_error":
+        return text
+    shown = repr(given)
+    return f"{text[0].lower()}{text[1:]}, got {shown if len(shown) < 60 else shown[:57] + '...'}"
+
+
+def _location(error: Mapping[str, Any], data: Any) -> tuple[str | int, ...]:
+    """Keep the steps of a pydantic location that exist in the data: unions add steps of their own."""
+    path: list[str | int] = []
+    here = data
+    steps = list(error["loc"])
+    for number, step in enumerate(steps):
+        last = number == len(steps) - 1
+        if isinstance(here, Mapping) and (step in here or (last and error["type"] == "missing")):
+            path.append(step)
+            here = here.get(step)
+        elif isinstance(here, list | tuple) and isinstance(step, int) and step < len(here):
+            path.append(step)
+            here = here[step]
+    return tuple(path)
+
+
+def validate(
+    model: type[AnyModel], data: Any, *, key: tuple[str | int, ...] = (), lines: Lines | None = None, file: str = ""
+) -> AnyModel:
+    """Return `data` as `model`.
+
+    Args:
+        key: path of `data` inside the recipe, for messages.
+        lines: lines of the recipe's keys.
+        file: the recipe's file, for messages.
+
+    Raises:
+        RecipeError: one line a fault: place, key, what is wrong, what is possible.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults: list[RecipeError] = []
+        for item in error.errors(include_url=False):
+            path = _location(item, data)
+            message = _readable(item, model, path or key or ("recipe",))
+            line = _line(lines or {}, (*key, *path))
+            where = f"{file}:{line}" if file and line else file
+            fault = RecipeError(message, key=".".join(str(step) for step in (*key, *path)), where=where)
+            if str(fault) not in [str(other) for other in faults]:
+                faults.append(fault)
+        if len(faults) == 1:
+            raise faults[0] from None
+        raise RecipeError("\n".join(str(fault) for fault in faults)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: 2e-5 is a number, a key given twice is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def _construct(loader: _Loader, node: yaml.Node, path: tuple[str | int, ...], lines: dict[Any, int], file: str) -> Any:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(loader.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+            line = key_node.start_mark.line + 1
+            if key in result:
+                raise RecipeError(
+                    "the key is given twice", key=".".join(map(str, (*path, key))), where=f"{file}:{line}"
+                )
+            lines[(*path, key)] = line
+            result[key] = _construct(loader, value_node, (*path, key), lines, file)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*path, index), lines, file) for index, item in enumerate(node.value)]
+    return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+
+
+def parse(text: str, file: str = "") -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
+    """Return a recipe's plain data and the line of every key.
+
+    Raises:
+        RecipeError: text that is not YAML, or not a mapping.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        lines: dict[tuple[str | int, ...], int] = {}
+        data = _construct(loader, node, (), lines, file) if node else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else file
+        raise RecipeError(f"not valid YAML: {getattr(error, 'problem', error)}", where=where) from None
+    if not isinstance(data, dict):
+        raise RecipeError("a recipe is a mapping with base, sources and runs; `cuvee init` writes one", where=file)
+    return data, lines
+
+
+def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of `data` with ``a.b.c=value`` assignments applied; values are YAML.
+
+    Raises:
+        UsageError: an assignment without ``=`` or through something that is no mapping or list.
+    """
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(data, sort_keys=False))
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        if not equals or not path:
+            raise UsageError(f"'{assignment}' is no override; write key=value, such as training.epochs=1")
+        *parents, last = path.strip().split(".")
+        here: Any = result
+        for step in parents:
+            here = _step_into(here, step, assignment)
+        if isinstance(here, list):
+            here[_index(here, last, assignment)] = parse_value(value)
+        elif isinstance(here, dict):
+            here[last] = parse_value(value)
+        else:
+            raise UsageError(f"'{assignment}': {'.'.join(parents)} holds no keys")
+    return result
+
+
+def _index(items: list[Any], step: str, assignment: str) -> int:
+    if not step.isdigit() or int(step) >= len(items):
+        raise UsageError(f"'{assignment}': '{step}' must be a position from 0 to {len(items) - 1}")
+    return int(step)
+
+
+def _step_into(here: Any, step: str, assignment: str) -> Any:
+    if isinstance(here, list):
+        return here[_index(here, step, assignment)]
+    if isinstance(here, dict):
+        if here.get(step) is None:
+            here[step] = {}
+        return here[step]
+    raise UsageError(f"'{assignment}': cannot go into '{step}', its parent holds a plain value")
+
+
+def parse_value(text: str) -> Any:
+    """Return an override's value as YAML reads it."""
+    return yaml.load(text, _Loader)  # noqa: S506  the loader is a SafeLoader
+
+
+class Located:
+    """A recipe with where it came from: folder for relative paths, file and lines for messages.
+
+    Args:
+        recipe: the validated recipe.
+        folder: relative paths are meant from here.
+        file: the recipe's file, empty for recipes made in Python.
+        lines: lines of the keys.
+        text: the recipe as it was run (overrides applied), YAML.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, file: str = "", lines: Lines | None = None, text: str = ""):
+        self.recipe, self.folder, self.file, self.lines = recipe, folder, file, lines or {}
+        self.text = text or yaml.safe_dump(_plain(recipe.model_dump(exclude_unset=True)), sort_keys=False)
+
+    @property
+    def name(self) -> str:
+        """The recipe's short name, from its file."""
+        return Path(self.file).stem if self.file else "recipe"
+
+    def error(self, message: str, *key: str | int) -> RecipeError:
+        """Return an error at a key of this recipe."""
+        line = _line(self.lines, key)
+        where = f"{self.file}:{line}" if self.file and line else self.file
+        return RecipeError(message, key=".".join(str(step) for step in key), where=where)
+
+    def check(self, model: type[AnyModel], data: Any, *key: str | int) -> AnyModel:
+        """Return `data`, found at `key` of this recipe, as `model`."""
+        return validate(model, data, key=key, lines=self.lines, file=self.file)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return f"{value.numerator}/{value.denominator}" if isinstance(value, Fraction) else value
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Located:
+    """Return the recipe of a YAML file with overrides applied.
+
+    Raises:
+        RecipeError, UsageError: see the module.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise UsageError(f"{path}: there is no such recipe.{near} `cuvee init {path}` writes one.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as a recipe: {error}") from None
+    data, lines = parse(text, str(path))
+    assignments = list(overrides)
+    if assignments:
+        data = override(data, assignments)
+        # A key set on the command line has no line in the file.
+        given = [tuple(a.partition("=")[0].strip().split(".")) for a in assignments]
+        lines = {key: line for key, line in lines.items() if tuple(map(str, key)) not in given}
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    recipe = validate(Recipe, data, lines=lines, file=str(path))
+    return Located(recipe, path.parent.resolve(), str(path), lines, text)

@@ -1,0 +1,49 @@
+"""What a report is made of: plain values, gathered by whoever ran the recipe.
+
+ReportData(title="three strategies", recipe_text=..., created="2026-09-01 12:00", tables={"scores": [...]})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cuvee.protocols import Table
+
+Curve = Sequence[tuple[int, float]]
+"""Points ``(optimiser step, loss in nats per supervised token)`` in order of steps."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows. No clock and no store is asked: equal data give equal pages.
+
+    Args:
+        title: of the page.
+        recipe_text: the recipe as it was run.
+        created: when, as text; passed in.
+        tables: by analysis, in the order to show them. ``scores``, ``forgetting`` and ``k_sweep`` have their
+            own places, tables under ``data`` go to the data accounting, others follow in order.
+        stages: one mapping a stage: ``short, kind, label, runs`` (names of the runs it belongs to), ``cached,
+            seconds, cpu_seconds, rows, supervised_tokens, total_tokens, steps, id``. What a kind does not
+            have is absent or None.
+        costs: ``trainings`` done, ``trainings_if_alone`` (had every run worked alone) and the same pair for
+            ``seconds``, ``cpu_seconds``, ``supervised_tokens``, ``total_tokens``; absent where unknown. Other
+            keys are shown as they are.
+        curves: training loss by name of a training.
+        source_curves: training loss of each source, by name of a training and source.
+        notes: what the reader must know about this very report: failed stages, caveats.
+        versions: software by name.
+    """
+
+    title: str
+    recipe_text: str
+    created: str
+    tables: Mapping[str, Sequence[Table]] = field(default_factory=dict)
+    stages: Sequence[Mapping[str, Any]] = ()
+    costs: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    source_curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,311 @@
+"""Figures as SVG text: equal figures give equal text, readable at 720 px, safe for colour-blind readers.
+
+Kinds: ``points`` (error bars, one series a colour and marker), ``lines`` (curves of many points), ``matrix``
+(a heat map with its numbers). Colours are Okabe and Ito's, without the yellow that vanishes on white; series
+past the seventh differ by line style and marker too. The background is white, so that a page may be dark.
+
+    points = [{"x": "math", "y": 40.1, "low": 38, "high": 42}]
+    svg(Figure("points", "title", "ability", "accuracy (points)", {"dmt": points}))
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from cuvee.protocols import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+MARKERS = "os^Dv*PX<>hp"
+LINES = ("-", "--", ":")
+
+WIDTH = 7.5
+"""Inches: 540 pt, which a browser shows at 720 px."""
+
+_INK, _GRID = "#222222", "#d9d9d9"
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def svg(figure: Figure, *, name: str = "figure") -> str:
+    """Return a figure as SVG text with a title and a description for screen readers.
+
+    Args:
+        figure: what to draw.
+        name: prefix of the ids inside, so that several figures can stand in one page.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(_settings()):
+        canvas = Canvas(figsize=(WIDTH, _height(figure)), layout="constrained")
+        axes = canvas.add_subplot()
+        {"points": _points, "lines": _curves, "matrix": _matrix}[figure.kind](axes, figure)
+        axes.set_title(figure.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
+        axes.set_xlabel(figure.x_label)
+        axes.set_ylabel(figure.y_label)
+        if figure.kind != "matrix":
+            _legend(canvas, axes, list(figure.series))
+        text = io.StringIO()
+        backend: Any = FigureCanvasSVG(canvas)
+        backend.print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _tidy(text.getvalue(), figure, name)
+
+
+def _settings() -> Any:
+    return {
+        "svg.hashsalt": "cuvee",  # ids inside the text would else be random
+        "svg.fonttype": "none",
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "axes.edgecolor": "#777777",
+        "axes.labelcolor": _INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": _GRID,
+        "grid.linewidth": 0.6,
+        "text.color": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+    }
+
+
+def _height(figure: Figure) -> float:
+    if figure.kind == "matrix":
+        return 1.6 + 0.42 * len(figure.series)
+    return 3.5 + 0.19 * math.ceil(len(figure.series) / _columns(list(figure.series)))
+
+
+def _columns(names: Sequence[str]) -> int:
+    """How many legend columns fit the width: about 6 pt a letter and 40 pt for the handle."""
+    longest = max((len(name) for name in names), default=1)
+    return max(1, min(len(names), int(WIDTH * 72 / (40 + 6 * longest))))
+
+
+def _legend(canvas: Canvas, axes: Axes, order: Sequence[str]) -> None:
+    """Below the axes, where it covers no point."""
+    by_name = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # matplotlib lists lines before points with bars; the series' own order keeps what belongs together.
+    names = [name for name in order if name in by_name]
+    handles = [by_name[name] for name in names]
+    if names:
+        canvas.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=_columns(names),
+            frameon=False,
+            handlelength=2.6,
+            columnspacing=1.4,
+            fontsize=9,
+        )
+
+
+# -------------------------------------------------------------------------------------------------- points
+
+
+def _styles(figure: Figure) -> Iterator[tuple[str, Sequence[Mapping[str, Any]], dict[str, Any]]]:
+    """Each series with its colour, marker and line; a series `like` another shares its colour."""
+    given: dict[str, dict[str, Any]] = {}
+    for name, points in figure.series.items():
+        like = next((point["like"] for point in points if point.get("like") in given), None)
+        number = len({style["marker"] for style in given.values()})
+        given[name] = (
+            given[like]
+            if like
+            else {
+                "color": COLOURS[number % len(COLOURS)],
+                "marker": MARKERS[number % len(MARKERS)],
+                "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+            }
+        )
+        yield name, points, given[name]
+
+
+def _points(axes: Axes, figure: Figure) -> None:
+    levels = {name for name, points in figure.series.items() if points and points[0].get("x") is None}
+    moving = [name for name in figure.series if name not in levels]
+    places = _places(figure, moving)
+    for name, points, style in _styles(figure):
+        if name in levels:
+            axes.axhline(points[0]["y"], color=style["color"], linestyle=(0, (6, 3)), linewidth=1.3, label=name)
+            continue
+        xs = [places[name, index] for index in range(len(points))]
+        ys = [point["y"] for point in points]
+        axes.errorbar(
+            xs,
+            ys,
+            yerr=_bars(points),
+            label=name,
+            capsize=2.5,
+            markersize=5,
+            elinewidth=1.1,
+            linewidth=1.2 if figure.x_scale != "category" else 0,
+            **style,
+        )
+    _x_axis(axes, figure, moving)
+
+
+def _bars(points: Sequence[Mapping[str, Any]]) -> list[list[float]] | None:
+    """Lengths below and above; a point without ends has none."""
+
+    def length(point: Mapping[str, Any], end: str) -> float:
+        return abs(point["y"] - point[end]) if point.get(end) is not None else 0.0
+
+    bars = [[length(point, end) for point in points] for end in ("low", "high")]
+    return bars if any(any(side) for side in bars) else None
+
+
+def _categories(figure: Figure) -> list[Any]:
+    return list(dict.fromkeys(point["x"] for points in figure.series.values() for point in points))
+
+
+def _places(figure: Figure, moving: Sequence[str]) -> dict[tuple[str, int], float]:
+    """Where each point stands on the x axis; series side by side so that bars do not hide each other."""
+    places: dict[tuple[str, int], float] = {}
+    categories = {x: place for place, x in enumerate(_categories(figure))}
+    edge = _edge(figure) if figure.x_scale == "log" else 0.0
+    linear = figure.x_scale == "linear"
+    gap = _gap([point["x"] for name in moving for point in figure.series[name]]) if linear else 0.0
+    for number, name in enumerate(moving):
+        shift = (number - (len(moving) - 1) / 2) / max(1, len(moving))
+        for index, point in enumerate(figure.series[name]):
+            if figure.x_scale == "category":
+                places[name, index] = categories[point["x"]] + 0.72 * shift
+            elif figure.x_scale == "log":
+                places[name, index] = (point["x"] or edge) * 1.12 ** (4 * shift)
+            else:
+                places[name, index] = point["x"] + 0.3 * gap * shift
+    return places
+
+
+def _gap(xs: Sequence[float]) -> float:
+    """The smallest distance between two places of a linear axis."""
+    return min((b - a for a, b in pairwise(sorted(set(xs)))), default=0.0)
+
+
+def _edge(figure: Figure) -> float:
+    """Where 0 stands on a logarithmic axis: one usual step left of the smallest positive x."""
+    xs = sorted({p["x"] for points in figure.series.values() for p in points if p.get("x")})
+    if not xs:
+        return 1.0
+    return float(xs[0] / (xs[1] / xs[0] if len(xs) > 1 else 4))
+
+
+def _x_axis(axes: Axes, figure: Figure, moving: Sequence[str]) -> None:
+    if figure.x_scale == "category":
+        names = [str(x) for x in _categories(figure) if x is not None]
+        _category_axis(axes, names)
+        return
+    xs = sorted({p["x"] for name in moving for p in figure.series[name]})
+    if figure.x_scale == "linear" and len(xs) <= 12 and all(float(x).is_integer() for x in xs):
+        axes.set_xticks(xs, [f"{x:.0f}" for x in xs])
+    elif figure.x_scale == "log":
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks([x or _edge(figure) for x in xs], [_fraction(x) for x in xs])
+        if len(xs) > 1 and xs[0] == 0:  # 0 has no place on a logarithmic axis: a line parts it from the rest
+            between = math.sqrt(_edge(figure) * xs[1])
+            axes.axvline(between, color="#aaaaaa", linewidth=0.8, linestyle=(0, (2, 2)))
+
+
+def _category_axis(axes: Axes, names: Sequence[str]) -> None:
+    room = WIDTH * 72 * 0.85 / max(1, len(names))
+    crowded = max((len(name) for name in names), default=0) * 6 > room
+    style: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(names)), names, **style)
+    axes.set_xlim(-0.5, max(0.5, len(names) - 0.5))
+    axes.grid(False, axis="x")
+    for place in range(1, len(names)):
+        axes.axvline(place - 0.5, color=_GRID, linewidth=0.8)
+
+
+def _fraction(x: float) -> str:
+    near = Fraction(x).limit_denominator(4096)
+    return str(near) if math.isclose(float(near), x, rel_tol=1e-9, abs_tol=1e-12) else f"{x:.3g}"
+
+
+# ---------------------------------------------------------------------------------------- curves and matrix
+
+
+def _curves(axes: Axes, figure: Figure) -> None:
+    for number, (name, points) in enumerate(figure.series.items()):
+        axes.plot(
+            [point["x"] for point in points],
+            [point["y"] for point in points],
+            label=name,
+            linewidth=1.4,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=LINES[number // len(COLOURS) % len(LINES)],
+        )
+
+
+def _matrix(axes: Axes, figure: Figure) -> None:
+    """Series are rows, x are columns; numbers stand in the cells, so colour carries nothing alone."""
+    rows, columns = list(figure.series), _categories(figure)
+    values = [[math.nan] * len(columns) for _ in rows]
+    for row, name in enumerate(rows):
+        for point in figure.series[name]:
+            values[row][columns.index(point["x"])] = point["y"]
+    present = [v for row in values for v in row if not math.isnan(v)] or [0.0]
+    signed = min(present) < 0 < max(present)
+    top = max(abs(v) for v in present) or 1.0
+    low, high = (
+        (-top, top) if signed else (min(present), max(present) if max(present) > min(present) else min(present) + 1)
+    )
+    # pcolormesh and not imshow: squares stay vectors, and the file stays text.
+    axes.pcolormesh(values, cmap="PuOr" if signed else "cividis", vmin=low, vmax=high, edgecolors="white")
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            if not math.isnan(value):
+                pale = abs(value) < 0.6 * top if signed else (value - low) / (high - low) > 0.55
+                axes.text(
+                    column + 0.5,
+                    row + 0.5,
+                    f"{value:.3g}",
+                    ha="center",
+                    va="center",
+                    color="black" if pale else "white",
+                    fontsize=9,
+                )
+    axes.set_yticks([row + 0.5 for row in range(len(rows))], rows)
+    names = [str(column) for column in columns]
+    crowded = max(map(len, names), default=0) * 6 > WIDTH * 50 / max(1, len(names))
+    style: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks([column + 0.5 for column in range(len(names))], names, **style)
+    axes.invert_yaxis()
+    axes.grid(False)
+
+
+# ---------------------------------------------------------------------------------------------------- text
+
+
+def _tidy(text: str, figure: Figure, name: str) -> str:
+    """Make ids unique to the figure, drop the metadata, name the figure for screen readers."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
+    prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
+    text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
+    text = text.replace("'DejaVu Sans'", _FONT).replace('"DejaVu Sans"', _FONT)
+    text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    said = _escape(f"{figure.title}. {figure.y_label} against {figure.x_label}; series: {', '.join(figure.series)}.")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{said}" ', 1)
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

@@ -1,0 +1,171 @@
+"""The pages: a report's sections as HTML, Markdown, SVG and Parquet, written in one go.
+
+    write(data, Path("report"))    # report.html, report.md, figures/*.svg, tables/*.parquet
+
+The HTML is one file that opens from disk: styles and figures are inline, nothing is loaded, no script runs,
+and everything that is not ours is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from cuvee.errors import UsageError
+from cuvee.protocols import Table
+from cuvee.report.data import ReportData
+from cuvee.report.sections import Section, sections
+
+CONTENTS = frozenset({"report.html", "report.md", "figures", "tables", "stamp.json"})
+"""What a report folder holds; a folder with anything else in it is never replaced."""
+
+
+def write(data: ReportData, folder: Path) -> list[Path]:
+    """Write the report and return its files, sorted.
+
+    Everything is written to a temporary folder beside `folder`, which then takes its place.
+
+    Raises:
+        UsageError: `folder` holds something that is no report.
+    """
+    folder = folder.absolute()
+    _refuse_foreign(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _fill(data, work)
+        work.chmod(0o755)  # mkdtemp makes private folders; a report is there to be shown
+        _take_place(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def html(data: ReportData) -> str:
+    """Return the HTML page alone: the whole report in one file."""
+    return _html(data, sections(data))
+
+
+def markdown(data: ReportData) -> str:
+    """Return the Markdown page alone; it refers to files in ``figures/`` and ``tables/``."""
+    return _markdown(data, sections(data))
+
+
+# ------------------------------------------------------------------------------------------------- folders
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; name a folder for the report")
+    foreign = sorted(path.name for path in folder.glob("*") if path.name not in CONTENTS) if folder.is_dir() else []
+    if foreign:
+        raise UsageError(
+            f"{folder} holds files that are no report ({', '.join(foreign[:3])}) and would be replaced; "
+            "name a new or empty folder"
+        )
+
+
+def _fill(data: ReportData, work: Path) -> None:
+    found = sections(data)
+    (work / "figures").mkdir()
+    (work / "tables").mkdir()
+    (work / "report.html").write_text(_html(data, found), encoding="utf-8")
+    (work / "report.md").write_text(_markdown(data, found), encoding="utf-8")
+    for section in found:
+        for drawing in section.all_drawings:
+            (work / drawing.file).write_text(drawing.svg, encoding="utf-8")
+        for block in section.blocks:
+            write_parquet(block.table, work / block.file)
+
+
+def _take_place(work: Path, folder: Path) -> None:
+    """Rename `work` to `folder`; an earlier report stands aside first and comes back if that fails."""
+    if not folder.exists():
+        work.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    old = aside / "report"
+    folder.rename(old)
+    try:
+        work.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+# --------------------------------------------------------------------------------------------------- pages
+
+
+def _html(data: ReportData, found: Sequence[Section]) -> str:
+    page = _environment(autoescape=True).get_template("template.html")
+    return page.render(data=data, sections=found, inline=_inline)
+
+
+def _markdown(data: ReportData, found: Sequence[Section]) -> str:
+    page = _environment(autoescape=False).get_template("template.md")
+    text = page.render(data=data, sections=found, fence=_fence(data.recipe_text))
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    loader = FileSystemLoader(Path(__file__).parent)
+    made = Environment(
+        loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters["md"] = escape_markdown
+    return made
+
+
+def _inline(svg: str) -> Markup:
+    """An SVG of ours as part of the page; inside HTML it needs no namespace."""
+    return Markup(svg.replace(' xmlns="http://www.w3.org/2000/svg"', ""))
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in a paragraph and in a table's cell."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", text)
+    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _fence(text: str) -> str:
+    """A code fence longer than any run of backticks in the text."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+
+
+# ------------------------------------------------------------------------------------------------- parquet
+
+
+def write_parquet(table: Table, path: Path) -> None:
+    """Write a table's raw values; title and notes go to the file's metadata.
+
+    A column of mixed types becomes text, because Parquet has one type a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: _column([row.get(name) for row in table.rows]) for name in table.columns}
+    made = pa.table({name: pa.array(values) for name, values in columns.items()})
+    pq.write_table(made.replace_schema_metadata({"title": table.title, "notes": "\n".join(table.notes)}), path)
+
+
+def _column(values: Sequence[Any]) -> list[Any]:
+    values = [str(v) if isinstance(v, Fraction | Mapping) else v for v in values]
+    values = [", ".join(map(str, v)) if isinstance(v, list | tuple) else v for v in values]
+    types = {type(v) for v in values if v is not None}
+    if len(types) < 2:
+        return values
+    if types == {int, float}:
+        return [None if v is None else float(v) for v in values]
+    return [None if v is None else str(v) for v in values]

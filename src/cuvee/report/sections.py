@@ -1,0 +1,295 @@
+"""`ReportData` to sections of text, tables and figures. Both pages are made from these, so they agree."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cuvee.protocols import Figure, Table
+from cuvee.report.data import Curve, ReportData
+from cuvee.report.figures import svg
+from cuvee.report.numbers import is_number, seconds, show
+
+FOLDED = 30
+"""Tables of more rows are folded in the HTML page."""
+
+CURVE_POINTS = 300
+"""Points of a curve in a figure; longer ones are averaged over equal runs of steps."""
+
+CURVES_A_FIGURE = 8
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the name of its file and its SVG text."""
+
+    file: str
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table ready to print: cells as text, `right` marks columns of numbers, `file` is its Parquet file."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: Sequence[bool]
+    notes: Sequence[str]
+    drawings: Sequence[Drawing]
+    file: str
+    table: Table
+
+    @property
+    def folded(self) -> bool:
+        """Whether the table is too long to stand open."""
+        return len(self.rows) > FOLDED
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of the page: a marked sentence, paragraphs, tables, figures, preformatted text."""
+
+    id: str
+    title: str
+    lead: Sequence[str] = ()
+    text: Sequence[str] = ()
+    blocks: Sequence[Block] = ()
+    drawings: Sequence[Drawing] = ()
+    preformatted: str = ""
+    points: Sequence[str] = ()
+
+    @property
+    def anchor(self) -> str:
+        """The heading's anchor as Markdown viewers make it."""
+        return re.sub(r"[^\w -]", "", self.title.lower()).replace(" ", "-")
+
+    @property
+    def all_drawings(self) -> list[Drawing]:
+        """Figures of the section and of its tables."""
+        return [*self.drawings, *(drawing for block in self.blocks for drawing in block.drawings)]
+
+
+class Maker:
+    """Prints tables and draws figures, and gives each a file name that is unique within the report."""
+
+    def __init__(self) -> None:
+        self.names: set[tuple[str, str]] = set()
+
+    def block(self, table: Table) -> Block:
+        """Print a table's cells and draw its figures."""
+        cells = [[show(column, row.get(column)) for column in table.columns] for row in table.rows]
+        right = [_numeric([row.get(column) for row in table.rows]) for column in table.columns]
+        drawings = [self.drawing(figure) for figure in table.figures]
+        file = f"tables/{self._name('table', table.title)}.parquet"
+        return Block(table.title, table.columns, cells, right, table.notes, drawings, file, table)
+
+    def blocks(self, tables: Iterable[Table]) -> list[Block]:
+        """Print several tables."""
+        return [self.block(table) for table in tables]
+
+    def drawing(self, figure: Figure) -> Drawing:
+        """Draw a figure."""
+        name = self._name("figure", figure.title)
+        return Drawing(f"figures/{name}.svg", figure.title, svg(figure, name=name))
+
+    def _name(self, kind: str, title: str) -> str:
+        name, number = slug(title), 1
+        while (kind, name) in self.names:
+            number += 1
+            name = f"{slug(title)}-{number}"
+        self.names.add((kind, name))
+        return name
+
+
+def sections(data: ReportData) -> list[Section]:
+    """Return the page's sections in order."""
+    scores = list(data.tables.get("scores", ()))
+    verdict = [each for each in scores if each.title.startswith(("Verdict", "What the leading run"))]
+    own_place = {"scores", "forgetting", "k_sweep", "data"}
+    others = [name for name in data.tables if name not in own_place]
+    make = Maker()
+    found = [
+        _verdict(make, data, verdict),
+        _analysis(make, data, "scores", "strategies", "Strategies", [each for each in scores if each not in verdict]),
+        _analysis(make, data, "forgetting", "forgetting", "Forgetting", data.tables.get("forgetting", ())),
+        _analysis(make, data, "k_sweep", "k-sweep", "k sweep", data.tables.get("k_sweep", ())),
+        *(_analysis(make, data, name, slug(name), _heading(name), data.tables[name]) for name in others),
+        _curves(make, data),
+        _accounting(make, data),
+        _cost(make, data),
+        Section("recipe", "Recipe", preformatted=data.recipe_text),
+        _ids(make, data),
+        Section("how-to-read", "How to read", points=_HOW_TO_READ),
+        Section("caveats", "Caveats", points=[*data.notes, *_CAVEATS]),
+    ]
+    return found
+
+
+_HOW_TO_READ = (
+    "Accuracies are in points (of a hundred) with m/n, solved of asked; losses are natural logarithms per "
+    "supervised token. An arrow in a header says which direction is better: ↑ higher, ↓ lower.",
+    "'±' is one standard error over items. Intervals and the bars in figures are 95 %.",
+    "Two models are compared item by item on the same questions, which sees far smaller differences than "
+    "comparing two averages: overlapping bars do not mean that two models are equal.",
+    "p is corrected (Holm) for the number of comparisons made in its table. Below 0.05 a difference is "
+    "called one; above, it is 'not separable', which is not 'equal': see 'smallest visible'.",
+    "'Smallest visible' is the true difference that the comparison would find four times in five.",
+    "A star marks the best number of a column. It is no claim.",
+)
+
+_CAVEATS = (
+    "Intervals cover the choice of test items. What another training would give is shown by seeds alone, "
+    "where there are several.",
+    "An unweighted mean over abilities is one choice; who needs one ability more should read its column.",
+    "Held-out loss tells how well the answers of a source are predicted, not whether the model's own answers "
+    "are right.",
+)
+
+
+# ------------------------------------------------------------------------------------------------ sections
+
+
+def _verdict(make: Maker, data: ReportData, tables: Sequence[Table]) -> Section:
+    lead = [each.notes[0] for each in tables if each.title.startswith("Verdict") and each.notes]
+    rest = [replace(each, notes=each.notes[1:]) if each.title.startswith("Verdict") else each for each in tables]
+    text = [] if tables else [_absent("scores")]
+    return Section("verdict", "Verdict", lead=lead, text=text, blocks=make.blocks(rest))
+
+
+def _analysis(make: Maker, data: ReportData, name: str, id: str, title: str, tables: Sequence[Table]) -> Section:
+    text = [] if name in data.tables else [_absent(name)]
+    return Section(id, title, text=text, blocks=make.blocks(tables))
+
+
+def _absent(name: str) -> str:
+    return f"Nothing here: the recipe did not ask for it. Add {name} to its analyses."
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _curves(make: Maker, data: ReportData) -> Section:
+    if not data.curves and not data.source_curves:
+        return Section("loss-curves", "Loss curves", text=["Nothing here: no training logged a loss."])
+    names = list(data.curves)
+    parts = [names[i : i + CURVES_A_FIGURE] for i in range(0, len(names), CURVES_A_FIGURE)]
+    figures = [
+        _curve_figure(
+            "Training loss" + (f" ({i} of {len(parts)})" if len(parts) > 1 else ""),
+            {name: data.curves[name] for name in part},
+        )
+        for i, part in enumerate(parts, 1)
+    ]
+    figures += [_curve_figure(f"Loss by source: {name}", by) for name, by in data.source_curves.items() if by]
+    points = max((len(c) for c in [*data.curves.values(), *_inner(data.source_curves)]), default=0)
+    text = ["Loss per supervised token of each optimiser step's batch (nats, lower is better)."]
+    if points > CURVE_POINTS:
+        text.append(f"Curves of more than {CURVE_POINTS} steps are averaged over equal runs of steps.")
+    return Section("loss-curves", "Loss curves", text=text, drawings=[make.drawing(each) for each in figures])
+
+
+def _inner(curves: Mapping[str, Mapping[str, Curve]]) -> Iterable[Curve]:
+    return (curve for by in curves.values() for curve in by.values())
+
+
+def _curve_figure(title: str, curves: Mapping[str, Curve]) -> Figure:
+    series = {name: [{"x": x, "y": y} for x, y in _thinned(curve)] for name, curve in curves.items() if curve}
+    return Figure("lines", title, "optimiser step", "loss (nats/token, ↓ lower is better)", series, "linear")
+
+
+def _thinned(curve: Curve) -> list[tuple[float, float]]:
+    """Average a curve over equal runs of points, so that at most `CURVE_POINTS` are left."""
+    step = math.ceil(len(curve) / CURVE_POINTS)
+    parts = [curve[i : i + step] for i in range(0, len(curve), step or 1)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
+
+
+def _accounting(make: Maker, data: ReportData) -> Section:
+    wanted = ("rows", "supervised_tokens", "total_tokens", "steps")
+    rows = [each for each in data.stages if any(each.get(key) is not None for key in wanted)]
+    own = list(data.tables.get("data", ()))
+    if not rows and not own:
+        return Section("data", "Data accounting", text=["Nothing here: no stage reported rows or tokens."])
+    table = _stage_table("Rows and tokens by stage", rows, ("kind", "label", "runs", *wanted, "short"))
+    tables = [*own, *([table] if rows else [])]
+    return Section("data", "Data accounting", blocks=make.blocks(tables))
+
+
+def _stage_table(title: str, stages: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Table:
+    """Some facts of some stages; runs are counted when there are more than three."""
+    columns = [_words(key) for key in keys]
+    return Table(title, columns, [{_words(key): _fact(stage.get(key)) for key in keys} for stage in stages])
+
+
+def _words(key: str) -> str:
+    return {"short": "stage", "cpu_seconds": "CPU seconds"}.get(key, key.replace("_", " "))
+
+
+def _fact(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) if len(value) <= 3 else f"{len(value)} runs"
+    return value
+
+
+def _cost(make: Maker, data: ReportData) -> Section:
+    keys = [key for key in data.costs if not key.endswith("_if_alone")]
+    rows = [_cost_row(key, data.costs) for key in keys]
+    lead = _saving(data.costs)
+    timed = [each for each in data.stages if each.get("seconds") is not None]
+    if not rows and not timed:
+        return Section("cost", "Cost", text=["Nothing here: no cost was recorded."])
+    tables = []
+    if rows:
+        tables.append(Table("What was spent and what sharing equal stages saved", list(rows[0]), rows))
+    if timed:
+        keys = ["kind", "label", "runs", "cached", "seconds", "cpu_seconds", "short"]
+        tables.append(_stage_table("Time by stage", timed, keys))
+    return Section("cost", "Cost", lead=lead, blocks=make.blocks(tables))
+
+
+def _cost_row(key: str, costs: Mapping[str, Any]) -> dict[str, Any]:
+    spent, alone = costs[key], costs.get(f"{key}_if_alone")
+    known = is_number(spent) and is_number(alone) and alone
+    return {
+        "quantity": _words(key),
+        "spent": _amount(key, spent),
+        "had every run worked alone": None if alone is None else _amount(key, alone),
+        "saved": _amount(key, alone - spent) if known else None,
+        "saved (%)": f"{100 * (alone - spent) / alone:.0f}" if known else None,
+    }
+
+
+def _amount(key: str, value: Any) -> str:
+    return seconds(value) if key.endswith("seconds") and is_number(value) else show(key, value)
+
+
+def _saving(costs: Mapping[str, Any]) -> list[str]:
+    done, alone = costs.get("trainings"), costs.get("trainings_if_alone")
+    if done is None or alone is None:
+        return []
+    return [f"{done} trainings instead of {alone}: equal stages were trained once, which saved {alone - done}."]
+
+
+def _ids(make: Maker, data: ReportData) -> Section:
+    versions = Table("Software", ["name", "version"], [{"name": n, "version": v} for n, v in data.versions.items()])
+    tables = [_stage_table("Stages", data.stages, ("kind", "label", "short", "id"))] if data.stages else []
+    tables += [versions] if data.versions else []
+    text = [] if tables else ["Nothing here: no stage was recorded."]
+    return Section("ids", "Ids and versions", text=text, blocks=make.blocks(tables))
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    """Whether a column reads as numbers: numbers, or text made of digits and signs alone."""
+    present = [each for each in values if each not in (None, "")]
+    return bool(present) and all(is_number(e) or bool(re.match(r"[<+\-]?\s?\d[\d.,+%-]*$", str(e))) for e in present)
+
+
+def slug(text: str) -> str:
+    """Return a text as a file name: lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or "table"

@@ -1,0 +1,359 @@
+"""Walk a plan's graph: ask the store before each stage, give what is missing to workers, go on past failures.
+
+Work is wanted from the leaves: a stage is executed when it is absent and something wanted needs it. So a model
+whose weights were given up is trained again only when something new is asked of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from cuvee import job
+from cuvee.errors import UsageError, WorkFailed
+from cuvee.planner import Plan
+from cuvee.runtime import Runtime, cores
+from cuvee.stage import Stage
+from cuvee.store import Store
+
+Listener = Callable[[str, Stage, Mapping[str, Any]], None]
+"""Told what happens: started, progress, done, failed, skipped, waiting."""
+
+RETRY_SECONDS = 0.3
+"""How long to wait before asking again for a stage that another process is making."""
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Args:
+        executed: short names of the stages that were executed here.
+        elsewhere: stages that another process finished meanwhile.
+        cached: how many wanted stages were there already.
+        failed: error text by short name.
+        skipped: stages that were not tried, with the failed stage they hang from.
+        seconds: wall-clock seconds.
+    """
+
+    executed: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    cached: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def present(store: Store, stage: Stage) -> bool:
+    """Return whether a stage is complete, weights included."""
+    if not store.has(stage.kind, stage.id):
+        return False
+    return stage.kind != "train" or not store.manifest(stage.kind, stage.id).get("shed")
+
+
+def wanted(plan: Plan, store: Store) -> list[Stage]:
+    """Return the stages to execute, inputs first."""
+    keep = plan.located.recipe.keep_models
+    finals = {run.models[-1].id for run in plan.runs} if keep != "none" else set()
+    if keep == "all":
+        finals = {model.id for run in plan.runs for model in run.models}
+    needed = {item.grade.id for item in plan.evaluated} | finals
+    if keep == "none" and not plan.evaluated:
+        needed = {run.models[-1].id for run in plan.runs}
+    found: list[Stage] = []
+    for stage in reversed(plan.stages):
+        if stage.id in needed and not present(store, stage):
+            found.append(stage)
+            needed.update(parent.id for parent in stage.parents())
+    return found[::-1]
+
+
+def execute(
+    plan: Plan,
+    runtime: Runtime,
+    listen: Listener = lambda event, stage, facts: None,
+    costs: Mapping[str, float] | None = None,
+) -> Outcome:
+    """Execute what a plan lacks.
+
+    Args:
+        plan: what to do.
+        runtime: how to do it.
+        listen: told of every event.
+        costs: seconds by stage id; the stage with the longest way to a leaf goes first.
+
+    Raises:
+        UsageError: the plan holds data or a model that is only declared.
+    """
+    provisional = plan.provisional()
+    if provisional:
+        names = ", ".join(sorted({stage.label for stage in provisional}))
+        raise UsageError(
+            f"{names}: only declared, not at hand; a plan can be made of it, a run cannot. "
+            "Give a path that exists, such as sources.NAME.path=FILE or base=FOLDER"
+        )
+    store = Store(runtime.store)
+    todo = wanted(plan, store)
+    outcome = Outcome(cached=len(plan.stages) - len(todo))
+    started = time.time()
+    if todo:
+        store.prepare()
+        _Scheduler(plan, store, todo, _filled(runtime, len(todo)), listen, costs or {}, outcome).work()
+        shed_models(plan, store)
+    outcome.seconds = time.time() - started
+    return outcome
+
+
+def shed_models(plan: Plan, store: Store) -> int:
+    """Give up weights that `keep_models` does not ask for; returns the bytes freed."""
+    keep = plan.located.recipe.keep_models
+    if keep == "all":
+        return 0
+    finals = {run.models[-1].id for run in plan.runs} if keep == "leaves" else set()
+    freed = 0
+    todo = {parent.id for stage in wanted(plan, store) for parent in stage.parents()}
+    for stage in plan.stages:
+        if stage.kind == "train" and stage.id not in finals | todo and present(store, stage):
+            freed += store.shed("train", stage.id, "model")
+    return freed
+
+
+def gpus() -> list[str]:
+    """Return the GPUs this process may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def _filled(runtime: Runtime, stages: int) -> Runtime:
+    """Return the runtime with its zeros and autos decided."""
+    devices = gpus() if runtime.device in ("auto", "cuda") else []
+    device = "cuda" if devices else "cpu"
+    if runtime.device == "cuda" and not devices:
+        raise UsageError("device cuda was asked for and there is no GPU; use --device cpu")
+    workers = runtime.workers or min(len(devices) or min(cores(), 4), stages)
+    return replace(runtime, device=device, workers=workers, threads=runtime.threads or max(1, cores() // workers))
+
+
+class _Process:
+    """One worker process and what it is doing."""
+
+    def __init__(self, runtime: Runtime, number: int) -> None:
+        self.log = Path(runtime.store) / "logs" / f"worker-{os.getpid()}-{number}.log"
+        environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads), "TOKENIZERS_PARALLELISM": "false"}
+        if runtime.device == "cuda":
+            devices = gpus()
+            environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cuvee.worker", json.dumps(runtime.as_dict())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                # Ctrl-C reaches the planner alone; it ends its workers in order.
+                start_new_session=True,
+            )
+        self.stage: Stage | None = None
+        self.buffer = b""
+
+    @property
+    def out(self) -> IO[bytes]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def give(self, stage: Stage, work: job.Job) -> None:
+        """Hand a job over."""
+        self.stage = stage
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(work.as_dict()).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # It died meanwhile; the end of its output tells.
+
+    def events(self) -> tuple[list[dict[str, Any]], bool]:
+        """Return the events that have come, and whether the process has ended."""
+        data = os.read(self.out.fileno(), 1 << 16)
+        self.buffer += data
+        *lines, self.buffer = self.buffer.split(b"\n")
+        return [json.loads(line) for line in lines], not data
+
+    def stop(self) -> None:
+        """End the process and wait for it; an empty log is removed."""
+        self.process.kill()
+        self.process.wait()
+        self.out.close()
+        if self.process.stdin:
+            try:
+                self.process.stdin.close()
+            except BrokenPipeError:
+                pass
+        if self.log.exists() and self.log.stat().st_size == 0:
+            self.log.unlink()
+
+    def last_words(self) -> str:
+        """Return the end of what the process wrote to its log."""
+        try:
+            return self.log.read_text(encoding="utf-8", errors="replace").strip()[-600:]
+        except OSError:
+            return ""
+
+
+class _Scheduler:
+    """Gives ready stages to free workers until nothing is left that can be done."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        todo: list[Stage],
+        runtime: Runtime,
+        listen: Listener,
+        costs: Mapping[str, float],
+        outcome: Outcome,
+    ) -> None:
+        self.plan, self.store, self.runtime, self.listen, self.outcome = plan, store, runtime, listen, outcome
+        self.waiting = {stage.id: stage for stage in todo}
+        self.children: dict[str, list[str]] = {}
+        for stage in todo:
+            for parent in stage.parents():
+                self.children.setdefault(parent.id, []).append(stage.id)
+        self.priority = _critical_path(todo, costs)
+        self.unfinished = set(self.waiting)
+        self.not_before: dict[str, float] = {}
+        self.workers: list[_Process] = []
+        self.selector = selectors.DefaultSelector()
+        self.count = 0
+
+    def work(self) -> None:
+        """Run until every wanted stage is finished, failed or skipped."""
+        try:
+            while self.unfinished:
+                self._hand_out()
+                for key, _ in self.selector.select(timeout=RETRY_SECONDS):
+                    self._listen_to(key.data)
+        finally:
+            for worker in self.workers:
+                worker.stop()
+            self.selector.close()
+
+    def _ready(self) -> list[Stage]:
+        now = time.monotonic()
+        found = [
+            stage
+            for stage in self.waiting.values()
+            if self.not_before.get(stage.id, 0) <= now
+            and not any(parent.id in self.unfinished for parent in stage.parents())
+        ]
+        return sorted(found, key=lambda stage: -self.priority[stage.id])
+
+    def _hand_out(self) -> None:
+        for stage in self._ready():
+            worker = self._free_worker()
+            if worker is None:
+                return
+            del self.waiting[stage.id]
+            worker.give(stage, job.make(stage, self.store, self.plan.sources))
+            self.listen("started", stage, {})
+
+    def _free_worker(self) -> _Process | None:
+        for worker in self.workers:
+            if worker.stage is None:
+                return worker
+        if len(self.workers) < self.runtime.workers:
+            worker = _Process(self.runtime, self.count)
+            self.count += 1
+            self.workers.append(worker)
+            self.selector.register(worker.out, selectors.EVENT_READ, worker)
+            return worker
+        return None
+
+    def _listen_to(self, worker: _Process) -> None:
+        events, ended = worker.events()
+        for event in events:
+            self._react(worker, event)
+        if ended:
+            stage = worker.stage
+            self._replace(worker)
+            if stage is not None:
+                code = worker.process.returncode
+                self._failed(stage, f"its worker process died (code {code}). {worker.last_words()}".strip())
+
+    def _react(self, worker: _Process, event: dict[str, Any]) -> None:
+        stage = worker.stage
+        assert stage is not None
+        kind = event.pop("event")
+        if kind == "progress":
+            self.listen("progress", stage, event)
+            return
+        worker.stage = None
+        if kind == "busy":
+            self.waiting[stage.id] = stage
+            self.not_before[stage.id] = time.monotonic() + RETRY_SECONDS
+            self.listen("waiting", stage, event)
+        elif kind == "done":
+            self.unfinished.discard(stage.id)
+            (self.outcome.executed if event["how"] == "executed" else self.outcome.elsewhere).append(stage.short)
+            self.listen("done", stage, event)
+        else:
+            self._replace(worker)
+            self._failed(stage, event["error"], event.get("trace", ""))
+
+    def _replace(self, worker: _Process) -> None:
+        """A worker that failed may hold broken state; the next stage gets a new one."""
+        self.selector.unregister(worker.out)
+        self.workers.remove(worker)
+        worker.stop()
+
+    def _failed(self, stage: Stage, error: str, trace: str = "") -> None:
+        self.unfinished.discard(stage.id)
+        self.outcome.failed[stage.short] = error
+        self.listen("failed", stage, {"error": error, "trace": trace})
+        self._skip_children(stage, stage)
+
+    def _skip_children(self, stage: Stage, cause: Stage) -> None:
+        for child_id in self.children.get(stage.id, []):
+            child = self.waiting.pop(child_id, None)
+            if child is not None:
+                self.unfinished.discard(child_id)
+                self.outcome.skipped[child.short] = cause.short
+                self.listen("skipped", child, {"cause": cause.short})
+                self._skip_children(child, cause)
+
+
+def _critical_path(todo: Iterable[Stage], costs: Mapping[str, float]) -> dict[str, float]:
+    """Return for each stage the seconds from its start to the end of its longest chain."""
+    longest: dict[str, float] = {}
+    below: dict[str, float] = {}
+    for stage in reversed(list(todo)):
+        longest[stage.id] = costs.get(stage.id, 0.01) + below.get(stage.id, 0.0)
+        for parent in stage.parents():
+            below[parent.id] = max(below.get(parent.id, 0.0), longest[stage.id])
+    return longest
+
+
+def raise_if_failed(outcome: Outcome) -> None:
+    """Raise what a run that failed in part must say.
+
+    Raises:
+        WorkFailed: names the failed stages.
+    """
+    if outcome.failed:
+        raise WorkFailed(
+            f"{len(outcome.failed)} stage(s) failed and {len(outcome.skipped)} were not tried; the rest is done and "
+            "kept. Mend the cause and run the same command again"
+        )

@@ -1,0 +1,50 @@
+"""How to run: device, workers, batch split, places. Never part of an id.
+
+`canonical` refuses a `Runtime`, so it cannot slip into a stage's parameters; the manifest records it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Everything that may differ between two machines without changing what is computed.
+
+    Args:
+        store: folder of finished stages.
+        workers: stages at once; 0 means one a GPU, or on a machine without GPU one a core, at most four.
+        threads: CPU threads of a worker; 0 divides the cores evenly.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        micro_tokens: tokens of one forward pass; an optimiser step is split to stay below it.
+        checkpoint_seconds: seconds between two checkpoints of a training.
+        checkpoint_steps: steps between two checkpoints; 0 leaves it to the seconds.
+        step_sleep: seconds the fake engine waits at each step, to look at progress and interruptions.
+    """
+
+    store: Path = Path(".cuvee")
+    workers: int = 0
+    threads: int = 0
+    device: str = "auto"
+    micro_tokens: int = 4096
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int = 0
+    step_sleep: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, for the manifest and for a worker's command line."""
+        return {**asdict(self), "store": str(self.store)}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Runtime:
+        """Inverse of `as_dict`."""
+        return Runtime(**{**data, "store": Path(data["store"])})

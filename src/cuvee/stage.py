@@ -1,0 +1,193 @@
+"""A stage: one frozen description of work. Building a graph of stages runs nothing.
+
+    source ── load ── render ──┐
+    base ─────────────┘        ├─ mix ── train ── score ── grade
+    base ──────────────────────┼──────────┘   └── generate ── grade
+    source ── load ── render ──┘
+
+A stage's id is the hash of its kind and the kind's version, its component and the component's version, its
+canonical parameters and its inputs' ids by role. `label` (for people) and `locate` (where outside data lies
+on this machine) are no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from cuvee import canonical
+
+KIND_VERSIONS = {
+    "base": 1,
+    "load": 1,
+    "render": 1,
+    "mix": 1,
+    "train": 1,
+    "score": 1,
+    "generate": 1,
+    "grade": 1,
+}
+"""Each kind's own version: raised when its code is fixed in a way that changes results."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One frozen description of work; compare stages by `id`.
+
+    Args:
+        kind: one of `KIND_VERSIONS`.
+        component: the component that does it, such as ``local`` for a load.
+        version: the component's own `VERSION`.
+        params: everything that changes the result; canonical values only.
+        inputs: stages by role.
+        label: for people; no part of the id.
+        locate: where outside data lies on this machine; no part of the id.
+    """
+
+    kind: str
+    component: str
+    version: int
+    params: Mapping[str, Any]
+    inputs: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+    label: str = ""
+    locate: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What is hashed, as plain data; the manifest keeps it."""
+        return {
+            "kind": self.kind,
+            "kind_version": KIND_VERSIONS[self.kind],
+            "component": self.component,
+            "version": self.version,
+            "params": canonical.plain(self.params, f"{self.kind}.params"),
+            "inputs": {role: [stage.id for stage in stages] for role, stages in sorted(self.inputs.items())},
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """64 hex digits."""
+        return canonical.digest(self.identity)
+
+    @property
+    def short(self) -> str:
+        """Readable and unique: ``train-3f9a1c20b7de4455``; also the folder name in the store."""
+        return f"{self.kind}-{self.id[: canonical.ID_LENGTH]}"
+
+    def parents(self) -> Iterator[Stage]:
+        """Yield the direct inputs, by role in alphabetical order."""
+        for role in sorted(self.inputs):
+            yield from self.inputs[role]
+
+    def one(self, role: str) -> Stage:
+        """Return the only input of `role`."""
+        (stage,) = self.inputs[role]
+        return stage
+
+
+class Base(Stage):
+    """A model that comes from outside, pinned by the hash of its files."""
+
+
+class Trained(Stage):
+    """A model that a training of this project made."""
+
+
+Model = Base | Trained
+
+
+class Loaded(Stage):
+    """Examples of one source after conversion and quarantine."""
+
+
+class Rendered(Stage):
+    """One source's examples as token ids with loss mask, for one tokenizer and template."""
+
+
+class Mixture(Stage):
+    """Rows of several rendered sources, chosen by amounts."""
+
+
+class Scores(Stage):
+    """Negative log-likelihood per item under one model."""
+
+
+class Responses(Stage):
+    """A model's answers to an evaluator's requests."""
+
+
+class Results(Stage):
+    """Graded items: one score each."""
+
+
+def base(component: str, version: int, params: Mapping[str, Any], *, label: str, locate: Mapping[str, Any]) -> Base:
+    """Describe a model from outside; `params` must pin its content."""
+    return Base("base", component, version, params, {}, label, locate)
+
+
+def load(component: str, version: int, params: Mapping[str, Any], *, label: str, locate: Mapping[str, Any]) -> Loaded:
+    """Describe reading one source; `params` must pin its content."""
+    return Loaded("load", component, version, params, {}, label, locate)
+
+
+def render(source: Loaded, tokenizer: Base, params: Mapping[str, Any]) -> Rendered:
+    """Describe turning a source into token ids: template, loss mask, length rule."""
+    return Rendered("render", "chat", 1, params, {"source": (source,), "tokenizer": (tokenizer,)}, source.label)
+
+
+def mix(parts: Iterable[tuple[Rendered, Mapping[str, Any]]], params: Mapping[str, Any], *, label: str) -> Mixture:
+    """Describe a mixture: rendered sources with how much of each.
+
+    Parts are put in the order of their ids, so that the order in the recipe changes nothing. A mixture of
+    whole sources does not depend on the seed, and does not have it.
+    """
+    ordered = sorted(parts, key=lambda part: (part[0].id, canonical.text(part[1])))
+    drawn = any(how.get("amounts") for _, how in ordered)
+    return Mixture(
+        "mix",
+        "union",
+        1,
+        {**params, "seed": params["seed"] if drawn else None, "parts": [how for _, how in ordered]},
+        {"parts": tuple(data for data, _ in ordered)},
+        label,
+    )
+
+
+def train(start: Model, data: Mixture, params: Mapping[str, Any], *, label: str) -> Trained:
+    """Describe one training: weights from `start`, rows from `data`; optimiser and schedule start fresh."""
+    return Trained("train", "full", 1, params, {"model": (start,), "data": (data,)}, label)
+
+
+def score(model: Model, data: Iterable[Rendered], params: Mapping[str, Any]) -> Scores:
+    """Describe the loss of a model on rows of rendered sources."""
+    return Scores("score", "loss", 1, params, {"model": (model,), "data": tuple(data)}, model.label)
+
+
+def generate(
+    model: Model, items: Iterable[Loaded], component: str, version: int, params: Mapping[str, Any]
+) -> Responses:
+    """Describe a model's answers to the requests an evaluator makes of `items`."""
+    return Responses("generate", component, version, params, {"model": (model,), "items": tuple(items)}, model.label)
+
+
+def grade(answers: Scores | Responses, component: str, version: int, params: Mapping[str, Any]) -> Results:
+    """Describe grading: apart from generating, so that a better grader costs no generation."""
+    return Results("grade", component, version, params, {"answers": (answers,)}, answers.label)
+
+
+def walk(targets: Iterable[Stage]) -> list[Stage]:
+    """Return the stages that `targets` hang from, themselves included, inputs first, equal stages once."""
+    order: dict[str, Stage] = {}
+    stack: list[tuple[Stage, bool]] = [(stage, False) for stage in reversed(list(targets))]
+    while stack:
+        stage, ready = stack.pop()
+        if stage.id in order:
+            continue
+        if ready:
+            order[stage.id] = stage
+            continue
+        stack.append((stage, True))
+        stack.extend((parent, False) for parent in reversed(list(stage.parents())) if parent.id not in order)
+    return list(order.values())

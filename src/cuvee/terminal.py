@@ -1,0 +1,312 @@
+"""What people see in the terminal: the plan as a tree, live progress, the closing table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from cuvee.planner import Plan, display_name
+from cuvee.runner import Outcome
+from cuvee.stage import Stage
+from cuvee.store import Store
+
+WIDE = 240
+"""Columns when the output is no terminal: whoever reads a file wants whole lines."""
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+def number(value: float, exact: bool = True) -> str:
+    """Return a count with thousands marks, ``~`` before an estimate."""
+    return f"{'' if exact else '~'}{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as 45 s, 12.3 min, 4.5 h or 9.1 days."""
+    for limit, unit, size in ((100, "s", 1), (6000, "min", 60), (36 * 3600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.{0 if unit == 's' else 1}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def size(count: float) -> str:
+    """Return bytes as MB or GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def print_plan(view: Mapping[str, Any]) -> None:
+    """Draw the tree of runs and stages with sizes, then what sharing saves and what the rest costs."""
+    console = _console()
+    by_id = {stage["id"]: stage for stage in view["stages"]}
+    tree = Tree(Text(view["recipe"] or "recipe"))
+    _data_branch(tree.add("data"), view)
+    seen: set[str] = set()
+    for run in view["runs"]:
+        branch = tree.add(Text(run["name"]))
+        for stage_id in run["models"]:
+            stage = by_id[stage_id]
+            branch = branch.add(_training_line(stage, stage_id in seen))
+            seen.add(stage_id)
+    measured = [s for s in view["stages"] if s["kind"] == "grade"]
+    missing = sum(not s["cached"] for s in measured)
+    tree.add(f"evaluation: {len(measured)} graded sets, {len(measured) - missing} cached, {missing} to do")
+    console.print(tree)
+    _print_totals(console, view)
+
+
+def _data_branch(branch: Tree, view: Mapping[str, Any]) -> None:
+    for stage in view["stages"]:
+        if stage["kind"] in ("base", "render"):
+            text = Text(f"{stage['kind']} {stage['label']}  ")
+            if stage["kind"] == "render":
+                text.append(_sizes(stage))
+            branch.add(text.append(_mark(stage)))
+
+
+def _sizes(stage: Mapping[str, Any]) -> str:
+    tokens = stage["tokens_exact"]
+    text = f"{number(stage['rows'], stage['rows_exact'])} rows"
+    if stage["total_tokens"]:
+        text += f", {number(stage['supervised_tokens'], tokens)} supervised of {number(stage['total_tokens'], tokens)} tokens"
+    return f"{text}  "
+
+
+def _mark(stage: Mapping[str, Any], shared: bool = False) -> Text:
+    if shared:
+        return Text("shared, trained once above", style="cyan")
+    if stage["cached"]:
+        return Text("cached", style="green")
+    return Text(f"run ({stage['why']})", style="yellow")
+
+
+def _training_line(stage: Mapping[str, Any], shared: bool) -> Text:
+    text = Text(f"train {stage['label']}  {stage['short'].split('-')[1][:12]}  ")
+    steps = number(stage["steps"], stage["rows_exact"])
+    return text.append(f"{steps} steps, {_sizes(stage)}").append(_mark(stage, shared))
+
+
+def _print_totals(console: Console, view: Mapping[str, Any]) -> None:
+    totals = view["totals"]
+    alone, shared = totals["training_seconds_alone"], totals["training_seconds_shared"]
+    saved = f", saves {1 - shared / alone:.0%} of training time" if alone > 0 else ""
+    console.print(
+        f"trainings: {totals['trainings_alone']} if each run trains alone, {totals['trainings']} in this graph{saved}; "
+        f"{totals['trainings_to_do']} to do"
+    )
+    console.print(
+        f"stages: {totals['stages']}, {totals['cached']} cached. Expected: ~{duration(totals['seconds'])}, "
+        f"~{size(totals['memory_bytes'])} memory a training, ~{size(totals['disk_bytes'])} disk"
+    )
+    for sentence in view["assumptions"]:
+        console.print(Text(f"  assuming {sentence}", style="dim"))
+
+
+class Progress:
+    """Live bars in a terminal, one line a stage elsewhere.
+
+    Args:
+        plan: what is run.
+        quiet: print nothing.
+    """
+
+    def __init__(self, plan: Plan, *, quiet: bool = False) -> None:
+        self.live = sys.stderr.isatty() and not quiet
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.started: dict[str, float] = {}
+        self.whole: TaskID | None = None
+        self.done = 0
+        self.total = len(plan.stages)
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.bars.stop()
+
+    def listen(self, event: str, stage: Stage, facts: Mapping[str, Any]) -> None:
+        """Show one event of the run."""
+        if event == "started":
+            self.started[stage.id] = time.monotonic()
+        if self.quiet:
+            return
+        if event == "failed":
+            self.console.print(Text(f"failed  {stage.short} ({stage.label}): {facts['error']}", style="red"))
+            if facts.get("trace"):
+                self.console.print(Text(str(facts["trace"]), style="dim"))
+        elif "note" in facts:
+            self.console.print(Text(f"note  {stage.short} ({stage.label}): {facts['note']}", style="yellow"))
+        (self._draw if self.live else self._write)(event, stage, facts)
+
+    def _draw(self, event: str, stage: Stage, facts: Mapping[str, Any]) -> None:
+        if self.whole is None:
+            self.whole = self.bars.add_task("stages", total=None, facts="")
+        if event == "started":
+            self.tasks[stage.id] = self.bars.add_task(f"{stage.kind} {stage.label}"[:44], total=None, facts="")
+        elif event == "progress" and stage.id in self.tasks:
+            self.bars.update(
+                self.tasks[stage.id], completed=facts.get("step", 0), total=facts.get("steps"), facts=_live(facts)
+            )
+        elif stage.id in self.tasks:
+            self.bars.remove_task(self.tasks.pop(stage.id))
+            self.done += event == "done"
+            self.bars.update(self.whole, completed=self.done)
+
+    def _write(self, event: str, stage: Stage, facts: Mapping[str, Any]) -> None:
+        if event == "done":
+            seconds = time.monotonic() - self.started.get(stage.id, time.monotonic())
+            how = "" if facts.get("how") == "executed" else "  (made by another process)"
+            if stage.kind in ("train", "load", "render") or seconds > 5:
+                self.console.print(f"done  {stage.short}  {stage.label}  {seconds:.1f} s{how}")
+
+
+def _live(facts: Mapping[str, Any]) -> str:
+    parts = []
+    if "loss" in facts:
+        parts.append(f"loss {facts['loss']:.3f}")
+    if facts.get("tokens_per_second"):
+        parts.append(f"{facts['tokens_per_second']:,.0f} tokens/s")
+    if facts.get("seconds_left") is not None:
+        parts.append(f"{duration(facts['seconds_left'])} left")
+    return "  ".join(parts)
+
+
+def closing(plan: Plan, store: Store, outcome: Outcome, report: Any) -> dict[str, Any]:
+    """Return what a run came to: final scores by run and ability, and what was done."""
+    rows = []
+    for item in plan.evaluated:
+        if (item.final or item.stage == 0) and store.has("grade", item.grade.id):
+            summary = store.manifest("grade", item.grade.id)["summary"]
+            rows.append(
+                {
+                    "run": display_name(item.run, plan) if item.stage else "base",
+                    "evaluator": item.evaluator,
+                    "ability": item.ability,
+                    "metric": item.metric,
+                    "mean": summary["mean"],
+                    "m": summary.get("m"),
+                    "n": summary["n"],
+                    "grade": item.grade.short,
+                }
+            )
+    return {
+        "schema": "cuvee.run/1",
+        "executed": outcome.executed,
+        "elsewhere": outcome.elsewhere,
+        "cached": outcome.cached,
+        "failed": outcome.failed,
+        "skipped": outcome.skipped,
+        "seconds": round(outcome.seconds, 2),
+        "results": rows,
+        "report": str(report) if report else None,
+    }
+
+
+def print_closing(summary: Mapping[str, Any]) -> None:
+    """Draw the closing table."""
+    console = _console()
+    columns = list(dict.fromkeys((row["evaluator"], row["ability"]) for row in summary["results"]))
+    if columns:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("run")
+        for evaluator, ability in columns:
+            table.add_column(f"{evaluator}\n{ability}", justify="right")
+        cells: dict[str, dict[Any, str]] = {}
+        for row in summary["results"]:
+            cells.setdefault(row["run"], {})[row["evaluator"], row["ability"]] = _cell(row)
+        for run, values in cells.items():
+            table.add_row(Text(run), *(values.get(column, "") for column in columns))
+        console.print(table)
+    elsewhere = f", {len(summary['elsewhere'])} by another process" if summary["elsewhere"] else ""
+    console.print(
+        f"{len(summary['executed'])} stage(s) executed{elsewhere}, {summary['cached']} cached, "
+        f"{len(summary['failed'])} failed, {len(summary['skipped'])} not tried, {duration(summary['seconds'])}"
+    )
+    if summary["report"]:
+        console.print(f"report: {summary['report']}")
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    if row["metric"] == "accuracy":
+        return f"{100 * row['mean']:.1f} %  {row['m']}/{row['n']}"
+    return f"{row['mean']:.3f}"
+
+
+def print_status(view: Mapping[str, Any]) -> None:
+    """Draw the state of a plan's stages; finished ones only as a count."""
+    console = _console()
+    console.print(", ".join(f"{count} {state}" for state, count in sorted(view["counts"].items())))
+    styles = {"running": "cyan", "failed": "red", "stopped": "yellow"}
+    for stage in view["stages"]:
+        if stage["state"] in styles:
+            line = f"{stage['state']:8} {stage['short']}  {stage['label']}  {stage['note']}"
+            console.print(Text(line, style=styles[stage["state"]]))
+
+
+def print_list(view: Mapping[str, Any]) -> None:
+    """Draw rows of plain values as a table."""
+    console = _console()
+    if not view["rows"]:
+        console.print("nothing yet")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = [name for name in view["rows"][0] if name not in ("finished", "shed")]
+    for name in columns:
+        table.add_column(name)
+    for row in view["rows"]:
+        table.add_row(*(Text("" if row[name] is None else str(row[name])) for name in columns))
+    console.print(table)
+
+
+def print_manifest(manifest: Mapping[str, Any]) -> None:
+    """Draw a stage's manifest: parameters, inputs, summary, times, place."""
+    console = _console()
+    console.print(f"{manifest['kind']}-{manifest['id']}", soft_wrap=True)
+    facts = {
+        "label": manifest["label"],
+        "component": f"{manifest['component']} (version {manifest['identity']['version']})",
+        "folder": manifest["folder"],
+        "took": f"{manifest['seconds']} s, {manifest['cpu_seconds']} CPU s",
+        "resumed": manifest["resumed"],
+        "weights given up": manifest.get("shed") or "no",
+    }
+    for title, values in (
+        ("", facts),
+        ("params", manifest["identity"]["params"]),
+        ("inputs", manifest["inputs"]),
+        ("summary", manifest["summary"]),
+        ("versions", manifest["versions"]),
+    ):
+        if title:
+            console.print(Text(title, style="bold"))
+        for name, value in values.items():
+            console.print(Text(f"  {name}: {value}"))
