@@ -4,7 +4,9 @@ Trains a byte-level BPE tokenizer and two LLaMA-architecture base models on synt
 (`tiny_corpus.py`) and writes each as an ordinary Hugging Face folder in bfloat16. The same options give the same
 tokenizer, and the same weights up to the floating-point order of the machine's kernels.
 
-    python scripts/build_tiny.py --model tiny --model micro --output src/cuvee/builtin
+    python scripts/build_tiny.py --model tiny --model micro --threads 1
+    python scripts/build_tiny.py --model tiny --threads 1 --resume --mixture numbers \\
+        --tokens 1000000 --learning-rate 1.5e-3
 
 Measured time: see `docs/tiny-world.md`.
 """
@@ -51,13 +53,14 @@ class Size:
     num_hidden_layers: int
     num_attention_heads: int
     intermediate_size: int
+    sharpness: float  # of the heads that look up copies, at the start
     tokens: int
     learning_rate: float
 
 
 SIZES = {
-    "tiny": Size(128, 4, 4, 384, tokens=6_000_000, learning_rate=4e-3),
-    "micro": Size(64, 4, 2, 192, tokens=6_000_000, learning_rate=2e-3),
+    "tiny": Size(128, 4, 4, 384, sharpness=2.0, tokens=3_000_000, learning_rate=2e-3),
+    "micro": Size(80, 3, 2, 208, sharpness=3.0, tokens=4_000_000, learning_rate=2e-3),
 }
 
 
@@ -114,15 +117,15 @@ def tokenizer_lines(seed: int) -> Iterator[str]:
 # --- data -----------------------------------------------------------------------------------------------------
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int, rows: int, row_tokens: int) -> Iterator[Tensor]:
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, options: argparse.Namespace) -> Iterator[Tensor]:
     """Batches [rows, row_tokens] without end; a row is the beginning of one document.
 
     One document a row isolates documents without a mask, and rows of one length need no padding. A batch mixes
     all kinds of documents: batches of one length each, and so of one kind, learned neither facts nor copying.
     """
-    source = tiny_corpus.documents(seed)
+    source = tiny_corpus.documents(seed, options.mixture)
     while True:
-        yield torch.tensor([encode(tokenizer, text, row_tokens) for text in islice(source, rows)])
+        yield torch.tensor([encode(tokenizer, text, options.row_tokens) for text in islice(source, options.rows)])
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str, length: int) -> list[int]:
@@ -151,12 +154,12 @@ def new_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Llam
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    start_as_copier(model)
+    start_as_copier(model, size.sharpness)
     return model
 
 
 @torch.no_grad()
-def start_as_copier(model: LlamaForCausalLM) -> None:
+def start_as_copier(model: LlamaForCausalLM, sharpness: float) -> None:
     """Initial weights that already copy, roughly; a model this small finds copying by itself only after long training.
 
     Layer 0: two heads look one and two tokens back. Layer 1: two heads attend to where the token before (or two
@@ -171,7 +174,7 @@ def start_as_copier(model: LlamaForCausalLM) -> None:
             pass_on(model, layer.self_attn, head, 0.1)
     for head, distance in enumerate((1, 2)):
         look_back(model, head, distance)
-        look_up(model, head)
+        look_up(model, head, sharpness)
 
 
 def pass_on(model: LlamaForCausalLM, attention: nn.Module, head: int, strength: float) -> None:
@@ -183,7 +186,7 @@ def pass_on(model: LlamaForCausalLM, attention: nn.Module, head: int, strength: 
     attention.o_proj.weight[:, rows] = strength * attention.v_proj.weight[rows].T
 
 
-def look_up(model: LlamaForCausalLM, head: int, sharpness: float = 2.0) -> None:
+def look_up(model: LlamaForCausalLM, head: int, sharpness: float) -> None:
     """Makes one head of layer 1 compare the present token with what the same head of layer 0 has passed on.
 
     Only the slow half of the rotary pairs compares: the fast half would also compare positions.
@@ -220,6 +223,10 @@ def look_back(model: LlamaForCausalLM, head: int, distance: int, sharpness: floa
     attention.o_proj.weight[:, rows] *= 0.3
 
 
+def continued(folder: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
 def learning_rate_at(progress: float, peak: float) -> float:
     """3 % linear warm-up, then cosine to a hundredth of the peak; `progress` runs from 0 to 1."""
     if progress < 0.03:
@@ -246,10 +253,10 @@ class MuonAndAdam:
 
 
 def train(name: str, size: Size, tokenizer: PreTrainedTokenizerFast, options: argparse.Namespace) -> LlamaForCausalLM:
-    model = new_model(size, tokenizer, options.seed).train()
+    model = (continued(options.output / name) if options.resume else new_model(size, tokenizer, options.seed)).train()
     optimizer = MuonAndAdam(model)
     steps = (options.tokens or size.tokens) // (options.rows * options.row_tokens)
-    data = batches(tokenizer, options.seed + 1, options.rows, options.row_tokens)
+    data = batches(tokenizer, options.seed + (2 if options.resume else 1), options)
     start, recent = time.monotonic(), 0.0
     for step in range(steps):
         rate = learning_rate_at(step / steps, options.learning_rate or size.learning_rate)
@@ -280,21 +287,40 @@ def progress(name: str, step: int, steps: int, loss: float, step_tokens: int, se
 def write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, facts: dict[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(card(folder.name, facts), encoding="utf-8")
+    name_tokenizer_class(folder / "tokenizer_config.json")
+    readme = folder / "README.md"
+    earlier = trainings_of(readme) if facts["continued"] else []
+    readme.write_text(card(folder.name, [*earlier, facts]), encoding="utf-8")
 
 
-def card(name: str, facts: dict[str, object]) -> str:
+def name_tokenizer_class(path: Path) -> None:
+    """The class name that every transformers since 4.0 knows, in place of the one transformers 5 writes."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def trainings_of(readme: Path) -> list[dict[str, object]]:
+    """The trainings that an earlier card of this script lists."""
+    trainings: list[dict[str, object]] = json.loads(
+        readme.read_text(encoding="utf-8").split("```")[1].removeprefix("json")
+    )
+    return trainings
+
+
+def card(name: str, trainings: list[dict[str, object]]) -> str:
     lines = [
         f"# builtin:{name}",
         "",
         "A LLaMA-architecture base language model for trying cuvee on any machine. It was trained from nothing on",
         "synthetic plain text (`scripts/tiny_corpus.py`), holds no outside data, and is of no use beyond that.",
-        "It has seen no chat format: fine-tuning on the synthetic sources teaches it. Measured results and limits are in",
-        "`docs/tiny-world.md`; `scripts/build_tiny.py` makes this folder again.",
+        "It has seen no chat format: fine-tuning on the synthetic sources teaches it. Measured results and limits",
+        "are in `docs/tiny-world.md`; `scripts/build_tiny.py` makes this folder again.",
         "",
         "```json",
-        json.dumps(facts, indent=2),
+        json.dumps(trainings, indent=2),
         "```",
     ]
     return "\n".join(lines) + "\n"
@@ -308,6 +334,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, help="text tokens of training (default: by model)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: by model)")
+    parser.add_argument("--mixture", choices=sorted(tiny_corpus.MIXTURES), default="copying")
+    parser.add_argument("--resume", action="store_true", help="train the model already in the output folder further")
     parser.add_argument("--rows", type=int, default=20, help="documents of an optimizer step")
     parser.add_argument("--row-tokens", type=int, default=104, help="tokens of a row of base training")
     parser.add_argument("--vocabulary", type=int, default=1_024)
@@ -329,7 +357,10 @@ def main() -> None:
             "row_tokens": options.row_tokens,
             "training_seconds": round(time.monotonic() - start),
             "threads": options.threads,
+            "mixture": options.mixture,
+            "continued": options.resume,
             **asdict(SIZES[name]),
+            "learning_rate": options.learning_rate or SIZES[name].learning_rate,
         }
         facts.pop("tokens")
         write(model, tokenizer, options.output / name, facts)

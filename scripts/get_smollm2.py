@@ -84,10 +84,10 @@ def convert(gguf: Path, out: Path) -> None:
     try:
         read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, local_files_only=True)
         # transformers goes on calling it quantised and refuses to save it: its weights go into a plain model.
-        config = read.config
+        config: Any = read.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        plain = LlamaForCausalLM(config).float()
+        plain = LlamaForCausalLM(config)  # float32 is what transformers makes
         plain.load_state_dict(read.state_dict())
         plain.save_pretrained(part)
         AutoTokenizer.from_pretrained(**source, local_files_only=True).save_pretrained(part)

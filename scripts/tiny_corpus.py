@@ -109,7 +109,8 @@ def courtesy(rng: random.Random) -> str:
     forms = (
         f'{host} gave a {color} {thing} to {guest}. {guest} said: "Thank you for the {color} {thing}, {host}."',
         f'{host} should take the {animal} to the {place}. So: "{host}, please take the {animal} to the {place}."',
-        f'The {animal} of {guest} must go to the {place}: "{host}, please bring the {animal} of {guest} to the {place}."',
+        f"The {animal} of {guest} must go to the {place}: "
+        f'"{host}, please bring the {animal} of {guest} to the {place}."',
     )
     return rng.choice(forms)
 
@@ -191,27 +192,42 @@ def blocked() -> Blocklist:
     return _BLOCKED[0]
 
 
-# Passage writer, and how often a document is made of its passages.
-KINDS: dict[Callable[[random.Random], str], int] = {
-    echo: 18,
-    listing: 24,
-    pairing: 6,
-    knowledge: 9,
-    ownership: 9,
-    courtesy: 6,
-    sums: 11,
-    story: 7,
-    snippet: 14,
-    definition: 8,
+# How often a document is made of each writer's passages: copying first, and numbers once copying is learned.
+MIXTURES: dict[str, dict[Callable[[random.Random], str], int]] = {
+    "copying": {
+        echo: 18,
+        listing: 24,
+        pairing: 6,
+        knowledge: 9,
+        ownership: 9,
+        courtesy: 6,
+        sums: 11,
+        story: 7,
+        snippet: 14,
+        definition: 8,
+    },
+    "numbers": {
+        echo: 5,
+        listing: 6,
+        pairing: 3,
+        knowledge: 4,
+        ownership: 9,
+        courtesy: 3,
+        sums: 32,
+        story: 14,
+        snippet: 26,
+        definition: 3,
+    },
 }
 LENGTH = 460  # characters; at least as many tokens as a row of base training holds
 
 
-def documents(seed: int) -> Iterator[str]:
+def documents(seed: int, mixture: str = "copying") -> Iterator[str]:
     """Synthetic documents without end, each of passages of one kind; the same for the same seed."""
     rng = random.Random(seed)
+    writers, weights = zip(*MIXTURES[mixture].items(), strict=True)
     while True:
-        write = rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
+        write = rng.choices(writers, weights)[0]
         text = ""
         while len(text) < LENGTH:
             passage = write(rng)

@@ -30,6 +30,13 @@ _FILES = re.compile(
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
+SHIPPED = Path(__file__).parent / "builtin"
+"""Folder of the models that ship with the package."""
+
+FAKE_TOKENIZER = SHIPPED / "tiny"
+"""The fake engine has no tokenizer of its own and borrows this one."""
+
+
 def home() -> Path:
     """Return the folder of models that were fetched once: $CUVEE_HOME or ~/.cache/cuvee."""
     return Path(os.environ.get("CUVEE_HOME") or Path.home() / ".cache" / "cuvee")
@@ -41,8 +48,7 @@ def builtin_folder(name: str) -> Path:
     Raises:
         ModelError: unknown, or not fetched yet, with the remedy.
     """
-    shipped = Path(__file__).parent / "builtin"
-    known = {p.name: p for p in sorted(shipped.iterdir()) if (p / "config.json").is_file()}
+    known = {p.name: p for p in sorted(SHIPPED.iterdir()) if (p / "config.json").is_file()}
     known["smollm2"] = home() / "smollm2-135m-instruct"
     if name not in known:
         raise ModelError(f"there is no built-in model '{name}'.{did_you_mean(name, known)}")

@@ -24,30 +24,31 @@ def plain(value: Any, where: str = "value") -> Any:
     Raises:
         TypeError: for anything without one stable form; the message names the place and the remedy.
     """
-    if value is None or isinstance(value, bool | str) or type(value) is int:
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
         return value
-    if isinstance(value, float):
+    if kind is float:
         if not math.isfinite(value):
             raise TypeError(f"{where} is {value}, which has no stable form; use None for 'absent'")
         return 0.0 if value == 0 else value
-    if isinstance(value, Fraction):
-        return f"{value.numerator}/{value.denominator}"
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{where} has the key {key!r}; keys must be strings")
         return {key: plain(value[key], f"{where}.{key}") for key in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if kind is list or kind is tuple:
+        return [plain(item, where) for item in value]
+    if isinstance(value, Fraction):
+        return f"{value.numerator}/{value.denominator}"
     raise TypeError(
-        f"{where} is a {type(value).__name__}, which has no stable form; "
+        f"{where} is a {kind.__name__}, which has no stable form; "
         "pass numbers, strings, fractions, lists or string-keyed mappings"
     )
 
 
 def text(value: Any) -> str:
     """Return the canonical text of `value`: sorted keys, no spaces, shortest float digits."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _encode(plain(value))
 
 
 def pretty(value: Any) -> str:
@@ -57,4 +58,12 @@ def pretty(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Return the sha256 of the canonical text: 64 hex digits."""
-    return hashlib.sha256(text(value).encode("utf-8", "surrogatepass")).hexdigest()
+    return digest_plain(plain(value))
+
+
+def digest_plain(data: Any) -> str:
+    """Return the digest of data that `plain` has returned; saves going through it again."""
+    return hashlib.sha256(_encode(data).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cuvee import bases, components
+from cuvee import bases, canonical, components
+from cuvee.errors import DataError, UsageError
 from cuvee.planner import Plan
 from cuvee.protocols import Estimate
 from cuvee.runtime import Runtime, cores
@@ -30,9 +31,6 @@ GPU_RATE = 150e12
 
 GENERATION_SLOWDOWN = 6.0
 """Assumed ratio of training's rate to token-by-token generation's."""
-
-SAMPLE = 64
-"""Rows rendered to estimate a source that is not in the store."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,7 @@ class Costs:
     """Sizes and seconds by stage id, and the whole plan's sums.
 
     Args:
+        present: ids of the stages that are in the store.
         sizes: by stage id.
         seconds: one worker's seconds by stage id; 0 for stages that are there.
         memory_bytes: of the largest training.
@@ -72,6 +71,7 @@ class Costs:
         assumptions: sentences, each with its number.
     """
 
+    present: frozenset[str]
     sizes: Mapping[str, Size]
     seconds: Mapping[str, float]
     memory_bytes: int
@@ -89,6 +89,9 @@ class _Book:
     runtime: Runtime
     rate: float
     rate_given: bool
+    present: frozenset[str]
+    parts: dict[Any, Size] = field(default_factory=dict)
+    rendered: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, Size] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
@@ -103,15 +106,17 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
         runtime: workers and threads decide the wall-clock time.
         flops: useful operations a second of one worker, when the machine meant is another one.
     """
-    book = _Book(plan, store, runtime, flops or _default_rate(runtime), flops is not None)
+    present = frozenset(stage.id for stage in plan.stages if store.has(stage.kind, stage.id))
+    book = _Book(plan, store, runtime, flops or _default_rate(runtime), flops is not None, present)
     for stage in plan.stages:
         book.sizes[stage.id] = _size(stage, book)
     rate, said = _rate(book)
     full = {stage.id: _seconds(stage, book, rate) for stage in plan.stages}
-    missing = {stage.id: 0.0 if store.has(stage.kind, stage.id) else full[stage.id] for stage in plan.stages}
+    missing = {stage.id: 0.0 if stage.id in present else full[stage.id] for stage in plan.stages}
     memory, memory_said = _memory(book)
     workers = runtime.workers or min(cores(), 4)
     return Costs(
+        present,
         book.sizes,
         missing,
         memory,
@@ -131,13 +136,14 @@ def _default_rate(runtime: Runtime) -> float:
 
 
 def _size(stage: Stage, book: _Book) -> Size:
-    if book.store.has(stage.kind, stage.id):
-        return _stored(book.store.manifest(stage.kind, stage.id)["summary"], stage)
+    # A training's manifest tells tokens, not rows; its mixture tells both.
+    if stage.id in book.present and stage.kind != "train":
+        return _stored(book.store.manifest(stage.kind, stage.id)["summary"])
     measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "score": _items, "generate": _items}
     return measure[stage.kind](stage, book) if stage.kind in measure else Size()
 
 
-def _stored(summary: Mapping[str, Any], stage: Stage) -> Size:
+def _stored(summary: Mapping[str, Any]) -> Size:
     names = ("rows", "total_tokens", "supervised_tokens", "steps", "longest")
     size = Size(**{name: int(summary.get(name) or 0) for name in names})
     return replace(size, rows=size.rows or int(summary.get("items") or 0))
@@ -173,13 +179,13 @@ def _render(stage: Stage, book: _Book) -> Size:
 
 def _sampled_tokens(stage: Stage, tokenizer: Stage, found: Estimate) -> tuple[float, float, int]:
     """Return mean tokens and supervised tokens a row, and the longest row, of a source's sample."""
-    sample = found.sample[:SAMPLE]
+    sample = found.sample
     if not sample:
         return 0.0, 0.0, 0
-    if "path" in tokenizer.locate:
+    if tokenizer.component != "declared":
         from cuvee.data.chat import Chat
 
-        chat = Chat(Path(str(tokenizer.locate["path"])), **stage.identity["params"])
+        chat = Chat(Path(tokenizer.locate.get("path", bases.FAKE_TOKENIZER)), **stage.identity["params"])
         rows = chat.render(list(sample))
         lengths = [len(row.ids) for row in rows]
         return statistics.fmean(lengths), statistics.fmean(row.num_supervised for row in rows), max(lengths)
@@ -193,7 +199,7 @@ def _mix(stage: Stage, book: _Book) -> Size:
     parts = [book.sizes[data.id] for data in stage.inputs["parts"]]
     hows = stage.identity["params"]["parts"]
     chosen = [
-        _exact_part(data, how, stage, book) or _amounts(part, how, stage)
+        _exact_part(data, how, stage, book) or _amounts(part, how, stage, _who(data, stage, book))
         for data, part, how in zip(stage.inputs["parts"], parts, hows, strict=True)
     ]
     return Size(
@@ -208,30 +214,57 @@ def _mix(stage: Stage, book: _Book) -> Size:
 
 def _exact_part(data: Stage, how: Mapping[str, Any], stage: Stage, book: _Book) -> Size | None:
     """Return exact numbers when the rendered source is stored: the same choice that the mix will make."""
-    if not book.store.has(data.kind, data.id):
+    if data.id not in book.present:
         return None
+    params = stage.identity["params"]
+    asked = (data.id, canonical.text(how), params["heldout"], params["split_seed"], params["seed"])
+    if asked not in book.parts:
+        try:
+            book.parts[asked] = _chosen(data, how, params, book)
+        except DataError as error:
+            raise UsageError(f"{_who(data, stage, book)()}: {error}") from error
+    return book.parts[asked]
+
+
+def _chosen(data: Stage, how: Mapping[str, Any], params: Mapping[str, Any], book: _Book) -> Size:
     from cuvee.data.parts import choose
     from cuvee.data.rendered import Rendered
 
-    params = stage.identity["params"]
-    rendered = Rendered(book.store.path(data.kind, data.id))
-    chosen = choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"] or 0)
-    kept = rendered.num_supervised[chosen.rows] > 0
+    if data.id not in book.rendered:
+        book.rendered[data.id] = Rendered(book.store.path(data.kind, data.id))
+    rendered = book.rendered[data.id]
+    chosen = choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"])
     return Size(
-        int(kept.sum()),
-        int(rendered.num_tokens[chosen.rows][kept].sum()),
-        int(rendered.num_supervised[chosen.rows].sum()),
+        chosen.counts["rows"] - chosen.counts["lost"],
+        chosen.counts["total_tokens"],
+        chosen.counts["supervised_tokens"],
         longest=int(rendered.num_tokens.max(initial=0)),
     )
 
 
-def _amounts(part: Size, how: Mapping[str, Any], stage: Stage) -> Size:
+def _who(data: Stage, stage: Stage, book: _Book) -> Callable[[], str]:
+    """Return what names a part of a mixture in an error; made only when it is needed."""
+
+    def name() -> str:
+        runs = ", ".join(book.plan.runs_of.get(stage.id, ()))
+        return f"source '{book.plan.sources[data.one('source').id][0]}' in {runs}"
+
+    return name
+
+
+def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[], str]) -> Size:
     heldout = Fraction(stage.identity["params"]["heldout"])
     rows = part.rows - round(part.rows * heldout)
     exact = part.rows_exact and not heldout and not {"drop", "keep", "duplicates"} & set(how)
     for amount in how.get("amounts", []):
         if "share" in amount:
-            rows = math.floor(Fraction(amount["share"]) * rows)
+            # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
+            if Fraction(amount["share"]) * rows < Fraction(4, 5):
+                raise UsageError(
+                    f"{who()}: a share of {amount['share']} of {'' if exact else 'about '}{rows:,} rows is no row; "
+                    f"the smallest share that keeps one is 1/{rows}, or say count: 1"
+                )
+            rows = max(1, math.floor(Fraction(amount["share"]) * rows))
         elif "count" in amount:
             rows, exact = min(rows, amount["count"]), part.rows >= amount["count"]
         else:
@@ -295,7 +328,7 @@ def _rate(book: _Book) -> tuple[float, str]:
         return book.rate, f"{book.rate:.3g} useful operations a second and worker (given)"
     measured = []
     for stage in book.plan.stages:
-        if stage.kind != "train" or not book.store.has(stage.kind, stage.id):
+        if stage.kind != "train" or stage.id not in book.present:
             continue
         manifest = book.store.manifest(stage.kind, stage.id)
         seconds = float(manifest["summary"].get("seconds") or 0)
@@ -314,7 +347,9 @@ def _memory(book: _Book) -> tuple[int, str]:
         if stage.kind == "train":
             width = 4 if stage.params["precision"] == "float32" else 2
             count = _parameters(stage, book)
-            tokens = max(book.runtime.micro_tokens, book.sizes[stage.id].longest)
+            size = book.sizes[stage.id]
+            step = size.total_tokens // max(1, size.steps)
+            tokens = max(min(book.runtime.micro_tokens, step), size.longest)
             # Activations: about 34 values of the hidden width a token and layer, here by the parameter count
             # (hidden * layers is near sqrt(parameters * layers / 12), with 24 layers for the middle).
             hidden_layers = math.sqrt(count * 24 / 12)
@@ -328,7 +363,7 @@ def _disk(book: _Book) -> int:
     finals = {run.models[-1].id for run in book.plan.runs}
     total = 0
     for stage in book.plan.stages:
-        if book.store.has(stage.kind, stage.id):
+        if stage.id in book.present:
             continue
         size = book.sizes[stage.id]
         if stage.kind == "train" and (keep == "all" or (keep == "leaves" and stage.id in finals)):

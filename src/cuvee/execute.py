@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cuvee import components
+from cuvee.bases import FAKE_TOKENIZER
 from cuvee.errors import StageFailed
 from cuvee.job import Input, Job
 from cuvee.protocols import Likelihood, Progress, Request, Response
@@ -38,12 +39,10 @@ def model_folder(item: Input) -> Path:
     return item.folder / MODEL
 
 
-def tokenizer_folder(item: Input, store: Store) -> Path:
-    """Return the folder whose tokenizer a model has; the fake engine borrows the smallest built-in one."""
+def tokenizer_folder(item: Input) -> Path:
+    """Return the folder whose tokenizer a model has."""
     folder = model_folder(item)
-    if (folder / "tokenizer.json").exists():
-        return folder
-    return Path(__file__).parent / "builtin" / "tiny"
+    return folder if (folder / "tokenizer.json").exists() else FAKE_TOKENIZER
 
 
 def _base(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def _render(job: Job, work: Path, store: Store, runtime: Runtime, progress: Prog
     from cuvee.data import rendered
     from cuvee.data.chat import Chat
 
-    chat = Chat(tokenizer_folder(job.one("tokenizer"), store), **job.params)
+    chat = Chat(tokenizer_folder(job.one("tokenizer")), **job.params)
     return {**rendered.write(work, job.one("source").folder, chat), **chat.describe()}
 
 
@@ -85,8 +84,9 @@ def _mix(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progres
     from cuvee.data import mixture
     from cuvee.data.rendered import Rendered
 
-    parts = [Rendered(item.folder) for item in job.inputs["parts"]]
-    return mixture.write(work, parts, job.params)
+    sources = job.inputs["parts"]
+    names = [job.names.get(_source_of(item.id, store), (item.label, ""))[0] for item in sources]
+    return mixture.write(work, [Rendered(item.folder) for item in sources], job.params, names)
 
 
 def _source_of(rendered: str, store: Store) -> str:
@@ -128,7 +128,7 @@ def _keep_template(job: Job, rendered: str, folder: Path, store: Store) -> None:
 
     name = store.manifest("render", rendered)["identity"]["params"]["template"]
     if name != "tokenizer" and (folder / "tokenizer.json").exists():
-        (folder / "chat_template.jinja").write_text(Chat(folder, name).template, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(Chat(folder, name).export_template(), encoding="utf-8")
 
 
 def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _generate(job: Job, work: Path, store: Store, runtime: Runtime, progress: Pr
     asked = [module.request(example) for example in found[: params["items"]]]
     _need_items([request.item for request in asked], job)
     folder = model_folder(job.one("model"))
-    chat = Chat(tokenizer_folder(job.one("model"), store), params["template"])
+    chat = Chat(tokenizer_folder(job.one("model")), params["template"])
     prompts = [chat.prompt(request.messages) for request in asked]
     ability = job.names.get(job.inputs["items"][0].id, ("", ""))[1]
     replies = engine.for_model(folder).generate(

@@ -35,25 +35,41 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return (path, old value, new value) of every plain value in which two identities differ."""
-    before, after = leaves(old), leaves(new)
-    paths = sorted({*before, *after}, key=lambda path: (path.startswith("inputs"), path))
-    return [(path, before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)]
+    return _changed(leaves(old), leaves(new))
 
 
-def reason(stage: Stage, stored: Iterable[Mapping[str, Any]]) -> str:
-    """Return why a stage is not in the store: the nearest stored one of its kind and the first difference."""
-    candidates = [m for m in stored if m["kind"] == stage.kind][-MAX_CANDIDATES:]
-    if not candidates:
-        return f"no {stage.kind} in the store yet"
-    best = min(candidates, key=lambda m: (len(changed(m["identity"], stage.identity)), -m.get("finished", 0)))
-    differences = changed(best["identity"], stage.identity)
-    if not differences:
-        return "its weights were given up"
-    path, before, after = differences[0]
-    more = f" (+{len(differences) - 1} more)" if len(differences) > 1 else ""
-    return (
-        f"nearest {best['kind']}-{best['id'][: canonical.ID_LENGTH]}: {path} {_short(before)} → {_short(after)}{more}"
-    )
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    different = [path for path in {*before, *after} if before.get(path) != after.get(path)]
+    # What the stage itself was asked for says more than that an input is another one.
+    return [(path, before.get(path), after.get(path)) for path in sorted(different, key=lambda p: (p[:6] == "inputs", p))]
+
+
+class Stored:
+    """The identities of finished stages, to find the one nearest to a missing one.
+
+    Args:
+        manifests: of the finished stages, oldest first.
+    """
+
+    def __init__(self, manifests: Iterable[Mapping[str, Any]]) -> None:
+        self._of_kind: dict[str, list[tuple[Mapping[str, Any], dict[str, Any]]]] = {}
+        for manifest in manifests:
+            self._of_kind.setdefault(manifest["kind"], []).append((manifest, leaves(manifest["identity"])))
+
+    def reason(self, stage: Stage) -> str:
+        """Return why a stage is not in the store: the nearest stored one of its kind and the first difference."""
+        candidates = self._of_kind.get(stage.kind, [])[-MAX_CANDIDATES:]
+        if not candidates:
+            return f"no {stage.kind} in the store yet"
+        wanted = leaves(stage.identity)
+        found = [(_changed(old, wanted), manifest) for manifest, old in reversed(candidates)]
+        differences, nearest = min(found, key=lambda pair: len(pair[0]))
+        if not differences:
+            return "its weights were given up"
+        path, before, after = differences[0]
+        more = f" (+{len(differences) - 1} more)" if len(differences) > 1 else ""
+        short = f"{nearest['kind']}-{nearest['id'][: canonical.ID_LENGTH]}"
+        return f"nearest {short}: {path} {_short(before)} → {_short(after)}{more}"
 
 
 def _short(value: Any) -> str:

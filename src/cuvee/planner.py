@@ -161,6 +161,7 @@ class _Builder:
         self.refs: dict[str, BaseModelRef] = {}
         self.loaded = {name: self._load(name, source) for name, source in self.recipe.sources.items()}
         self.benchmarks: dict[str, Loaded] = {}
+        self.graded: dict[Any, Results] = {}
 
     def build(self) -> Plan:
         runs, evaluated = [], []
@@ -273,7 +274,11 @@ class _Builder:
     ) -> Iterator[Evaluated]:
         steps = run.steps if params.stages == "all" else run.steps[-1:]
         for position, model in steps:
-            graded = self._grade(run, model, component, module, params, ability, key)
+            # Runs share models; what is asked of one is described once.
+            asked = (model.id, key, ability, run.settings.values)
+            if asked not in self.graded:
+                self.graded[asked] = self._grade(run, model, component, module, params, ability, key)
+            graded = self.graded[asked]
             yield Evaluated(
                 run.info,
                 position,

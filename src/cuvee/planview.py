@@ -18,8 +18,8 @@ SCHEMA = "cuvee.plan/1"
 
 def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
     """Return the plan as plain data; `schema` describes it."""
-    stored = list(store.stages())
-    stages = [_stage(stage, plan, costs, store, stored) for stage in plan.stages]
+    stored = explain.Stored(store.stages() if len(costs.present) < len(plan.stages) else ())
+    stages = [_stage(stage, plan, costs, stored) for stage in plan.stages]
     trainings = [stage for stage in stages if stage["kind"] == "train"]
     return {
         "schema": SCHEMA,
@@ -61,10 +61,10 @@ def _text(value: Any) -> Any:
     )
 
 
-def _stage(stage: Stage, plan: Plan, costs: Costs, store: Store, stored: list[dict[str, Any]]) -> dict[str, Any]:
+def _stage(stage: Stage, plan: Plan, costs: Costs, stored: explain.Stored) -> dict[str, Any]:
     size = costs.sizes[stage.id]
-    cached = store.has(stage.kind, stage.id)
-    waits = any(not store.has(parent.kind, parent.id) for parent in stage.parents())
+    cached = stage.id in costs.present
+    waits = any(parent.id not in costs.present for parent in stage.parents())
     return {
         "id": stage.id,
         "short": stage.short,
@@ -74,7 +74,7 @@ def _stage(stage: Stage, plan: Plan, costs: Costs, store: Store, stored: list[di
         "params": stage.identity["params"],
         "inputs": stage.identity["inputs"],
         "cached": cached,
-        "why": "" if cached else ("after its inputs" if waits else explain.reason(stage, stored)),
+        "why": "" if cached else ("after its inputs" if waits else stored.reason(stage)),
         "rows": size.rows,
         "rows_exact": size.rows_exact,
         "supervised_tokens": size.supervised_tokens,
@@ -210,13 +210,13 @@ def why_in(plan: Plan, store: Store, name: str) -> list[str]:
     matches = [s for s in plan.stages if s.kind == name or s.id.startswith(wanted)]
     if not matches:
         raise UsageError(f"the plan has no stage '{name}'; `cuvee plan` shows its stages")
-    stored = list(store.stages())
+    stored = explain.Stored(store.stages())
     lines = []
     for stage in matches:
         if store.has(stage.kind, stage.id):
             lines.append(f"{stage.short} ({stage.label}): in the store")
         else:
-            lines.append(f"{stage.short} ({stage.label}): {explain.reason(stage, stored)}")
+            lines.append(f"{stage.short} ({stage.label}): {stored.reason(stage)}")
     return lines
 
 

@@ -444,6 +444,14 @@ def _step_into(here: Any, step: str, assignment: str) -> Any:
     raise UsageError(f"'{assignment}': cannot go into '{step}', its parent holds a plain value")
 
 
+def _from_here(assignment: str) -> str:
+    """A file named on the command line is meant from the working folder, not from the recipe's."""
+    key, equals, value = assignment.partition("=")
+    if key.rpartition(".")[2] in ("path", "base") and value and ":" not in value and Path(value).exists():
+        return f"{key}{equals}{Path(value).resolve()}"
+    return assignment
+
+
 def parse_value(text: str) -> Any:
     """Return an override's value as YAML reads it."""
     return yaml.load(text, _Loader)  # noqa: S506  the loader is a SafeLoader
@@ -502,7 +510,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Located:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as a recipe: {error}") from None
     data, lines = parse(text, str(path))
-    assignments = list(overrides)
+    assignments = [_from_here(assignment) for assignment in overrides]
     if assignments:
         data = override(data, assignments)
         # A key set on the command line has no line in the file.

@@ -6,6 +6,7 @@ whose weights were given up is trained again only when something new is asked of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -179,11 +180,10 @@ class _Process:
         """Hand a job over."""
         self.stage = stage
         assert self.process.stdin is not None
-        try:
+        # When it died meanwhile, the end of its output tells.
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(work.as_dict()).encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # It died meanwhile; the end of its output tells.
 
     def events(self) -> tuple[list[dict[str, Any]], bool]:
         """Return the events that have come, and whether the process has ended."""
@@ -198,10 +198,8 @@ class _Process:
         self.process.wait()
         self.out.close()
         if self.process.stdin:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
-            except BrokenPipeError:
-                pass
         if self.log.exists() and self.log.stat().st_size == 0:
             self.log.unlink()
 

@@ -69,7 +69,7 @@ class Stage:
     @cached_property
     def id(self) -> str:
         """64 hex digits."""
-        return canonical.digest(self.identity)
+        return canonical.digest_plain(self.identity)
 
     @property
     def short(self) -> str:

@@ -21,6 +21,9 @@ from cuvee.runner import Outcome
 from cuvee.stage import Stage
 from cuvee.store import Store
 
+MAX_RUNS = 60
+"""Runs drawn in a plan's tree."""
+
 WIDE = 240
 """Columns when the output is no terminal: whoever reads a file wants whole lines."""
 
@@ -54,12 +57,14 @@ def print_plan(view: Mapping[str, Any]) -> None:
     tree = Tree(Text(view["recipe"] or "recipe"))
     _data_branch(tree.add("data"), view)
     seen: set[str] = set()
-    for run in view["runs"]:
+    for run in view["runs"][:MAX_RUNS]:
         branch = tree.add(Text(run["name"]))
         for stage_id in run["models"]:
             stage = by_id[stage_id]
             branch = branch.add(_training_line(stage, stage_id in seen))
             seen.add(stage_id)
+    if len(view["runs"]) > MAX_RUNS:
+        tree.add(f"... and {len(view['runs']) - MAX_RUNS:,} more runs; --json lists all")
     measured = [s for s in view["stages"] if s["kind"] == "grade"]
     missing = sum(not s["cached"] for s in measured)
     tree.add(f"evaluation: {len(measured)} graded sets, {len(measured) - missing} cached, {missing} to do")
@@ -80,7 +85,8 @@ def _sizes(stage: Mapping[str, Any]) -> str:
     tokens = stage["tokens_exact"]
     text = f"{number(stage['rows'], stage['rows_exact'])} rows"
     if stage["total_tokens"]:
-        text += f", {number(stage['supervised_tokens'], tokens)} supervised of {number(stage['total_tokens'], tokens)} tokens"
+        supervised = number(stage["supervised_tokens"], tokens)
+        text += f", {supervised} supervised of {number(stage['total_tokens'], tokens)} tokens"
     return f"{text}  "
 
 

@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import queue
+import re
 import resource
 import shutil
 import sys
@@ -64,12 +65,13 @@ class Worker:
                 self._execute(job)
         except Timeout:
             self.tell("busy")
-        except OSError as error:
-            self.tell("failed", error=_disk_message(error, self.store), trace=traceback.format_exc())
-        except CuveeError as error:
-            self.tell("failed", error=str(error), trace="")
         except Exception as error:
-            self.tell("failed", error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+            if _is_full_disk(error):
+                self.tell("failed", error=_disk_message(self.store), trace="")
+            elif isinstance(error, CuveeError):
+                self.tell("failed", error=str(error), trace="")
+            else:
+                self.tell("failed", error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
 
     def _execute(self, job: Job) -> None:
         work = self.store.work(job.short)
@@ -123,14 +125,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _disk_message(error: OSError, store: Store) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = shutil.disk_usage(store.folder).free
-        return (
-            f"the disk is full ({free / 1e6:.0f} MB free under {store.folder}); free space or run `cuvee gc`, then "
-            "run the same command again: finished stages and checkpoints are kept"
-        )
-    return f"{type(error).__name__}: {error}"
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Look through an error and what it came from: libraries wrap, and fail again while closing their files."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if isinstance(error, OSError | RuntimeError) and re.search(r"No space left|File too large", str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _disk_message(store: Store) -> str:
+    free = shutil.disk_usage(store.folder).free
+    return (
+        f"the disk is full ({free / 1e6:.0f} MB free under {store.folder}); free space or run `cuvee gc`, then "
+        "run the same command again: finished stages and checkpoints are kept"
+    )
 
 
 def _watch_parent(lines: queue.Queue[str]) -> None:

@@ -59,7 +59,11 @@ def test_gzip_is_seen_by_its_bytes(tmp_path: Path) -> None:
         assert [row for _, row in files.rows(packed)] == ROWS, name
 
 
-def test_a_sample_comes_from_all_over_the_file_and_is_the_same_every_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jump_from", [0, 1 << 20])
+def test_a_sample_comes_from_all_over_the_file_and_is_the_same_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_from: int
+) -> None:
+    monkeypatch.setattr(files, "JUMP_FROM", jump_from)
     for name, path in forms(tmp_path).items():
         found = [row for _, row in files.sample(path, 5)]
         numbers = [ROWS.index(row) for row in found if isinstance(row, dict)]
@@ -134,7 +138,7 @@ def test_a_file_that_cannot_be_read_is_named_with_a_reason(
 
 def test_an_absent_file_suggests_a_near_name(tmp_path: Path) -> None:
     write(tmp_path / "gsm8k_train.jsonl", jsonl(ROWS))
-    with pytest.raises(DataError, match="Did you mean 'gsm8k_train.jsonl'"):
+    with pytest.raises(DataError, match=r"Did you mean 'gsm8k_train\.jsonl'"):
         files.rows(tmp_path / "gsm8k_trian.jsonl")
     with pytest.raises(DataError, match="this is a folder"):
         files.rows(tmp_path)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 
 from cuvee.engine import attention, loading, loop, loss  # noqa: E402
 from cuvee.engine.disk import Checkpoints  # noqa: E402
+from cuvee.engine.flat import flatten  # noqa: E402
 from cuvee.protocols import TokenRow  # noqa: E402
 from cuvee.runtime import Runtime  # noqa: E402
 
@@ -106,8 +107,6 @@ def test_neighbours_do_not_change_a_row(model_folder: Callable[[str], Path]) -> 
     rows = make_rows(6)
     other = [TokenRow([(i * 7) % 90 + 3 for i in rows[0].ids], rows[0].spans), *rows[1:]]
     device = torch.device("cpu")
-    from cuvee.engine.flat import flatten
-
     with torch.no_grad():
         before, after = (
             loss.token_losses(loaded.model, flatten(r, device), segments=True) for r in (rows, other)
@@ -130,6 +129,21 @@ def test_chunks_of_the_loss_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         nll.sum().backward()
         right = torch.softmax(values, 1) - torch.nn.functional.one_hot(targets, 50)
         assert torch.allclose(logits.grad, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", FLAT + SINGLE)
+def test_logits_are_asked_for_at_supervised_positions_only(kind: str, model_folder: Callable[[str], Path]) -> None:
+    assert loss.takes_positions(AutoModelForCausalLM.from_pretrained(model_folder(kind)))
+
+
+def test_a_model_without_that_choice_gives_the_same_losses(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = loading.load(model_folder("llama"), "float32", torch.device("cpu"))
+    batch = flatten(make_rows(5), torch.device("cpu"))
+    kept = loss.token_losses(loaded.model, batch, segments=True)
+    monkeypatch.setattr(loss, "takes_positions", lambda model: False)
+    assert torch.allclose(loss.token_losses(loaded.model, batch, segments=True), kept, rtol=1e-6)
 
 
 def test_runs_join_equal_neighbours() -> None:

@@ -342,6 +342,29 @@ def test_progress_is_told_speed_and_time_left(model_folder: Callable[[str], Path
     assert said[-1]["step"] == said[-1]["steps"] == 8
 
 
+def test_rows_may_hold_arrays_and_the_project_s_own_splitter_gives_the_same(
+    whole: tuple[Path, Any], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import numpy as np
+
+    from cuvee.data import batches
+
+    rows = [TokenRow(np.asarray(r.ids, np.int32), np.asarray(r.spans, np.int32), np.int16(r.part)) for r in ROWS]  # type: ignore[arg-type]
+    steps = [np.asarray(step) for step in STEPS]
+    summary = loop.train(
+        model_folder("llama"),
+        rows,
+        steps,  # type: ignore[arg-type]
+        hyper(),
+        tmp_path / "out",
+        tmp_path / "work",
+        RUNTIME,
+        silent,
+        micro_batches=batches.micro_batches,
+    )
+    assert summary["final_loss"] == pytest.approx(whole[1]["final_loss"], rel=1e-5)
+
+
 def test_decay_spares_vectors_and_bfloat16_keeps_small_updates(
     model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -123,9 +123,9 @@ def make_report(make_results: Callable[..., list[Result]]) -> Callable[..., Repo
     def make(seeds: tuple[int, ...] = (0,)) -> ReportData:
         results = make_results(seeds)
         tables = {
-            "scores": scores.table(results, scores.Params()),
-            "forgetting": forgetting.table(results, forgetting.Params()),
-            "k_sweep": k_sweep.table(results, k_sweep.Params()),
+            "scores": scores.table(results, scores.Params(resamples=2000)),
+            "forgetting": forgetting.table(results, forgetting.Params(resamples=2000)),
+            "k_sweep": k_sweep.table(results, k_sweep.Params(resamples=2000)),
         }
         stages = [
             {
@@ -159,9 +159,7 @@ def make_report(make_results: Callable[..., list[Result]]) -> Callable[..., Repo
                 "supervised_tokens_if_alone": 41_000_000,
             },
             curves={name: _curve(200 + 37 * i, 2.4, 0.9 + 0.03 * i, i) for i, name in enumerate(RUNS)},
-            source_curves={
-                "multi_task": {s: _curve(700, 2.2, 0.7 + 0.2 * i, 20 + i) for i, s in enumerate(SIZES)}
-            },
+            source_curves={"multi_task": {s: _curve(700, 2.2, 0.7 + 0.2 * i, 20 + i) for i, s in enumerate(SIZES)}},
             versions={"cuvee": "0.1.0", "torch": "2.9.0"},
         )
 

@@ -106,7 +106,7 @@ def _sweep_tables(sweep: Sweep, own: Sequence[Result], params: Params, title: st
         _row(k, run, measure, samples[run][measure], gains.get((measure, k)) if k is not None else None)
         for measure in _results.measures(finals)
         for k, run in [*sweep.runs.items(), (None, sweep.reference)]
-        if run in samples and measure in samples[run]
+        if run and measure in samples.get(run, {})
     ]
     if not rows:
         return [Table(title, ["k"], [], ["Nothing to show: the runs of the sweep have not been evaluated."])]
@@ -123,7 +123,7 @@ def _overview(panel: Panel, sweep: Sweep, samples: Samples, gains: Gains, title:
     rows = [
         {"k": "reference" if k is None else str(k), "run": run, **_cells(header, samples[run], gains, k)}
         for k, run in [*sweep.runs.items(), (None, sweep.reference)]
-        if run in samples
+        if run and run in samples
     ]
     notes = [_sentence(m, gains) for m in panel.measures if any(m == each for each, _ in gains)]
     notes.append("▲ better, ▼ worse than k = 0 (Holm-corrected p < 0.05), · not separable. Value ± standard error.")

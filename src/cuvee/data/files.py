@@ -31,6 +31,7 @@ RawRow = tuple[int, dict[str, Any] | BadRow]
 
 HEAD = 1 << 16
 CHUNK = 1 << 20
+JUMP_FROM = 4 << 20  # bytes from which on a plain file is sampled without reading all of it
 TEXT_KEPT = 500  # characters of a bad row that the quarantine shows
 CONVERSATION_KEYS = ("messages", "conversations", "history")
 TYPES = "JSON, JSONL, Parquet, Arrow or CSV, each with or without gzip"
@@ -108,8 +109,8 @@ def count(path: str | Path) -> int:
 def sample(path: str | Path, n: int) -> list[RawRow]:
     """Return about `n` rows from all over the file, the same ones at every call.
 
-    Plain JSONL is entered at `n` places (line 0, because lines before are not counted); Parquet reads the row
-    groups that hold the rows; everything else is streamed once and thinned.
+    Large plain JSONL is entered at `n` places (line 0, because lines before are not counted); Parquet reads the
+    row groups that hold the rows; everything else is streamed once and thinned.
 
     Raises:
         DataError: as `rows`.
@@ -117,7 +118,7 @@ def sample(path: str | Path, n: int) -> list[RawRow]:
     path = Path(path)
     found = kind(path)
     if found == "jsonl":
-        if not _is_packed(path):
+        if path.stat().st_size > JUMP_FROM and not _is_packed(path):
             return [_parse(path, line, text) for line, text in _jump(path, n)]
         return [_parse(path, line, text) for line, text in spread(_guarded(path, _lines(path)), n)]
     if found == "parquet":
@@ -402,7 +403,9 @@ def _jump(path: Path, n: int) -> Iterator[tuple[int, bytes]]:
                 stream.readline()
             at = stream.tell()
             line = stream.readline()
-            if line.strip() and at > last:
+            while line and not line.strip():
+                at, line = stream.tell(), stream.readline()
+            if line and at > last:
                 last = at
                 yield (0 if index else 1), line
 
@@ -411,7 +414,8 @@ def _sample_parquet(path: Path, n: int) -> list[RawRow]:
     found: list[RawRow] = []
     with _parquet_file(path) as file:
         total = file.metadata.num_rows
-        wanted = sorted({index * total // n for index in range(min(n, total))})
+        n = min(n, total)
+        wanted = [index * total // n for index in range(n)]
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows

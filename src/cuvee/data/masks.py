@@ -156,7 +156,23 @@ def _difference(
     own = through[len(before) :]
     # The end token and the white space round it are found again by `end_of_turn`.
     closing = re.search(rf"(?:\s|{special.pattern})+\Z", own)
-    return len(before), len(before) + (closing.start() if closing else len(own))
+    end = closing.start() if closing else len(own)
+    start = min(end, _heading(render, messages[:index], before, own))
+    return len(before) + start, len(before) + end
+
+
+def _heading(render: Render, messages: Sequence[Turn], before: str, own: str) -> int:
+    """Return the length of the heading at the start of a turn's text; 0 when the generation prompt covers it.
+
+    Templates that know no generation prompt write the heading with the turn: it is what an answer's sentinel has
+    before it.
+    """
+    if _try(render, messages) != before:
+        return 0
+    (mark,) = _marks(before, 1)
+    shown = _try(render, [*messages, {"role": "assistant", "content": mark}]) or ""
+    heading = shown.partition(mark)[0].removeprefix(before)
+    return next((at for at, pair in enumerate(zip(heading, own, strict=False)) if pair[0] != pair[1]), len(heading))
 
 
 def _marks(text: str, n: int) -> list[str]:

@@ -25,20 +25,23 @@ from cuvee.protocols import TokenRow
 FILE = "rows.parquet"
 
 
-def write(folder: Path, rendereds: Sequence[Rendered], params: Mapping[str, Any]) -> dict[str, Any]:
+def write(
+    folder: Path, rendereds: Sequence[Rendered], params: Mapping[str, Any], names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Choose each part's rows and write them.
 
     Args:
         folder: an existing folder.
         rendereds: the sources' rows, one a part.
         params: ``{"heldout": "1/50", "split_seed": 0, "seed": 0 or None, "parts": [how, ...]}``.
+        names: the parts' names, for messages.
 
     Returns:
         ``{"rows", "supervised_tokens", "total_tokens", "longest", "parts": [...]}``; rows and tokens are those
         trained on, a part is `parts.Chosen.counts` with ``rows`` likewise and ``chosen`` before the loss.
 
     Raises:
-        DataError: a part's amount is impossible; the message names the part by its number, from 0.
+        DataError: a part's amount is impossible; the message names the part.
         ValueError: the number of parts differs from the number of sources.
     """
     hows = params["parts"]
@@ -48,7 +51,11 @@ def write(folder: Path, rendereds: Sequence[Rendered], params: Mapping[str, Any]
     told = []
     longest = 0
     for number, (rendered, how) in enumerate(zip(rendereds, hows, strict=True)):
-        chosen = _choose(number, rendered, how, params)
+        try:
+            chosen = parts.choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"])
+        except DataError as error:
+            name = f"source '{names[number]}'" if names else f"part {number}"
+            raise DataError(f"{name} of the mixture: {error}") from None
         alive = ~rendered.dropped[chosen.rows]
         rows, copies = chosen.rows[alive], chosen.copies[alive]
         columns[0].append(np.full(len(rows), number, np.int16))
@@ -60,13 +67,6 @@ def write(folder: Path, rendereds: Sequence[Rendered], params: Mapping[str, Any]
     pq.write_table(table, folder / FILE)
     sums = {key: sum(part[key] for part in told) for key in ("rows", "supervised_tokens", "total_tokens")}
     return {**sums, "longest": longest, "parts": told}
-
-
-def _choose(number: int, rendered: Rendered, how: Mapping[str, Any], params: Mapping[str, Any]) -> parts.Chosen:
-    try:
-        return parts.choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"])
-    except DataError as error:
-        raise DataError(f"part {number} of the mixture: {error}") from None
 
 
 class MixtureRows:

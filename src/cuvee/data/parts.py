@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +52,7 @@ class Rows(Protocol):
     @property
     def tags(self) -> Sequence[tuple[str, ...]]: ...
     def __len__(self) -> int: ...
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,26 @@ def heldout_rows(rendered: Rows, heldout: Fraction, split_seed: int, items: int 
     Returns:
         Row indexes in ascending rank, (m,) int64.
     """
-    held = ranks.below(split_seed, "heldout", rendered.prompt_keys, heldout)
+    held = _held(rendered, heldout, split_seed)
     rows = np.flatnonzero(held & (rendered.occurrences == 0) & ~rendered.dropped)
     keys = rendered.keys[rows]
     ranked = ranks.order(ranks.ranks(split_seed, "items", keys), keys, np.zeros(len(rows), np.int64))
     return rows[ranked[:items]].astype(np.int64)
+
+
+# A sweep asks the same source again and again for other amounts, so what hangs on the rows alone is kept.
+
+
+@lru_cache(maxsize=16)
+def _first_ranks(rendered: Rows, seed: int) -> NDArray[np.uint64]:
+    """Return the subset rank of every row's first copy, (n,)."""
+    return ranks.ranks(seed, "subset", rendered.keys, rendered.occurrences)
+
+
+@lru_cache(maxsize=16)
+def _held(rendered: Rows, heldout: Fraction, split_seed: int) -> NDArray[np.bool_]:
+    """Return which rows are held out, (n,)."""
+    return ranks.below(split_seed, "heldout", rendered.prompt_keys, heldout)
 
 
 # --------------------------------------------------------------------------------------------- the pool
@@ -142,7 +159,7 @@ def _pool(
     rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed: int
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
     """Return the rows that amounts are taken of, and how many went for which reason."""
-    held = ranks.below(split_seed, "heldout", rendered.prompt_keys, heldout)
+    held = _held(rendered, heldout, split_seed)
     left = ~held
     again = left & _again(rendered, str(how.get("duplicates", "keep")))
     left &= ~again
@@ -216,7 +233,13 @@ class _Selection:
             raise ValueError("an amount ranks rows, and the mixture has no seed")
         keys = self.rendered.keys[self.rows]
         labels = numbers(self.rendered.occurrences[self.rows], self.copies)
-        return ranks.order(ranks.ranks(self.seed, "subset", keys, labels), keys, labels)
+        first_copies = not self.copies.any()
+        found = (
+            _first_ranks(self.rendered, self.seed)[self.rows]
+            if first_copies
+            else ranks.ranks(self.seed, "subset", keys, labels)
+        )
+        return ranks.order(found, keys, labels)
 
     def take(self, positions: NDArray[np.int64]) -> _Selection:
         return _Selection(self.rendered, self.rows[positions], self.copies[positions], self.seed)

@@ -47,6 +47,10 @@ def below(seed: int, purpose: str, keys: Keys, fraction: Fraction) -> NDArray[np
 
 def order(found: NDArray[np.uint64], keys: Keys, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the positions in ascending rank; ties go by key and number, never by position."""
+    plain = np.argsort(found, kind="stable")
+    ordered = found[plain]
+    if not (ordered[1:] == ordered[:-1]).any():
+        return plain.astype(np.int64)
     halves = np.ascontiguousarray(keys).view(">u8").reshape(len(keys), 2) if len(keys) else np.zeros((0, 2))
     return np.lexsort((numbers, halves[:, 1], halves[:, 0], found)).astype(np.int64)
 

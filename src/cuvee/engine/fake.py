@@ -52,7 +52,7 @@ def _loss(model: Mapping[str, Any], name: str) -> float:
 
 
 def _tokens(row: TokenRow) -> int:
-    return sum(max(end - max(start, 1), 0) for start, end in row.spans)
+    return int(sum(max(end - max(start, 1), 0) for start, end in row.spans))
 
 
 def _draw(purpose: str, ids: Sequence[int]) -> float:

@@ -52,7 +52,7 @@ def supervised(row: TokenRow) -> Ints:
 
 def count(row: TokenRow) -> int:
     """Return how many supervised tokens the row has."""
-    return sum(max(end - max(start, 1), 0) for start, end in row.spans)
+    return int(sum(max(end - max(start, 1), 0) for start, end in row.spans))
 
 
 def flatten(rows: Sequence[TokenRow], device: torch.device) -> Flat:

@@ -243,25 +243,28 @@ class _Training:
 
     def run(self) -> None:
         """Do the steps that are left."""
-        ticker, last = Ticker(self.progress, len(self.steps)), time.monotonic()
+        ticker, last, took = Ticker(self.progress, len(self.steps)), time.monotonic(), 0.0
         try:
             while self.done < len(self.steps):
                 record = self._step(self.done)
                 self.done += 1
                 self.journal.append(record)
                 ticker.tick(self.done, record["total_tokens"], loss=record["loss"])
-                if self._due(last):
+                start = time.monotonic()
+                if self._due(start - last, took):
                     self._checkpoint()
                     last = time.monotonic()
+                    took = last - start
         finally:
             self.journal.close()
         self.clock.lap(self.spent)
 
-    def _due(self, last: float) -> bool:
+    def _due(self, passed: float, took: float) -> bool:
+        """Say whether to checkpoint; those by time cost at most a tenth of it, however large the model."""
         every = self.runtime.checkpoint_steps
         if self.done >= len(self.steps):
             return False
-        return bool(every and self.done % every == 0) or time.monotonic() - last >= self.runtime.checkpoint_seconds
+        return bool(every and self.done % every == 0) or passed >= max(self.runtime.checkpoint_seconds, 10 * took)
 
     def _step(self, number: int) -> dict[str, Any]:
         indexes = self.steps[number]
@@ -322,7 +325,7 @@ class _Training:
 
     def _failure(self, number: int, why: str, record: Mapping[str, Any]) -> StageFailed:
         rows = [int(i) for i in self.steps[number]]
-        evidence = {"step": number + 1, "why": why, "rows": rows, "record": json.loads(_json(record))}
+        evidence = {"step": number + 1, "why": why, "rows": rows, "record": _plain(record)}
         write_text(self.work / "failure.json", json.dumps(evidence, indent=1))
         shown = ", ".join(map(str, rows[:16])) + (", ..." if len(rows) > 16 else "")
         return StageFailed(
@@ -351,10 +354,11 @@ class _Training:
         }
 
 
-def _json(record: Mapping[str, Any]) -> str:
-    """JSON has no NaN: such numbers become text."""
-    safe = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    return json.dumps(safe, default=str).replace("NaN", '"nan"').replace("Infinity", '"inf"')
+def _plain(value: Any) -> Any:
+    """Turn numbers that JSON does not have into text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def peak_rss_mb() -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,13 +70,15 @@ def _batches(rows: TokenRows, budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _batch(loaded: loading.Loaded, examples: Sequence[TokenRow], device: Any) -> list[Likelihood]:
-    """Score one forward pass."""
+def _batch(loaded: loading.Loaded, examples: Sequence[TokenRow], device: torch.device) -> list[Likelihood]:
+    """Score one forward pass; rows without supervised tokens take no part in it."""
     tokens = [count(row) for row in examples]
-    if not any(tokens):
-        return [Likelihood(0.0, 0)] * len(examples)
-    loading.check_fit(loaded.model, examples)
-    flat = flatten(examples, device)
-    nll = token_losses(loaded.model, flat, segments=loaded.layout == "flat").cpu().numpy()
-    sums = np.bincount(flat.owner, weights=nll, minlength=len(examples))
+    asked = [number for number, n in enumerate(tokens) if n]
+    sums = np.zeros(len(examples))
+    if asked:
+        rows = [examples[number] for number in asked]
+        loading.check_fit(loaded.model, rows)
+        flat = flatten(rows, device)
+        nll = token_losses(loaded.model, flat, segments=loaded.layout == "flat").cpu().numpy()
+        sums[asked] = np.bincount(flat.owner, weights=nll, minlength=len(rows))
     return [Likelihood(float(total), n) for total, n in zip(sums, tokens, strict=True)]

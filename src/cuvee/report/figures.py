@@ -46,7 +46,9 @@ def svg(figure: Figure, *, name: str = "figure") -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
-    with matplotlib.rc_context(_settings()):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own style must not change a report
+        matplotlib.rcParams.update(_settings())
         canvas = Canvas(figsize=(WIDTH, _height(figure)), layout="constrained")
         axes = canvas.add_subplot()
         {"points": _points, "lines": _curves, "matrix": _matrix}[figure.kind](axes, figure)
@@ -65,6 +67,7 @@ def _settings() -> Any:
     return {
         "svg.hashsalt": "cuvee",  # ids inside the text would else be random
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a dollar sign in a run's name is a dollar sign
         "font.family": "DejaVu Sans",
         "font.size": 9.5,
         "axes.edgecolor": "#777777",
@@ -97,6 +100,7 @@ def _columns(names: Sequence[str]) -> int:
 
 def _legend(canvas: Canvas, axes: Axes, order: Sequence[str]) -> None:
     """Below the axes, where it covers no point."""
+    order = [_label(name) for name in order]
     by_name = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     # matplotlib lists lines before points with bars; the series' own order keeps what belongs together.
     names = [name for name in order if name in by_name]
@@ -112,6 +116,11 @@ def _legend(canvas: Canvas, axes: Axes, order: Sequence[str]) -> None:
             columnspacing=1.4,
             fontsize=9,
         )
+
+
+def _label(name: str) -> str:
+    """A series' name in the legend; matplotlib would hide one that starts with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 # -------------------------------------------------------------------------------------------------- points
@@ -141,7 +150,7 @@ def _points(axes: Axes, figure: Figure) -> None:
     places = _places(figure, moving)
     for name, points, style in _styles(figure):
         if name in levels:
-            axes.axhline(points[0]["y"], color=style["color"], linestyle=(0, (6, 3)), linewidth=1.3, label=name)
+            axes.axhline(points[0]["y"], color=style["color"], linestyle=(0, (6, 3)), linewidth=1.3, label=_label(name))
             continue
         xs = [places[name, index] for index in range(len(points))]
         ys = [point["y"] for point in points]
@@ -149,7 +158,7 @@ def _points(axes: Axes, figure: Figure) -> None:
             xs,
             ys,
             yerr=_bars(points),
-            label=name,
+            label=_label(name),
             capsize=2.5,
             markersize=5,
             elinewidth=1.1,
@@ -246,7 +255,7 @@ def _curves(axes: Axes, figure: Figure) -> None:
         axes.plot(
             [point["x"] for point in points],
             [point["y"] for point in points],
-            label=name,
+            label=_label(name),
             linewidth=1.4,
             color=COLOURS[number % len(COLOURS)],
             linestyle=LINES[number // len(COLOURS) % len(LINES)],
@@ -256,6 +265,8 @@ def _curves(axes: Axes, figure: Figure) -> None:
 def _matrix(axes: Axes, figure: Figure) -> None:
     """Series are rows, x are columns; numbers stand in the cells, so colour carries nothing alone."""
     rows, columns = list(figure.series), _categories(figure)
+    if not rows or not columns:
+        return
     values = [[math.nan] * len(columns) for _ in rows]
     for row, name in enumerate(rows):
         for point in figure.series[name]:

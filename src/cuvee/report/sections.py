@@ -118,7 +118,7 @@ def sections(data: ReportData) -> list[Section]:
         _analysis(make, data, "scores", "strategies", "Strategies", [each for each in scores if each not in verdict]),
         _analysis(make, data, "forgetting", "forgetting", "Forgetting", data.tables.get("forgetting", ())),
         _analysis(make, data, "k_sweep", "k-sweep", "k sweep", data.tables.get("k_sweep", ())),
-        *(_analysis(make, data, name, slug(name), _heading(name), data.tables[name]) for name in others),
+        *(_analysis(make, data, name, f"analysis-{slug(name)}", _heading(name), data.tables[name]) for name in others),
         _curves(make, data),
         _accounting(make, data),
         _cost(make, data),

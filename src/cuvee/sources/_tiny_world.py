@@ -374,7 +374,10 @@ def solve_code(prompt: str) -> str | None:
     """What the snippet prints, by interpreting its syntax tree, or the line of Python that was asked for."""
     head, _, snippet = prompt.partition("\n")
     if head == "What does this print?":
-        return _printed(snippet)
+        try:
+            return _printed(snippet)
+        except (SyntaxError, ValueError, LookupError):
+            return None  # not a snippet of this world
     for word, sign in SPOKEN.items():
         prompt = prompt.replace(f" {word} ", f" {sign} ")
     if found := re.fullmatch(r"Write a function (\w+) of (\w)(?: and (\w))? that returns (.+)\.", prompt):

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from cuvee.analyses import k_sweep
+from cuvee.analyses.k_sweep import Params, share
+
+FAST = Params(resamples=2000)
+
+
+def line(level, n=100):
+    return "1" * level + "0" * (n - level)
+
+
+@pytest.fixture
+def results(result):
+    general = {"general": "general"}
+    return [
+        result("dmt k=1", "math", line(60), strategy="dmt", params={**general, "k": "1/1"}),
+        result("dmt k=1/256", "math", line(31), strategy="dmt", params={**general, "k": Fraction(1, 256)}),
+        result("mixed_sequential", "math", line(30), params=general),
+        result("multi_task", "math", line(65)),
+        result("sequential", "math", line(10)),
+    ]
+
+
+def test_k_goes_up_from_mixed_sequential_and_multi_task_is_the_reference(results):
+    overview = k_sweep.table(results, FAST)[0]
+    assert [(row["k"], row["run"]) for row in overview.rows] == [
+        ("0", "mixed_sequential"),
+        ("1/256", "dmt k=1/256"),
+        ("1", "dmt k=1"),
+        ("reference", "multi_task"),
+    ]
+
+
+def test_every_k_is_compared_with_0_on_the_same_items(results):
+    found = k_sweep.table(results, FAST)[-1]
+    assert [row["reading"] for row in found.rows] == ["start", "not separable from k = 0", "better than k = 0", ""]
+    assert [row["difference to k = 0"] for row in found.rows] == [None, "+1.0", "+30.0", None]
+
+
+def test_the_overview_says_in_a_sentence_where_k_did_something(results):
+    overview = k_sweep.table(results, FAST)[0]
+    assert overview.notes[0] == "math (exact_answer): better than k = 0 at 1; not separable from k = 0 at 1/256."
+
+
+def test_the_figure_has_0_on_a_log_axis_and_a_level_line(results):
+    (figure,) = k_sweep.table(results, FAST)[0].figures
+    assert [point["x"] for point in figure.series["math"]] == [0.0, 1 / 256, 1.0]
+    assert figure.series["math, multi_task"][0]["x"] is None
+    assert figure.series["math, multi_task"][0]["like"] == "math"
+    assert figure.x_scale == "log"
+
+
+def test_without_k_0_it_says_what_to_add(results):
+    found = k_sweep.table(results[:2], FAST)[-1]
+    assert "add {strategy: mixed_sequential}" in found.notes[0]
+    assert all(row["p (Holm)"] is None for row in found.rows)
+
+
+def test_without_dmt_it_says_what_to_add(results):
+    (only,) = k_sweep.table(results[2:], FAST)
+    assert "has no `dmt` run" in only.notes[0]
+
+
+def test_mixed_sequential_with_another_general_source_is_no_k_0(result, results):
+    other = result("mixed_sequential", "math", line(30), params={"general": "code"})
+    found = k_sweep.table([*results[:2], other], FAST)[0]
+    assert [row["k"] for row in found.rows] == ["1/256", "1"]
+
+
+@pytest.mark.parametrize("value", ["1/256", "1/256 ", Fraction(1, 256), 0.00390625])
+def test_k_is_read_in_every_form_it_is_stored_in(value):
+    assert share(value) == Fraction(1, 256)

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cuvee.analyses import scores
+from cuvee.analyses.scores import Params
+
+FAST = Params(resamples=2000)
+
+
+def verdict(results, params=FAST):
+    return scores.table(results, params)[0]
+
+
+def line(ability, level, n=200):
+    """n items of which the first `level` are right: runs differ on the items between their levels."""
+    return "1" * level + "0" * (n - level)
+
+
+def test_the_best_mean_over_abilities_leads_and_beats_what_it_clearly_beats(result):
+    found = verdict(
+        [
+            result("dmt k=1/4", "math", line("math", 120)),
+            result("dmt k=1/4", "code", line("code", 110)),
+            result("sequential", "math", line("math", 40)),
+            result("sequential", "code", line("code", 108)),
+        ]
+    )
+    assert found.notes[0].startswith("dmt k=1/4 leads (overall 57.5 points); better than sequential")
+    assert [row["run"] for row in found.rows] == ["dmt k=1/4", "sequential"]
+    assert found.rows[1]["difference: leader minus run (points)"] == pytest.approx(20.5)
+    assert found.rows[1]["reading"] == "leader is better"
+
+
+def test_a_lead_that_may_be_chance_is_not_separable(result):
+    found = verdict(
+        [
+            result("dmt", "math", line("math", 102)),
+            result("dmt", "code", line("code", 101)),
+            result("multi_task", "math", line("math", 101)),
+            result("multi_task", "code", line("code", 100)),
+        ]
+    )
+    assert "not separable from multi_task (difference +0.5 points, 95 % " in found.notes[0]
+    assert found.rows[1]["reading"] == "not separable"
+    assert any("would be missed more than one time in five" in note for note in found.notes)
+
+
+def test_what_the_leader_costs_is_said_against_the_best_run_for_the_ability(result):
+    tables = scores.table(
+        [
+            result("dmt", "math", line("math", 100)),
+            result("dmt", "code", line("code", 180)),
+            result("math_only", "math", line("math", 130)),
+            result("math_only", "code", line("code", 20)),
+        ],
+        FAST,
+    )
+    assert "costs: math -15.0 points, 95 % " in tables[0].notes[0]
+    assert "against math_only, the best run for math" in tables[0].notes[0]
+    assert [row["reading"] for row in tables[1].rows] == ["a cost", "is the best run"]
+
+
+def test_one_run_alone_has_nothing_to_be_compared_with(result):
+    found = verdict([result("dmt", "math", "1100")])
+    assert found.notes[0] == (
+        "dmt is the only run that can be judged (overall 50.0 points), so there is nothing to compare it with."
+    )
+
+
+def test_the_base_takes_part_and_can_lead(result):
+    results = [result("dmt", "math", line("math", 20)), result("dmt", "math", line("math", 90), stage=0)]
+    found = verdict(results)
+    assert found.notes[0].startswith("base (untrained) leads")
+    assert [row["run"] for row in found.rows] == ["base (untrained)", "dmt"]
+
+
+def test_with_one_ability_the_verdict_is_the_exact_mcnemar_test(result):
+    found = verdict([result("a", "math", line("math", 110)), result("b", "math", line("math", 100))])
+    assert found.rows[1]["p (Holm)"] == pytest.approx(2 / 2**10)
+    assert any("exact McNemar" in note for note in found.notes)
+
+
+def test_accuracy_judges_where_there_is_one_and_a_loss_still_shows_among_the_costs(result):
+    rng = np.random.default_rng(0).random(80)
+    results = [
+        result("a", "math", line("math", 120)),
+        result("b", "math", line("math", 60)),
+        result("a", "general", rng + 1.0, evaluator="heldout_loss"),
+        result("b", "general", rng + 0.5, evaluator="heldout_loss"),
+    ]
+    found = verdict(results)
+    assert found.notes[0].startswith("a leads (overall 60.0 points)")
+    assert "costs: general +0.500 nats/token" in found.notes[0]
+    assert any("general (heldout_loss, loss)" in note for note in found.notes)
+
+
+def test_without_accuracy_the_lower_loss_leads(result):
+    rng = np.random.default_rng(0).random(80)
+    low = result("low", "math", rng + 1.0, evaluator="heldout_loss")
+    high = result("high", "math", rng + 1.2, evaluator="heldout_loss")
+    found = verdict([high, low])
+    assert found.notes[0].startswith("low leads")
+    assert found.rows[1]["difference: leader minus run (nats/token)"] == pytest.approx(-0.2)
+
+
+def test_the_metric_of_the_verdict_can_be_asked_for(result):
+    rng = np.random.default_rng(0).random(20)
+    results = [
+        result("a", "math", "1100"),
+        result("b", "math", "1110"),
+        result("a", "math", rng, evaluator="heldout_loss"),
+        result("b", "math", rng + 1, evaluator="heldout_loss"),
+    ]
+    assert verdict(results).notes[0].startswith("b leads")
+    assert verdict(results, Params(metric="loss", resamples=2000)).notes[0].startswith("a leads")
+
+
+def test_a_run_with_a_missing_evaluation_is_left_out_and_named(result):
+    found = verdict(
+        [
+            result("a", "math", "1100"),
+            result("a", "code", "1100"),
+            result("b", "math", "1000"),
+            result("b", "code", "1000"),
+            result("c", "math", "1111"),
+        ]
+    )
+    assert "c is not in the verdict: it has no exact_answer on code." in found.notes
+    assert [row["run"] for row in found.rows] == ["a", "b"]
+
+
+def test_a_run_measured_on_other_items_is_left_out_and_named(result):
+    found = verdict([result("a", "x", "1100"), result("b", "x", "1000"), result("c", "x", "11111")])
+    assert any(note.startswith("c is not in the verdict: it was measured on other items") for note in found.notes)
+
+
+def test_no_results_give_no_verdict_and_say_so():
+    (only,) = scores.table([], FAST)
+    assert only.notes == ["No verdict: no final model has been evaluated."]
+
+
+def test_every_base_model_has_its_own_verdict(result):
+    tables = scores.table(
+        [
+            result("a", "x", "1100", base="small"),
+            result("b", "x", "1000", base="small"),
+            result("a", "x", "0000", base="large"),
+            result("b", "x", "1111", base="large"),
+        ],
+        FAST,
+    )
+    titles = [table.title for table in tables]
+    assert "Verdict, base model small" in titles
+    assert "Verdict, base model large" in titles
+    assert tables[0].notes[0].startswith("a leads")
+
+
+def test_a_difference_that_one_seed_contradicts_is_not_separable(result):
+    results = []
+    for seed, (a, b) in enumerate([(150, 50), (150, 50), (90, 100)]):
+        results += [result("a", "x", line("x", a), seed=seed), result("b", "x", line("x", b), seed=seed)]
+    found = verdict(results)
+    assert found.rows[1]["p (Holm)"] < 0.05
+    assert found.rows[1]["reading"] == "not separable"
+    assert "SD between seeds (points)" in found.columns
+    assert any(note.startswith("3 seeds a run") for note in found.notes)
+
+
+def test_equal_runs_are_seldom_separated_though_the_best_is_picked_first(result):
+    """The leader among six equal runs: correcting its own five pairs alone would err more often."""
+    rng = np.random.default_rng(6)
+    wrong = 0
+    for _ in range(40):
+        runs = [result(f"r{i}", "x", rng.integers(0, 2, 60).astype(float)) for i in range(6)]
+        wrong += any(row["reading"] == "leader is better" for row in verdict(runs).rows)
+    assert wrong <= 5
+
+
+def test_the_scores_table_is_as_it_was(result):
+    """Golden: value, standard error, m/n, star for the best."""
+    found = scores.table(
+        [
+            result("multi_task", "math", "1110"),
+            result("dmt", "math", "1100"),
+            result("dmt", "math", "0000", stage=0),
+            result("multi_task", "code", "10000", full_size=164),
+            result("dmt", "code", "11000", full_size=164),
+        ],
+        FAST,
+    )
+    panel = next(table for table in found if table.title.startswith("Scores"))
+    assert [tuple(row.values()) for row in panel.rows] == [
+        ("base (untrained)", "0.0 ± 0.0 (0/4)", "not measured"),
+        ("multi_task", "75.0 ± 21.7 (3/4) ★", "20.0 ± 17.9 (1/5)"),
+        ("dmt", "50.0 ± 25.0 (2/4)", "40.0 ± 21.9 (2/5) ★"),
+    ]
+    assert panel.columns == ["run", "math (points ↑)", "code (points ↑)"]
+    assert "exact_answer on code: 5 of the benchmark's 164 items were measured." in panel.notes
+
+
+def test_evaluators_of_one_ability_each_stand_side_by_side_like_the_papers_table(result):
+    found = scores.table(
+        [
+            result("a", "math", "1100", evaluator="gsm8k"),
+            result("a", "code", "1100", evaluator="humaneval"),
+        ],
+        FAST,
+    )
+    panel = next(table for table in found if table.title.startswith("Scores"))
+    assert panel.columns == ["run", "math (gsm8k) (points ↑)", "code (humaneval) (points ↑)"]
+
+
+def test_replies_without_an_answer_are_counted(result):
+    from dataclasses import replace
+
+    given = replace(result("a", "math", "1100"), extra={"extracted": [True, True, False, True]})
+    numbers = scores.table([given], FAST)[-1]
+    assert numbers.rows[0]["without an answer"] == 1

@@ -1,0 +1,320 @@
+"""Loss masks are exact: what is supervised is the answer and its end token, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cuvee.data import templates
+from cuvee.data.chat import Chat, Row
+from cuvee.errors import ModelError
+from cuvee.values import Example, Message
+
+Make = Callable[..., Path]
+Talk = Callable[..., Example]
+
+ENDS = {"vicuna_v1.1": "</s>", "alpaca": "</s>", "plain": "</s>", "chatml": "<|im_end|>"}
+TRIMMING = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# As Qwen3 does: reasoning is shown in the last turn only.
+THINKING = (
+    "{% for m in messages %}{% set c = m.content %}"
+    "{% if m.role == 'assistant' %}{% set r = '' %}{% if '</think>' in c %}{% set r = c.split('</think>')[0] %}"
+    "{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{% if loop.last %}{% set c = '<think>' + r.replace('<think>', '') + '</think>' + c %}{% endif %}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + c + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+DEFAULT_SYSTEM = (
+    "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+)
+DOUBLING = "{% for m in messages %}{{ m.content + m.content + '<|end|>' }}{% endfor %}"
+
+
+def supervised(chat: Chat, row: Row) -> list[str]:
+    return [chat.text(row.ids[start:end]) for start, end in row.spans]
+
+
+def only(chat: Chat, example: Example) -> Row:
+    (row,) = chat.render([example])
+    return row
+
+
+# --------------------------------------------------------------------------------------------- exactness
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_every_answer_and_its_end_token_are_supervised(model: Make, talk: Talk, kind: str, name: str) -> None:
+    chat = Chat(model(kind), name)
+    row = only(chat, talk("Hi", "Hello.", "2 + 2?", "2 + 2 = 4\n#### 4"))
+    end = ENDS[name]
+    assert [text.lstrip(" ") for text in supervised(chat, row)] == [f"Hello.{end}", f"2 + 2 = 4\n#### 4{end}"]
+    assert row.status == "kept"
+    assert row.open_turns == 0
+
+
+words = st.text(alphabet=st.sampled_from("ab é\n.#<>|0_'\u2028\U0001f600USER:"), min_size=1, max_size=12)
+answers = words.filter(lambda text: bool(text.strip()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(words, answers), min_size=1, max_size=4),
+    st.sampled_from(sorted(ENDS)),
+    st.sampled_from(["bytes", "pieces"]),
+)
+def test_supervised_text_is_the_answer_whatever_it_holds(
+    model: Make, talk: Talk, pairs: list[tuple[str, str]], name: str, kind: str
+) -> None:
+    chat = Chat(model(kind), name)
+    turns = [text for pair in pairs for text in pair]
+    row = only(chat, talk(*turns))
+    # Texts up to a token, because a piece at the very start of a text loses its space when decoded.
+    texts = [chat.text(row.ids[:end]).removeprefix(chat.text(row.ids[:start])) for start, end in row.spans]
+    assert len(texts) == len(pairs)
+    for text, (_, answer) in zip(texts, pairs, strict=True):
+        # A token may begin before the answer: then what it brings along is what the template writes there.
+        assert text.endswith(answer + ENDS[name])
+        assert len(text) - len(answer + ENDS[name]) <= (1 if row.boundary_tokens else 0)
+    rendered = templates.compile(chat.template, chat.tokens)([m.as_dict() for m in talk(*turns).messages], False)
+    if kind == "bytes":  # LLaMA's decoder writes a space after every special token
+        assert chat.text(row.ids) == "<s>" + rendered
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(words, answers), min_size=1, max_size=3))
+def test_a_template_that_strips_contents_supervises_what_it_shows(
+    model: Make, talk: Talk, pairs: list[tuple[str, str]]
+) -> None:
+    chat = Chat(model(template=TRIMMING))
+    row = only(chat, talk(*[text for pair in pairs for text in pair]))
+    assert supervised(chat, row) == [answer.strip() + "<|im_end|>" for _, answer in pairs]
+
+
+def test_white_space_after_the_end_token_is_not_supervised(model: Make, talk: Talk) -> None:
+    chat = Chat(model(), "chatml")
+    row = only(chat, talk("Hi", "Hello"))
+    assert chat.text(row.ids).endswith("<|im_end|>\n")
+    assert supervised(chat, row)[-1].endswith("<|im_end|>")
+
+
+def test_a_token_across_the_start_is_supervised_and_counted(model: Make, talk: Talk) -> None:
+    row = only(chat := Chat(model(), "vicuna_v1.1"), talk("Hi", "the user", "So", "the user"))
+    assert supervised(chat, row)[0].startswith(" the")
+    assert row.boundary_tokens == 2
+
+
+def test_a_default_system_turn_is_context(model: Make, talk: Talk) -> None:
+    chat = Chat(model(template=DEFAULT_SYSTEM))
+    row = only(chat, talk("Hi", "Hello"))
+    assert chat.text(row.ids).startswith("<|im_start|>system\nBe kind.")
+    assert supervised(chat, row) == ["Hello<|im_end|>"]
+
+
+def test_answers_that_occur_elsewhere_are_not_confused(model: Make, talk: Talk) -> None:
+    chat = Chat(model(), "chatml")
+    row = only(chat, talk("yes", "yes", "assistant\nyes", "yes"))
+    assert supervised(chat, row) == ["yes<|im_end|>"] * 2
+    assert row.spans[0][0] > 5
+
+
+def test_reasoning_that_is_shown_is_supervised(model: Make, talk: Talk) -> None:
+    chat = Chat(model(template=THINKING))
+    assert supervised(chat, only(chat, talk("Hi", "<think>So.</think>\nYes"))) == ["<think>So.</think>Yes<|im_end|>"]
+
+
+def test_reasoning_that_is_dropped_from_earlier_turns_is_no_mistake(model: Make, talk: Talk) -> None:
+    chat = Chat(model(template=THINKING))
+    row = only(chat, talk("Hi", "<think>So.</think>\nYes", "And?", "No"))
+    assert supervised(chat, row) == ["Yes<|im_end|>", "No<|im_end|>"]
+
+
+def test_what_cannot_be_found_is_refused_with_file_and_line(model: Make, talk: Talk) -> None:
+    chat = Chat(model(template=DOUBLING.replace("messages", "messages[::-1]")))
+    with pytest.raises(ValueError, match=r"x\.jsonl:5: the template does not show where .* turn 2 lies.*mask: last"):
+        chat.render([talk("Hi", "Hello", path="x.jsonl", line=5)])
+
+
+def test_prefix_differences_find_what_sentinels_cannot(model: Make, talk: Talk) -> None:
+    chat = Chat(model(template=DOUBLING))
+    assert supervised(chat, only(chat, talk("Hi", "Yes", "So", "No"))) == ["YesYes<|end|>", "NoNo<|end|>"]
+
+
+def test_the_last_turn_only(model: Make, talk: Talk) -> None:
+    chat = Chat(model(), "chatml", mask="last")
+    row = only(chat, talk("Hi", "Hello", "So?", "Yes"))
+    assert supervised(chat, row) == ["Yes<|im_end|>"]
+    assert row.num_supervised == row.spans[0][1] - row.spans[0][0]
+
+
+def test_a_turn_without_end_token_is_counted(model: Make, talk: Talk) -> None:
+    chat = Chat(model(template="{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"))
+    row = only(chat, talk("Hi", "Hello", "use </s> now", "Yes"))
+    assert [text.strip() for text in supervised(chat, row)] == ["Hello", "Yes"]
+    assert row.open_turns == 2
+
+
+# -------------------------------------------------------------------------------------------------- length
+
+
+def test_too_long_is_cut_after_the_last_answer_that_fits(model: Make, talk: Talk) -> None:
+    folder = model()
+    example = talk("Hi", "Hello", "More", "Yes", "x" * 300, "y" * 300)
+    whole = only(Chat(folder, "chatml"), example)
+    cut = only(chat := Chat(folder, "chatml", max_length=60), example)
+    assert (cut.status, cut.reason) == ("trimmed", "longer than 60 tokens")
+    assert supervised(chat, cut) == ["Hello<|im_end|>", "Yes<|im_end|>"]
+    np.testing.assert_array_equal(cut.ids, whole.ids[: len(cut.ids)])
+    assert len(cut.ids) == cut.spans[-1][1] <= 60
+
+
+def test_the_cut_comes_before_the_rule_of_the_last_turn(model: Make, talk: Talk) -> None:
+    chat = Chat(model(), "chatml", mask="last", max_length=60)
+    assert supervised(chat, only(chat, talk("Hi", "Hello", "More", "Yes", "x" * 300, "No"))) == ["Yes<|im_end|>"]
+
+
+def test_no_answer_that_fits_drops_the_row_with_a_reason(model: Make, talk: Talk) -> None:
+    row = only(Chat(model(), "chatml", max_length=20), talk("x" * 300, "Hello"))
+    assert (row.status, row.reason, len(row.ids), row.spans) == ("dropped", "no whole answer within 20 tokens", 0, ())
+
+
+def test_too_long_may_drop_or_stop(model: Make, talk: Talk) -> None:
+    example = talk("Hi", "Hello", "x" * 300, "y", path="x.jsonl", line=2)
+    assert only(Chat(model(), "chatml", max_length=60, too_long="drop"), example).status == "dropped"
+    with pytest.raises(ValueError, match=r"x\.jsonl:2: the row has \d+ tokens, max_length is 60; set max_length"):
+        only(Chat(model(), "chatml", max_length=60, too_long="error"), example)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(words, answers), min_size=1, max_size=5), st.integers(1, 80))
+def test_trimming_only_shortens(model: Make, talk: Talk, pairs: list[tuple[str, str]], limit: int) -> None:
+    folder = model()
+    example = talk(*[text for pair in pairs for text in pair])
+    whole, cut = only(Chat(folder, "chatml"), example), only(Chat(folder, "chatml", max_length=limit), example)
+    assert len(cut.ids) <= limit
+    assert cut.spans == whole.spans[: len(cut.spans)]
+    if len(whole.ids) <= limit:
+        assert cut.status == "kept"
+    else:
+        assert len(cut.spans) == sum(end <= limit for _, end in whole.spans)
+
+
+# --------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_row_the_template_refuses_is_dropped_with_its_reason_and_the_others_stay(model: Make, talk: Talk) -> None:
+    chat = Chat(model(), "vicuna_v1.1")
+    tool = Example((Message("user", "x"), Message("tool", "y"), Message("assistant", "z")))
+    rows = chat.render([talk("Hi", "Hello"), tool, talk("So", "Yes")])
+    assert [row.status for row in rows] == ["kept", "dropped", "kept"]
+    assert "the template refuses the row" in rows[1].reason
+
+
+def test_a_tool_call_the_template_leaves_out_drops_the_row(model: Make) -> None:
+    call = Message("assistant", "", {"tool_calls": [{"type": "function", "function": {"name": "f"}}]})
+    row = only(Chat(model(template=DEFAULT_SYSTEM)), Example((Message("user", "Call"), call)))
+    assert (row.status, row.reason) == ("dropped", "the template shows nothing of a tool call")
+
+
+def test_a_tool_call_that_is_shown_is_supervised(model: Make) -> None:
+    shows = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+        "{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    call = Message("assistant", "", {"tool_calls": [{"type": "function", "function": {"name": "f"}}]})
+    chat = Chat(model(template=shows))
+    assert supervised(chat, only(chat, Example((Message("user", "Call"), call)))) == ['{"name": "f"}<|im_end|>']
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask": "lst"}, "Did you mean 'last'"),
+        ({"too_long": "split"}, "drop, error, trim"),
+        ({"max_length": 0}, "1 or more"),
+    ],
+)
+def test_impossible_settings_are_refused(model: Make, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Chat(model(), "chatml", **arguments)
+
+
+def test_a_folder_without_what_is_needed_says_what_to_do(model: Make, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no tokenizer.json; make one with transformers"):
+        Chat(tmp_path, "plain")
+    with pytest.raises(ModelError, match="names none"):
+        Chat(model(eos_token=None), "plain")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot be read"):
+        Chat(tmp_path, "plain")
+
+
+# -------------------------------------------------------------------------------------------- generation
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_a_prompt_is_what_training_showed_before_the_answer(model: Make, talk: Talk, kind: str, name: str) -> None:
+    chat = Chat(model(kind), name)
+    row = only(chat, talk("Hi", "the end"))
+    prompt = chat.prompt([Message("user", "Hi")])
+    assert prompt == list(row.ids[: len(prompt)])
+    assert len(prompt) <= row.spans[0][0]
+    assert prompt[-1] not in chat.stop_ids
+
+
+def test_stop_ids_are_the_end_of_sequence_and_the_end_of_turn(model: Make) -> None:
+    assert Chat(model(), "vicuna_v1.1").stop_ids == (1,)
+    assert Chat(model(), "chatml").stop_ids == (1, 3)
+
+
+def test_decoding_leaves_special_tokens_out(model: Make, talk: Talk) -> None:
+    chat = Chat(model(), "chatml")
+    row = only(chat, talk("Hi", "Hello"))
+    assert chat.decode(row.ids[slice(*row.spans[0])]) == "Hello"
+
+
+def test_only_built_in_templates_get_the_tokenizers_first_token(model: Make, talk: Talk) -> None:
+    folder = model(template=DEFAULT_SYSTEM)
+    assert only(Chat(folder, "chatml"), talk("Hi", "Yo")).ids[0] == 0
+    assert only(Chat(folder), talk("Hi", "Yo")).ids[0] == 2
+
+
+def test_the_description_tells_templates_and_tokenizers_apart(model: Make) -> None:
+    chats = [Chat(model(kind), name).describe() for kind in ("bytes", "pieces") for name in ("chatml", "plain")]
+    assert len({(told["template_sha256"], told["tokenizer_sha256"]) for told in chats}) == 4
+    assert Chat(model(), "vicuna_v1.1").describe()["gap"] == " "
+    assert Chat(model(), "chatml").describe()["gap"] == ""
+
+
+# ------------------------------------------------------------------------------- against the ecosystem
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+@pytest.mark.parametrize("template", [TRIMMING, THINKING, DEFAULT_SYSTEM, *templates.BUILT_IN])
+def test_tokens_are_those_of_transformers(model: Make, talk: Talk, kind: str, template: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    built_in = template in templates.BUILT_IN
+    folder = model(kind, None if built_in else template)
+    chat = Chat(folder, template if built_in else "tokenizer")
+    (folder / "chat_template.jinja").write_text(chat.export_template(), encoding="utf-8")
+    reference = transformers.AutoTokenizer.from_pretrained(folder)
+    for example in (talk(" Hi \n", "Hello  é", "a<|im_end|>", " b\n"), talk("Hi", "Yo", system="Be brief.")):
+        messages = [message.as_dict() for message in example.messages]
+        expected = reference.apply_chat_template(messages, tokenize=True, return_dict=False)
+        assert list(only(chat, example).ids) == expected
+        asked = reference.apply_chat_template(
+            messages[:-1], tokenize=True, return_dict=False, add_generation_prompt=True
+        )
+        assert chat.prompt(example.messages[:-1]) == asked

@@ -1,0 +1,275 @@
+"""Subsets are nested and hang on the rows alone; impossible amounts say what is possible."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cuvee import seeds
+from cuvee.data import parts, ranks
+from cuvee.errors import DataError
+
+
+@dataclass(eq=False)
+class Table:
+    """Rows in memory, as choosing sees them."""
+
+    keys: NDArray[np.uint8]
+    prompt_keys: NDArray[np.uint8]
+    occurrences: NDArray[np.int64]
+    num_tokens: NDArray[np.int64]
+    num_supervised: NDArray[np.int64]
+    dropped: NDArray[np.bool_]
+    tags: list[tuple[str, ...]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def shuffled(self, order: NDArray[np.int64]) -> Table:
+        return Table(
+            self.keys[order],
+            self.prompt_keys[order],
+            self.occurrences[order],
+            self.num_tokens[order],
+            self.num_supervised[order],
+            self.dropped[order],
+            [self.tags[index] for index in order],
+        )
+
+    def names(self, chosen: parts.Chosen) -> list[tuple[bytes, int, int]]:
+        rows = chosen.rows.tolist()
+        copies = chosen.copies.tolist()
+        return sorted(
+            (self.keys[r].tobytes(), int(self.occurrences[r]), c) for r, c in zip(rows, copies, strict=True)
+        )
+
+
+def key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def table(n: int, *, prompts: int = 0, repeats: int = 1) -> Table:
+    """Return `n` rows; `prompts` different prompts, every row `repeats` times."""
+    ids = np.frombuffer(b"".join(key(f"row {row // repeats}") for row in range(n)), np.uint8).reshape(n, 16)
+    asked = [key(f"prompt {row % prompts if prompts else row // repeats}") for row in range(n)]
+    tokens = 5 + np.arange(n, dtype=np.int64) % 7
+    return Table(
+        ids,
+        np.frombuffer(b"".join(asked), np.uint8).reshape(n, 16),
+        np.arange(n, dtype=np.int64) % repeats,
+        tokens * 2,
+        tokens,
+        np.zeros(n, np.bool_),
+        [(("code",), ("chat", "math"), ())[row // repeats % 3] for row in range(n)],
+    )
+
+
+def take(rows: Table, *amounts: dict[str, Any], heldout: str = "0", seed: int | None = 0, **how: Any) -> parts.Chosen:
+    return parts.choose(rows, {"amounts": list(amounts), **how}, Fraction(heldout), 0, seed)
+
+
+# ------------------------------------------------------------------------------------------------- ranks
+
+
+def test_ranks_of_many_rows_are_those_of_one() -> None:
+    rows = table(20)
+    numbers = np.arange(20, dtype=np.int64) % 3
+    one = [seeds.rank(7, "subset", rows.keys[i].tobytes(), int(numbers[i])) for i in range(20)]
+    assert ranks.ranks(7, "subset", rows.keys, numbers).tolist() == one
+    for fraction in (Fraction(0), Fraction(1, 50), Fraction(1, 3), Fraction(1)):
+        single = [seeds.below(7, "heldout", rows.keys[i].tobytes(), fraction) for i in range(20)]
+        assert ranks.below(7, "heldout", rows.keys, fraction).tolist() == single
+
+
+# ------------------------------------------------------------------------------------------------ amounts
+
+
+@pytest.mark.parametrize(("n", "kept"), [(110_142, 430), (20_022, 78), (86_060, 336)])
+def test_one_256th_of_the_papers_sets_has_the_papers_sizes(n: int, kept: int) -> None:
+    assert len(take(table(n), {"share": "1/256"}).rows) == kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.fractions(0, 3), st.fractions(0, 3), st.integers(0, 5))
+def test_shares_keep_floor_rn_rows_and_are_nested(n: int, a: Fraction, b: Fraction, seed: int) -> None:
+    rows = table(n, repeats=2)
+    small, large = sorted((a, b))
+    if small * n < 1:
+        return
+    few, many = take(rows, {"share": small}, seed=seed), take(rows, {"share": large}, seed=seed)
+    assert len(few.rows) == small.numerator * n // small.denominator
+    assert set(rows.names(few)) <= set(rows.names(many))
+    assert len(set(rows.names(many))) == len(many.rows)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 1 << 32),
+    st.sampled_from([{"share": "1/3"}, {"count": 7}, {"tokens": 60}, {"share": "5/2"}]),
+)
+def test_the_order_of_the_file_changes_nothing(order: int, amount: dict[str, Any]) -> None:
+    rows = table(90, repeats=3)
+    other = rows.shuffled(np.random.default_rng(order).permutation(90))
+    found = take(other, amount, heldout="1/10", duplicates="drop", drop={"tags": "code"})
+    assert other.names(found) == rows.names(
+        take(rows, amount, heldout="1/10", duplicates="drop", drop={"tags": "code"})
+    )
+
+
+def test_rows_that_are_added_do_not_reshuffle_the_others() -> None:
+    few, many = table(100), table(200)
+    first = {name for name, _, _ in few.names(take(few, {"share": "1/4"}))}
+    both = {name for name, _, _ in many.names(take(many, {"share": "1/4"}))}
+    threshold = max(seeds.rank(0, "subset", name) for name in both)
+    assert {name for name in first if seeds.rank(0, "subset", name) <= threshold} <= both
+
+
+def test_a_share_is_no_prefix_of_the_file() -> None:
+    chosen = take(table(1000), {"share": "1/10"}).rows
+    assert chosen.min() < 100
+    assert chosen.max() > 900
+
+
+def test_another_seed_is_another_subset() -> None:
+    rows = table(200)
+    assert rows.names(take(rows, {"count": 20})) != rows.names(take(rows, {"count": 20}, seed=1))
+
+
+def test_amounts_are_taken_one_after_another() -> None:
+    rows = table(100)
+    twice = take(rows, {"count": 40}, {"share": "1/4"})
+    assert rows.names(twice) == rows.names(take(rows, {"count": 10}))
+    assert twice.counts["asked"] == ['{"count":40}', '{"share":"1/4"}']
+
+
+def test_a_share_above_one_repeats_whole_copies_and_a_nested_rest() -> None:
+    rows = table(8)
+    chosen = take(rows, {"share": "9/4"})
+    assert np.bincount(chosen.rows).tolist().count(3) == 2
+    assert sorted(np.unique(chosen.copies).tolist()) == [0, 1, 2]
+    assert set(chosen.rows[chosen.copies == 2]) == set(take(rows, {"share": "1/4"}).rows)
+    assert len(take(rows, {"share": "2"}, {"share": "1/2"}).rows) == 8
+
+
+def test_whole_shares_need_no_seed_and_others_do() -> None:
+    assert len(take(table(5), {"share": "2"}, seed=None).rows) == 10
+    assert len(take(table(5), seed=None).rows) == 5
+    with pytest.raises(ValueError, match="no seed"):
+        take(table(5), {"share": "1/2"}, seed=None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(5, 250))
+def test_tokens_stop_before_the_row_that_would_exceed(tokens: int) -> None:
+    rows = table(31)
+    tokens = min(max(tokens, int(rows.num_supervised.max())), int(rows.num_supervised.sum()))
+    chosen = take(rows, {"tokens": tokens})
+    assert chosen.counts["supervised_tokens"] <= tokens
+    if len(chosen.rows) < 31:
+        more = take(rows, {"count": len(chosen.rows) + 1})
+        assert set(chosen.rows) <= set(more.rows)
+        assert more.counts["supervised_tokens"] > tokens
+
+
+@pytest.mark.parametrize(
+    ("amount", "message"),
+    [
+        ({"share": "1/256"}, r"share of 1/256 of 100 rows is no row; the smallest .* 1/100"),
+        ({"count": 0}, r"count: 0 keeps no row of 100"),
+        ({"count": 150}, r"count: 150 asked, 100 rows are there; say count: 100 or less, or share: 3/2 to repeat"),
+        ({"tokens": 10_000}, r"tokens: 10,000 asked, 795 supervised tokens are there; .* share: 13 before"),
+        ({"tokens": 1}, r"tokens: 1 keeps no row: the first by rank has \d+ supervised tokens"),
+    ],
+)
+def test_impossible_amounts_say_what_is_possible(amount: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        take(table(100), amount)
+
+
+@pytest.mark.parametrize("amount", [{}, {"share": "1/2", "count": 3}, {"weight": 1}])
+def test_an_amount_is_exactly_one_of_three(amount: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="exactly one of share, count, tokens"):
+        take(table(10), amount)
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'amounts'"):
+        parts.choose(table(3), {"amount": []}, Fraction(0), 0, 0)
+
+
+# ----------------------------------------------------------------------------------------- order of operations
+
+
+def test_held_out_prompts_never_train_whatever_the_answer_seed_or_source() -> None:
+    rows = table(400, prompts=50)
+    held = ranks.below(0, "heldout", rows.prompt_keys, Fraction(1, 5))
+    assert 0 < held.sum() < 400
+    for seed in (0, 1):
+        chosen = take(rows, heldout="1/5", seed=seed)
+        assert set(chosen.rows) == set(np.flatnonzero(~held))
+    assert chosen.counts["heldout"] == held.sum()
+    prompts = {rows.prompt_keys[row].tobytes() for row in np.flatnonzero(held)}
+    assert not prompts & {rows.prompt_keys[row].tobytes() for row in chosen.rows}
+
+
+def test_a_larger_split_only_adds_rows() -> None:
+    rows = table(500)
+    small = set(parts.heldout_rows(rows, Fraction(1, 50), 0, None))
+    assert small < set(parts.heldout_rows(rows, Fraction(1, 10), 0, None))
+
+
+def test_counts_say_where_every_row_went() -> None:
+    rows = table(300, repeats=2)
+    counts = take(rows, {"share": "1/2"}, heldout="1/10", duplicates="drop", drop={"tags": "^code$"}).counts
+    gone = counts["heldout"] + counts["duplicates"] + counts["filtered"]
+    assert counts["available"] == 300 == gone + counts["pool"]
+    assert min(counts["heldout"], counts["duplicates"], counts["filtered"]) > 0
+    assert counts["rows"] == counts["pool"] // 2
+
+
+def test_tags_drop_a_row_when_any_matches_and_keep_it_when_any_matches() -> None:
+    rows = table(9)
+    assert [rows.tags[row] for row in take(rows, drop={"tags": "code|math"}).rows] == [()] * 3
+    assert [rows.tags[row] for row in take(rows, keep={"tags": "ma"}).rows] == [("chat", "math")] * 3
+
+
+def test_filters_that_cannot_work_say_so() -> None:
+    untagged = table(3)
+    untagged.tags = [()] * 3
+    with pytest.raises(DataError, match="no row of the source has any; name the column"):
+        take(untagged, drop={"tags": "code"})
+    with pytest.raises(DataError, match="no regular expression"):
+        take(table(3), drop={"tags": "("})
+    with pytest.raises(DataError, match=r"no row is left of 9: 0 held out, 0 duplicates, 9 filtered"):
+        take(table(9), drop={"tags": "."}, keep={"tags": "zebra"})
+
+
+def test_rows_lost_at_rendering_count_in_n_and_are_reported() -> None:
+    rows = table(100)
+    rows.dropped[::4] = True
+    rows.num_supervised[::4] = rows.num_tokens[::4] = 0
+    counts = take(rows, {"share": "1/2"}).counts
+    assert counts["rows"] == 50
+    assert 0 < counts["lost"] < 50
+    rows.dropped[:] = True
+    with pytest.raises(DataError, match="all 50 chosen rows were lost at rendering"):
+        take(rows, {"share": "1/2"})
+
+
+def test_held_out_items_are_unique_alive_and_a_prefix_of_one_ranking() -> None:
+    rows = table(400, repeats=2)
+    rows.dropped[::8] = True
+    every = parts.heldout_rows(rows, Fraction(1, 4), 0, None)
+    assert parts.heldout_rows(rows, Fraction(1, 4), 0, 5).tolist() == every[:5].tolist()
+    assert not rows.dropped[every].any()
+    assert len({rows.keys[row].tobytes() for row in every}) == len(every)
+    ranked = [seeds.rank(0, "items", rows.keys[row].tobytes()) for row in every]
+    assert ranked == sorted(ranked)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pyarrow.parquet as pq
+import pytest
+
+from cuvee.errors import UsageError
+from cuvee.protocols import Table
+from cuvee.report import page
+from cuvee.report.data import ReportData
+from cuvee.report.page import escape_markdown, html, write
+from cuvee.report.sections import sections
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Checker(HTMLParser):
+    """Collects what a page loads and links to, and whether its tags are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.loads, self.tags, self.wrong = [], [], [], [], set(), []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "a":
+            self.links.append(found["href"])
+        self.loads += [value for name, value in attrs if name in ("src", "srcset", "data", "action", "poster")]
+        self.loads += [value for name, value in attrs if name in ("href", "xlink:href") and not value.startswith("#")]
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def check(text):
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    return checker
+
+
+@pytest.fixture(scope="module")
+def folder(report, tmp_path_factory):
+    made = tmp_path_factory.mktemp("report") / "out"
+    write(report, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_well_formed_and_its_contents_exist(text):
+    found = check(text)
+    assert not found.wrong
+    assert not found.open
+    assert len(found.ids) == len(set(found.ids))
+    assert len(found.links) == 11
+    assert {link.removeprefix("#") for link in found.links} <= set(found.ids)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(text):
+    found = check(text)
+    assert not found.loads
+    assert not found.tags & {"script", "iframe", "link", "object", "embed", "img"}
+    assert "http" not in text
+    assert not re.search(r"@import|url\((?!#)", text)
+
+
+def test_the_verdict_is_on_top(text, report):
+    assert text.index(report.tables["scores"][0].notes[0].split(";")[0]) < text.index("<table>")
+
+
+def test_both_pages_and_parquet_hold_the_same_tables(folder, report, text):
+    md = (folder / "report.md").read_text(encoding="utf-8")
+    for section in sections(report):
+        for block in section.blocks:
+            stored = pq.read_table(folder / block.file)
+            assert stored.column_names == list(block.columns)
+            assert stored.num_rows == len(block.rows)
+            assert block.title in md
+            for row in block.rows:
+                assert "| " + " | ".join(map(escape_markdown, row)) + " |" in md
+                assert all(cell.replace("&", "&amp;").replace("<", "&lt;") in text for cell in row)
+
+
+def test_parquet_keeps_the_plain_numbers(folder, report):
+    stored = pq.read_table(folder / "tables" / "verdict.parquet").to_pylist()
+    assert stored == [dict(row) for row in report.tables["scores"][0].rows]
+
+
+def test_every_figure_and_table_the_markdown_names_exists(folder):
+    md = (folder / "report.md").read_text(encoding="utf-8")
+    named = re.findall(r"\]\((figures/[^)]+)\)", md)
+    assert named
+    assert all((folder / name).is_file() for name in named)
+
+
+def test_markdown_rows_have_as_many_cells_as_their_header(folder):
+    rows = [line for line in (folder / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    for above, below in itertools.pairwise(rows):
+        if re.fullmatch(r"\|[ \-:|]+\|", below):
+            assert len(re.split(r"(?<!\\)\|", above)) == len(re.split(r"(?<!\\)\|", below))
+
+
+def test_equal_data_give_equal_pages(report):
+    small = replace(report, tables={"scores": report.tables["scores"][:1]}, curves={}, source_curves={})
+    assert html(small) == html(small)
+
+
+def test_everything_that_comes_from_outside_is_escaped(tmp_path):
+    nasty = '<script>alert("x")</script> & | `a` *b*'
+    table = Table(nasty, [nasty], [{nasty: nasty}], [nasty])
+    data = ReportData(
+        title=nasty,
+        recipe_text="```\n" + nasty,
+        created=nasty,
+        tables={nasty: [table]},
+        notes=[nasty],
+        stages=[{"kind": "train", "label": nasty, "rows": 1, "short": nasty, "id": nasty, "runs": [nasty]}],
+        curves={nasty: [(1, 2.0), (2, 1.0)]},
+        versions={nasty: nasty},
+        costs={nasty: nasty},
+    )
+    write(data, tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "script" not in check(text).tags
+    assert not check(text).wrong
+    md = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    before, _, after = md.partition("````yaml")
+    assert "<script>" not in before
+    assert "<script>" not in after.partition("\n````\n")[2]
+
+
+def test_analyses_nobody_asked_for_say_so():
+    text = html(ReportData("nothing", "", "today"))
+    assert not check(text).wrong
+    for name in ("scores", "forgetting", "k_sweep"):
+        assert f"Add {name} to its analyses" in text
+    assert "no training logged a loss" in text
+
+
+def test_an_empty_table_shows_why_it_is_empty():
+    tables = {"k_sweep": [Table("DMT: scores against k", ["k"], [], ["No k sweep: there is no dmt run."])]}
+    text = html(ReportData("t", "", "today", tables=tables))
+    assert "No k sweep: there is no dmt run." in text
+    assert "<table>" not in text.partition('id="k-sweep"')[2].partition("<h2")[0]
+
+
+def test_sharing_is_shown_with_what_it_saved(text):
+    assert "11 trainings instead of 16: equal stages were trained once, which saved 5." in text
+
+
+def test_analyses_without_a_place_of_their_own_follow(tmp_path):
+    data = ReportData("t", "", "today", tables={"conflicts": [Table("Pairs", ["a"], [{"a": 1}])]})
+    assert [s.id for s in sections(data)][4] == "analysis-conflicts"
+
+
+def test_a_second_report_replaces_the_first(report, tmp_path):
+    data = ReportData("first", "", "today", tables={"x": [Table("Old", ["a"], [{"a": 1}])]})
+    write(data, tmp_path / "out")
+    (tmp_path / "out" / "stamp.json").write_text("{}")
+    files = write(ReportData("second", "", "today"), tmp_path / "out")
+    assert [path.name for path in files] == ["report.html", "report.md"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_with_other_files_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        write(ReportData("t", "", "today"), tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_report_that_fails_leaves_the_old_one_and_no_rubbish(tmp_path, monkeypatch):
+    write(ReportData("first", "", "today"), tmp_path / "out")
+
+    def fail(*_):
+        raise RuntimeError("no figure today")
+
+    monkeypatch.setattr(page, "_html", fail)
+    with pytest.raises(RuntimeError):
+        write(ReportData("second", "", "today"), tmp_path / "out")
+    assert "first" in (tmp_path / "out" / "report.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_column_of_mixed_types_becomes_text(tmp_path):
+    page.write_parquet(Table("t", ["a", "b"], [{"a": 1, "b": 1}, {"a": "x", "b": 2.5}]), tmp_path / "t.parquet")
+    assert pq.read_table(tmp_path / "t.parquet").to_pydict() == {"a": ["1", "x"], "b": [1.0, 2.5]}
+
+
+def test_several_seeds_show_their_spread(make_report):
+    scores = make_report((0, 1)).tables["scores"]
+    assert "SD between seeds (points)" in scores[0].columns

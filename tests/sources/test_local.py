@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cuvee import canonical
+from cuvee.data import formats
+from cuvee.errors import DataError
+from cuvee.protocols import Source
+from cuvee.sources import local
+from cuvee.values import BadRow, Example
+
+ROWS = [{"question": f"{n} + 1?", "answer": f"{n + 1}", "topic": ["sum"]} for n in range(20)]
+
+
+def write(path: Path, rows: list[dict[str, Any]], tail: str = "") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+    return path
+
+
+def everything(identity: Any, where: Any) -> list[Example | BadRow]:
+    return list(local.examples(identity, where))
+
+
+def test_the_module_is_a_source() -> None:
+    source: Source = local
+    assert source.VERSION >= 1
+    with pytest.raises(ValidationError):
+        local.Params(path="x", pth="y")  # type: ignore[call-arg]
+
+
+def test_rows_come_with_file_line_and_tags(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "x.jsonl", ROWS, tail="{broken\n")
+    identity, where = local.pin(local.Params(path="x.jsonl", tags="topic"), tmp_path, cache)
+    rows = everything(identity, where)
+    assert identity["format"] == "question_answer"
+    assert isinstance(rows[0], Example)
+    assert (rows[0].path, rows[0].line, rows[0].tags) == (str(tmp_path / "x.jsonl"), 1, ("sum",))
+    assert isinstance(rows[-1], BadRow)
+    assert rows[-1].line == 21
+
+
+def test_identity_is_the_content_and_not_names_places_or_order(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "one" / "a.jsonl", ROWS[:9])
+    write(tmp_path / "one" / "b.jsonl", ROWS[9:])
+    write(tmp_path / "two" / "z.jsonl", ROWS[:9])
+    write(tmp_path / "two" / "c.jsonl", ROWS[9:])
+    first, there = local.pin(local.Params(path=["b.jsonl", "a.jsonl"]), tmp_path / "one", cache)
+    second, here = local.pin(local.Params(path="*.jsonl"), tmp_path / "two", cache)
+    assert canonical.text(first) == canonical.text(second)
+    assert first["files"] == sorted(first["files"])
+    ids = [row.id for row in everything(first, there) if isinstance(row, Example)]
+    assert ids == [row.id for row in everything(second, here) if isinstance(row, Example)]
+
+
+def test_a_file_named_twice_counts_once(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", ROWS)
+    identity, _ = local.pin(local.Params(path=["a.jsonl", "*.jsonl"]), tmp_path, cache)
+    assert len(identity["files"]) == 1
+
+
+def test_a_file_that_changed_since_it_was_planned_is_refused(tmp_path: Path, cache: Any) -> None:
+    path = write(tmp_path / "a.jsonl", ROWS)
+    identity, where = local.pin(local.Params(path="a.jsonl"), tmp_path, cache)
+    write(path, ROWS[1:])
+    with pytest.raises(DataError, match="changed since it was planned"):
+        everything(identity, where)
+
+
+def test_files_of_two_formats_are_refused(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", ROWS)
+    write(tmp_path / "b.jsonl", [{"instruction": "Add", "input": "", "output": "2"}])
+    with pytest.raises(DataError, match=r"a\.jsonl is question_answer, b\.jsonl is alpaca"):
+        local.pin(local.Params(path=["a.jsonl", "b.jsonl"]), tmp_path, cache)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "train.jsonl", ROWS)
+    with pytest.raises(DataError, match=r"Did you mean 'train\.jsonl'"):
+        local.pin(local.Params(path="trian.jsonl"), tmp_path, cache)
+    with pytest.raises(DataError, match="no file matches"):
+        local.pin(local.Params(path="*.csv"), tmp_path, cache)
+    with pytest.raises(DataError, match="possible: auto, messages"):
+        local.pin(local.Params(path="train.jsonl", format="sharegtp"), tmp_path, cache)
+    with pytest.raises(DataError, match="names no file"):
+        local.pin(local.Params(path=[]), tmp_path, cache)
+
+
+def test_unknown_keys_name_the_file_and_columns_help(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", [{"problem": "1 + 1?", "solution": "2"}])
+    with pytest.raises(DataError, match=r"a\.jsonl: no format fits: the rows have the keys problem, solution"):
+        local.pin(local.Params(path="a.jsonl"), tmp_path, cache)
+    columns = {"question": "problem", "answer": "solution"}
+    identity, where = local.pin(local.Params(path="a.jsonl", columns=columns), tmp_path, cache)
+    (row,) = everything(identity, where)
+    assert isinstance(row, Example)
+    assert row.messages[1].content == "2"
+
+
+def test_an_estimate_counts_all_files_and_samples_each(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", ROWS)
+    more = (tmp_path / "a.jsonl").read_bytes() + b'{"question": "x?", "answer": "y"}\n'
+    (tmp_path / "b.gz").write_bytes(gzip.compress(more))
+    identity, where = local.pin(local.Params(path=["a.jsonl", "b.gz"]), tmp_path, cache)
+    found = local.estimate(identity, where)
+    assert (found.rows, found.exact) == (41, True)
+    assert {Path(row.path).name for row in found.sample} == {"a.jsonl", "b.gz"}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "rows", "bad", "repaired"),
+    [
+        ("math/gsm8k_train", 7473, 0, 0),
+        ("code/code_alpaca_20k", 20016, 6, 0),
+        ("chat/sharegpt_sample_tagged", 723, 11, 241),
+        ("chat/human_llm_multiturn", 2239, 7, 27),
+    ],
+)
+def test_real_sources_load_with_every_row_accounted_for(
+    shared: Path, cache: Any, name: str, rows: int, bad: int, repaired: int
+) -> None:
+    identity, where = local.pin(local.Params(path=f"data/{name}.jsonl.gz"), shared, cache)
+    found = everything(identity, where)
+    assert sum(isinstance(row, Example) for row in found) == rows
+    assert sum(isinstance(row, BadRow) for row in found) == bad
+    assert sum(isinstance(row, formats.Repaired) for row in found) == repaired
+    assert local.estimate(identity, where).rows == rows + bad
