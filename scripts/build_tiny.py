@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -94,7 +95,7 @@ def train_tokenizer(seed: int, vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     core.train_from_iterator(tokenizer_lines(seed), trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         bos_token=BOS,
         eos_token=END,
@@ -121,7 +122,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int, options: argparse.Nam
     """Batches [rows, row_tokens] without end; a row is the beginning of one document.
 
     One document a row isolates documents without a mask, and rows of one length need no padding. A batch mixes
-    all kinds of documents: batches of one length each, and so of one kind, learned neither facts nor copying.
+    all kinds of documents.
     """
     source = tiny_corpus.documents(seed, options.mixture)
     while True:
@@ -177,9 +178,13 @@ def start_as_copier(model: LlamaForCausalLM, sharpness: float) -> None:
         look_up(model, head, sharpness)
 
 
-def pass_on(model: LlamaForCausalLM, attention: nn.Module, head: int, strength: float) -> None:
+def head_width(model: LlamaForCausalLM) -> int:
+    return int(model.config.hidden_size) // int(model.config.num_attention_heads)
+
+
+def pass_on(model: LlamaForCausalLM, attention: Any, head: int, strength: float) -> None:
     """Makes a head write the part of a token's embedding that it reads back to the same place."""
-    width = model.config.head_dim
+    width = head_width(model)
     rows = slice(head * width, (head + 1) * width)
     nn.init.orthogonal_(attention.v_proj.weight[rows])
     attention.v_proj.weight[rows, 0] = 0.0
@@ -192,7 +197,7 @@ def look_up(model: LlamaForCausalLM, head: int, sharpness: float) -> None:
     Only the slow half of the rotary pairs compares: the fast half would also compare positions.
     """
     first, second = (layer.self_attn for layer in model.model.layers[:2])
-    width = model.config.head_dim
+    width = head_width(model)
     rows = slice(head * width, (head + 1) * width)
     slow = torch.arange(width) % (width // 2) >= width // 4
     second.q_proj.weight[rows] = sharpness * slow[:, None] * first.v_proj.weight[rows]
@@ -207,7 +212,7 @@ def look_back(model: LlamaForCausalLM, head: int, distance: int, sharpness: floa
     Rotary position turns pair i of a query at distance d from a key by d * angle_i, so a key equal to the query
     turned back by `distance * angle_i` scores highest at that distance. The six fastest pairs tell neighbours apart.
     """
-    attention, width = model.model.layers[0].self_attn, model.config.head_dim
+    attention, width = model.model.layers[0].self_attn, head_width(model)
     half, rows = width // 2, slice(head * width, (head + 1) * width)
     angles = model.model.rotary_emb.inv_freq[:6] * distance
     query, key = attention.q_proj.weight[rows], attention.k_proj.weight[rows]
@@ -224,7 +229,8 @@ def look_back(model: LlamaForCausalLM, head: int, distance: int, sharpness: floa
 
 
 def continued(folder: Path) -> LlamaForCausalLM:
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model
 
 
 def learning_rate_at(progress: float, peak: float) -> float:
@@ -248,12 +254,13 @@ class MuonAndAdam:
         for optimizer, scale in ((self.muon, 5.0), (self.adam, 0.5)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * scale
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
 
 
 def train(name: str, size: Size, tokenizer: PreTrainedTokenizerFast, options: argparse.Namespace) -> LlamaForCausalLM:
-    model = (continued(options.output / name) if options.resume else new_model(size, tokenizer, options.seed)).train()
+    model = continued(options.output / name) if options.resume else new_model(size, tokenizer, options.seed)
+    model.train()
     optimizer = MuonAndAdam(model)
     steps = (options.tokens or size.tokens) // (options.rows * options.row_tokens)
     data = batches(tokenizer, options.seed + (2 if options.resume else 1), options)
@@ -264,13 +271,14 @@ def train(name: str, size: Size, tokenizer: PreTrainedTokenizerFast, options: ar
         recent = 0.95 * recent + 0.05 * loss if step else loss
         if step % 50 == 49:
             progress(name, step + 1, steps, recent, options.rows * options.row_tokens, time.monotonic() - start)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def train_step(model: LlamaForCausalLM, optimizer: MuonAndAdam, ids: Tensor, learning_rate: float) -> float:
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step(learning_rate)
     return float(loss.detach())
@@ -286,7 +294,7 @@ def progress(name: str, step: int, steps: int, loss: float, step_tokens: int, se
 
 def write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, facts: dict[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     name_tokenizer_class(folder / "tokenizer_config.json")

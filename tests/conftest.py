@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,7 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cuvee(place: Path) -> Iterator[Cuvee]:
+def cuvee(place: Path) -> Cuvee:
     """Run the command line in `place`."""
 
     def call(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -59,7 +59,7 @@ def cuvee(place: Path) -> Iterator[Cuvee]:
             check=False,
         )
 
-    yield call
+    return call
 
 
 def journal(store: Path, event: str) -> list[str]:

@@ -15,7 +15,6 @@ from cuvee.errors import CuveeError, UsageError, did_you_mean
 if TYPE_CHECKING:
     from cuvee.planner import Plan
     from cuvee.recipe import Located
-    from cuvee.runtime import Runtime
     from cuvee.store import Store
 
 INTERRUPTED = 130

@@ -145,8 +145,8 @@ def _size(stage: Stage, book: _Book) -> Size:
 
 def _stored(summary: Mapping[str, Any]) -> Size:
     names = ("rows", "total_tokens", "supervised_tokens", "steps", "longest")
-    size = Size(**{name: int(summary.get(name) or 0) for name in names})
-    return replace(size, rows=size.rows or int(summary.get("items") or 0))
+    rows, total, supervised, steps, longest = (int(summary.get(name) or 0) for name in names)
+    return Size(rows or int(summary.get("items") or 0), total, supervised, steps, longest)
 
 
 def _load(stage: Stage, book: _Book) -> Size:

@@ -41,7 +41,9 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, A
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     different = [path for path in {*before, *after} if before.get(path) != after.get(path)]
     # What the stage itself was asked for says more than that an input is another one.
-    return [(path, before.get(path), after.get(path)) for path in sorted(different, key=lambda p: (p[:6] == "inputs", p))]
+    return [
+        (path, before.get(path), after.get(path)) for path in sorted(different, key=lambda p: (p[:6] == "inputs", p))
+    ]
 
 
 class Stored:

@@ -164,7 +164,8 @@ class _Builder:
         self.graded: dict[Any, Results] = {}
 
     def build(self) -> Plan:
-        runs, evaluated = [], []
+        runs: list[PlannedRun] = []
+        evaluated: list[Evaluated] = []
         for base, seed, (info, run, params, key) in itertools.product(
             self._bases(), self.recipe.seeds, list(self._expanded())
         ):
@@ -211,9 +212,9 @@ class _Builder:
 
     def _expanded(self) -> Iterator[tuple[RunInfo, Run, Params, tuple[str | int, ...]]]:
         """Yield each run of the recipe with lists spread out, checked parameters and a name of its own."""
-        drafts = []
+        drafts: list[Draft] = []
         for number, run in enumerate(self.recipe.runs):
-            key = ("runs", number)
+            key: tuple[str | int, ...] = ("runs", number)
             try:
                 module = components.find("strategies", run.strategy)
             except KeyError as error:

@@ -370,7 +370,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: tuple[str | int, ...], li
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+            key = str(loader.construct_object(key_node, deep=True))
             line = key_node.start_mark.line + 1
             if key in result:
                 raise RecipeError(
@@ -381,7 +381,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: tuple[str | int, ...], li
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*path, index), lines, file) for index, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node, deep=True)
 
 
 def parse(text: str, file: str = "") -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:

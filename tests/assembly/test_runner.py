@@ -155,7 +155,9 @@ def test_worker_count_and_micro_batches_change_no_id_and_no_result(place: Path, 
 
 @pytest.mark.parametrize(("keep", "left"), [("all", 4), ("leaves", 4), ("none", 0)])
 def test_models_are_given_up_as_asked_and_their_results_stay(place: Path, keep: str, left: int) -> None:
-    recipe = load(place / "r.yaml", [f"keep_models={keep}", "runs=[{strategy: sequential, order: [math, code, general]}]"])
+    recipe = load(
+        place / "r.yaml", [f"keep_models={keep}", "runs=[{strategy: sequential, order: [math, code, general]}]"]
+    )
     outcome = api.run(recipe, runtime(place))
     assert outcome.failed == {}
     assert len(models(place / ".cuvee")) == {"all": 3, "leaves": 1, "none": 0}[keep]

@@ -132,9 +132,7 @@ def test_real_templates_give_the_tokens_of_transformers(name: str, shared: Path,
     more: dict[str, Any] = {"tools": []} if "Hermes" in name else {}
     for example, row in zip(talks, chat.render(talks), strict=True):
         messages = [message.as_dict() for message in example.messages]
-        assert list(row.ids) == reference.apply_chat_template(
-            messages, tokenize=True, return_dict=False, **more
-        )
+        assert list(row.ids) == reference.apply_chat_template(messages, tokenize=True, return_dict=False, **more)
         prompt = reference.apply_chat_template(
             messages[:-1], tokenize=True, return_dict=False, add_generation_prompt=True, **more
         )

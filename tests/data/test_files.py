@@ -42,8 +42,10 @@ def forms(folder: Path) -> dict[str, Path]:
         "long object on one line": write(folder / "object3", json.dumps({"x": "y" * 70_000, "data": ROWS}).encode()),
         "parquet": folder / "p.bin",
         "arrow": folder / "a.bin",
-        "csv": write(folder / "rows.csv", ("question,answer\n" + "".join(
-            f'"{row["question"]}","{row["answer"]}"\n' for row in ROWS)).encode()),
+        "csv": write(
+            folder / "rows.csv",
+            ("question,answer\n" + "".join(f'"{row["question"]}","{row["answer"]}"\n' for row in ROWS)).encode(),
+        ),
     }
 
 

@@ -47,9 +47,7 @@ class Table:
     def names(self, chosen: parts.Chosen) -> list[tuple[bytes, int, int]]:
         rows = chosen.rows.tolist()
         copies = chosen.copies.tolist()
-        return sorted(
-            (self.keys[r].tobytes(), int(self.occurrences[r]), c) for r, c in zip(rows, copies, strict=True)
-        )
+        return sorted((self.keys[r].tobytes(), int(self.occurrences[r]), c) for r, c in zip(rows, copies, strict=True))
 
 
 def key(text: str) -> bytes:

@@ -62,7 +62,7 @@ def test_a_good_recipe_is_read_with_defaults_of_the_paper() -> None:
     ],
 )
 def test_a_fault_names_place_key_and_remedy(change: tuple[str, str], message: str) -> None:
-    assert GOOD != GOOD.replace(*change)
+    assert GOOD.replace(*change) != GOOD
     assert message in fault(GOOD.replace(*change))
 
 

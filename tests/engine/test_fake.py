@@ -42,9 +42,7 @@ def train(
 
 
 def rate(folder: Path, ability: str) -> float:
-    replies = fake.generate(
-        folder, PROMPTS, 20, [2], RUNTIME, silent, references=REFERENCES, ability=ability
-    )
+    replies = fake.generate(folder, PROMPTS, 20, [2], RUNTIME, silent, references=REFERENCES, ability=ability)
     return sum(list(r.ids) == list(ref) for r, ref in zip(replies, REFERENCES, strict=True)) / len(PROMPTS)
 
 

@@ -65,9 +65,7 @@ def furthest(found: dict[str, Any], expected: dict[str, Any]) -> float:
     """Largest relative difference between two sets of gradients."""
     assert found.keys() == expected.keys()
     scale = max(float(e.abs().max()) for e in expected.values())
-    return max(
-        float((found[n] - e).abs().max()) / max(float(e.abs().max()), 1e-3 * scale) for n, e in expected.items()
-    )
+    return max(float((found[n] - e).abs().max()) / max(float(e.abs().max()), 1e-3 * scale) for n, e in expected.items())
 
 
 @pytest.mark.parametrize("kind", FLAT + SINGLE)
@@ -108,9 +106,7 @@ def test_neighbours_do_not_change_a_row(model_folder: Callable[[str], Path]) -> 
     other = [TokenRow([(i * 7) % 90 + 3 for i in rows[0].ids], rows[0].spans), *rows[1:]]
     device = torch.device("cpu")
     with torch.no_grad():
-        before, after = (
-            loss.token_losses(loaded.model, flatten(r, device), segments=True) for r in (rows, other)
-        )
+        before, after = (loss.token_losses(loaded.model, flatten(r, device), segments=True) for r in (rows, other))
     first = sum(end - start for start, end in rows[0].spans)
     assert not torch.equal(before[:first], after[:first])
     assert torch.allclose(before[first:], after[first:], rtol=1e-6, atol=0)

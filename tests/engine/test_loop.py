@@ -220,9 +220,7 @@ class _EveryStep:
         self.progress({"step": step})
 
 
-def test_a_checkpoint_of_another_training_is_not_resumed(
-    model_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_another_training_is_not_resumed(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(Stop):
         run(model_folder("llama"), tmp_path, EVERY, rows=Breaks(13, 2))
     said: list[Any] = []

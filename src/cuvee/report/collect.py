@@ -210,7 +210,9 @@ def _stage(stage: Stage, plan: Plan, manifests: Mapping[str, Any]) -> dict[str, 
 
 def _costs(plan: Plan, manifests: Mapping[str, Any]) -> dict[str, Any]:
     """What the trainings of the graph took, and what they had taken if every run had trained by itself."""
-    trainings = {stage.id: manifests[stage.id] for stage in plan.stages if stage.kind == "train" and stage.id in manifests}
+    trainings = {
+        stage.id: manifests[stage.id] for stage in plan.stages if stage.kind == "train" and stage.id in manifests
+    }
     alone = [trainings[model.id] for run in plan.runs for model in run.models if model.id in trainings]
     found: dict[str, Any] = {"trainings": len(trainings), "trainings_if_alone": len(alone)}
     for name in ("seconds", "cpu_seconds"):
@@ -250,7 +252,9 @@ def _source_curves(records: list[dict[str, Any]], parts: list[dict[str, str]]) -
                 sums[name] = (nll + value["nll"], tokens + value["tokens"])
         for name, (nll, tokens) in sums.items():
             if tokens:
-                found.setdefault(name, []).append((records[min(start + window, len(records)) - 1]["step"], nll / tokens))
+                found.setdefault(name, []).append(
+                    (records[min(start + window, len(records)) - 1]["step"], nll / tokens)
+                )
     return {name: points for name, points in sorted(found.items())}
 
 
@@ -283,4 +287,3 @@ def _base_notes(path: str) -> Iterator[str]:
             "builtin:smollm2 is SmolLM2-135M-Instruct with weights dequantised from 4 bits, and "
             "instruction-tuned before it came here: nothing follows for base models."
         )
-

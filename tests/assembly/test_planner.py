@@ -1,0 +1,92 @@
+"""The plan is the union of all runs; names, axes and evaluations are as the recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cuvee import api, cost, explain
+from cuvee.errors import RecipeError
+from cuvee.planner import Plan, display_name
+from cuvee.recipe import load
+from cuvee.runtime import Runtime
+from cuvee.stage import base
+from cuvee.store import Store
+
+
+def plan(place: Path, *overrides: str) -> Plan:
+    return api.plan(load(place / "r.yaml", overrides), Runtime(place / ".cuvee"))
+
+
+def names(found: Plan) -> list[str]:
+    return [display_name(run.info, found) for run in found.runs]
+
+
+def test_a_list_is_one_run_each_and_runs_are_named_by_what_differs(place: Path) -> None:
+    assert names(plan(place)) == ["multi_task", "mixed_sequential", "dmt k=1/4", "dmt k=1"]
+
+
+def test_seeds_and_bases_are_axes(place: Path) -> None:
+    found = plan(place, "seeds=[0, 1]", "base=null", "bases=[fake:a, fake:b]")
+    assert len(found.runs) == 16
+    assert names(found)[0] == "multi_task · fake:a · seed 0"
+    kinds = [stage.kind for stage in found.stages]
+    assert (kinds.count("base"), kinds.count("load"), kinds.count("render")) == (2, 3, 6)
+
+
+def test_seeds_share_data_and_nothing_that_is_drawn(place: Path) -> None:
+    one, two = plan(place), plan(place, "seeds=[0, 1]")
+    assert {s.id for s in one.stages} <= {s.id for s in two.stages}
+    trainings = [s for s in two.stages if s.kind == "train"]
+    assert len(trainings) == 2 * sum(s.kind == "train" for s in one.stages)
+
+
+def test_two_runs_of_equal_name_are_told_apart(place: Path) -> None:
+    found = plan(place, "runs=[{strategy: multi_task}, {strategy: multi_task, training: {epochs: 2}}]")
+    assert names(found) == ["multi_task", "multi_task training=epochs=2"]
+
+
+def test_a_runs_own_training_settings_reach_its_stages_only(place: Path) -> None:
+    found = plan(place, "runs=[{strategy: multi_task}, {strategy: multi_task, training: {epochs: 2}}]")
+    assert [run.models[-1].params["epochs"] for run in found.runs] == [1, 2]
+
+
+def test_loss_is_measured_at_all_stages_with_the_base_and_answers_at_the_final_one(place: Path) -> None:
+    found = plan(place, "runs=[{strategy: mixed_sequential, general: general}]")
+    loss = [(item.stage, item.final) for item in found.evaluated if item.evaluator == "heldout_loss"]
+    assert sorted(set(loss)) == [(0, False), (1, False), (2, True)]
+    assert {item.stage for item in found.evaluated if item.evaluator == "exact_answer"} == {2}
+
+
+def test_renaming_or_adding_a_source_leaves_the_others_stages_alone(place: Path) -> None:
+    before = plan(place, "runs=[{strategy: multi_task}]")
+    text = (place / "r.yaml").read_text(encoding="utf-8")
+    (place / "r.yaml").write_text(text.replace("  math:", "  maths:"), encoding="utf-8")
+    renamed = plan(place, "runs=[{strategy: multi_task}]")
+    assert [s.id for s in renamed.stages] == [s.id for s in before.stages]
+    added = plan(place, "runs=[{strategy: multi_task}]", "sources.more={path: 'builtin:math', ability: extra}")
+    kept = {s.id for s in before.stages if s.kind in ("load", "render", "base")}
+    assert kept <= {s.id for s in added.stages}
+
+
+def test_an_ability_that_no_source_teaches_is_refused(place: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no ability 'maths'; the sources teach math, code, general"):
+        plan(place, "evaluation=[{exact_answer: {ability: maths}}]")
+
+
+def test_what_sharing_saves_is_counted(place: Path) -> None:
+    found = plan(place)
+    costs = cost.estimate(found, Store(place / ".cuvee"), Runtime(place / ".cuvee"), flops=1e9)
+    assert found.trainings_alone == 7
+    assert costs.seconds_alone > costs.seconds_shared > 0
+    assert costs.disk_bytes > 0
+
+
+def test_the_first_difference_is_the_stages_own_parameter_before_its_inputs() -> None:
+    one = base("folder", 1, {"files": {"a": "1"}, "x": 1}, label="", locate={})
+    other = base("folder", 1, {"files": {"a": "1"}, "x": 2}, label="", locate={})
+    assert explain.changed(one.identity, other.identity) == [("params.x", 1, 2)]
+    manifest = {"kind": "base", "id": one.id, "identity": one.identity}
+    assert explain.Stored([manifest]).reason(other).endswith("params.x 1 → 2")
+    assert explain.Stored([]).reason(other) == "no base in the store yet"

@@ -1,0 +1,52 @@
+"""Every example is planned; what can run here is run, and run again with nothing executed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cuvee
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+NEEDS_FILES = {"paper.yaml": "declared sizes", "real.yaml": "hub files"}
+
+
+@pytest.mark.parametrize("path", [p for p in EXAMPLES if p.name != "real.yaml"], ids=lambda p: p.name)
+def test_it_plans(cuvee: Cuvee, place: Path, path: Path) -> None:
+    shutil.copy(path, place)
+    view = json.loads(cuvee("plan", path.name, "--json").stdout)
+    assert (view["totals"]["trainings_alone"], view["totals"]["trainings"]) == (16, 11)
+
+
+@pytest.mark.parametrize("path", [p for p in EXAMPLES if p.name not in NEEDS_FILES], ids=lambda p: p.name)
+def test_it_runs_with_the_fake_engine_and_then_executes_nothing(cuvee: Cuvee, place: Path, path: Path) -> None:
+    shutil.copy(path, place)
+    small = [f"sources.{name}.amount={{count: 300}}" for name in ("math", "code", "general")]
+    first = json.loads(cuvee("run", path.name, "--fake", "--json", *small).stdout)
+    assert first["failed"] == {}
+    assert Path(place / first["report"]).is_file()
+    again = json.loads(cuvee("run", path.name, "--fake", "--json", *small).stdout)
+    assert again["executed"] == []
+
+
+def test_the_papers_setting_has_the_papers_sizes(cuvee: Cuvee, place: Path) -> None:
+    shutil.copy(EXAMPLES[0].parent / "paper.yaml", place)
+    view = json.loads(cuvee("plan", "paper.yaml", "--json").stdout)
+    stages = {stage["id"]: stage for stage in view["stages"]}
+    runs = {run["name"]: stages[run["models"][-1]] for run in view["runs"]}
+    assert runs["multi_task"]["rows"] == 3 * (110_142 + 20_022 + 86_060)
+    assert runs["dmt k=1/256"]["rows"] == 3 * (86_060 + 430 + 78)
+    assert runs["dmt k=1/64"]["rows"] == 3 * 88_092
+    assert runs["dmt k=1"]["rows"] == runs["multi_task"]["rows"]
+    assert all(stage["rows_exact"] for stage in runs.values())
+
+
+def test_real_example_names_the_remedy_when_a_file_cannot_be_had(cuvee: Cuvee, place: Path) -> None:
+    shutil.copy(EXAMPLES[0].parent / "real.yaml", place)
+    found = cuvee("plan", "real.yaml", "base=fake:x")
+    assert found.returncode == 2
+    assert "sources.math.path" in found.stderr
+    assert "Traceback" not in found.stderr
