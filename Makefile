@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.done
 
-.PHONY: setup demo check test test-real smollm2 real golden clean
+.PHONY: setup demo check test test-real smollm2 clean
 
 setup: $(DONE)
 
-# The CPU build of torch is enough everywhere here; a machine with a GPU sets TORCH to its own.
+# torch is installed first and by itself, so that TORCH can name the build for the machine at hand.
 TORCH ?= torch==2.13.0
 $(DONE): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

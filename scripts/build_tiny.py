@@ -271,7 +271,7 @@ def train(name: str, size: Size, tokenizer: PreTrainedTokenizerFast, options: ar
         recent = 0.95 * recent + 0.05 * loss if step else loss
         if step % 50 == 49:
             progress(name, step + 1, steps, recent, options.rows * options.row_tokens, time.monotonic() - start)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     return model
 
 

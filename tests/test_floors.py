@@ -16,7 +16,7 @@ FLOORS = {
     2: {"store", "data", "engine"},
     3: {"sources", "strategies", "evaluators", "analyses"},
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
-    | {"collect_garbage", "modelcard"},
+    | {"collect_garbage", "modelcard", "needs"},
     5: {"cli", "api", "planview", "terminal", "report", "__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -2,7 +2,7 @@
 
 import cuvee
 
-recipe = cuvee.load_recipe("examples/demo.yaml")   # or cuvee.Recipe(base=..., sources=..., runs=...)
+recipe = cuvee.load_recipe("examples/demo.yaml")   # or the same keys as a dict
 plan = cuvee.plan(recipe)                          # runs nothing
 outcome = cuvee.run(recipe)                        # does what is missing
 cuvee.write_report(recipe, "reports/demo")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cuvee import cost, planner, runner
 from cuvee.pins import Pins
 from cuvee.planner import Plan
-from cuvee.recipe import Located, Recipe, load
+from cuvee.recipe import Located, Recipe, load, override, validate
 from cuvee.runner import Listener, Outcome
 from cuvee.runtime import Runtime
 from cuvee.store import Store
@@ -16,13 +17,15 @@ from cuvee.store import Store
 __all__ = ["Recipe", "Runtime", "load_recipe", "plan", "run", "write_report"]
 
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Located:
-    """Return the recipe of a YAML file, with ``key=value`` overrides applied.
+def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Located:
+    """Return the recipe of a YAML file, or of the same keys as a mapping, with ``key=value`` overrides applied.
 
     Raises:
         UsageError: with file, line and key.
     """
-    return load(Path(path), overrides)
+    if isinstance(recipe, Mapping):
+        return Located(validate(Recipe, override(dict(recipe), overrides)), Path.cwd())
+    return load(Path(recipe), overrides)
 
 
 def _located(recipe: Recipe | Located | str | Path) -> Located:

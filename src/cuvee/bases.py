@@ -27,6 +27,11 @@ _FILES = re.compile(
 )
 """Files of a model folder that can change a result; a README cannot."""
 
+_TOKENIZER_FILES = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|chat_template\.(jinja|json)|merges\.txt"
+)
+"""The files of a model folder that decide token ids."""
+
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
@@ -87,6 +92,15 @@ def resolve(ref: BaseModelRef, folder: Path, pins: Pins) -> Base:
         f"base '{ref.path}': there is no folder {local}; name a Hugging Face folder, a hub id (org/name@revision), "
         "builtin:tiny, builtin:micro or builtin:smollm2"
     )
+
+
+def tokenizer(stage: Base, pins: Pins) -> Base:
+    """Return a base's tokenizer as a stage of its own: bases that share one share what is rendered with it."""
+    if stage.component == "declared":
+        return stage
+    folder = Path(str(stage.locate.get("path", FAKE_TOKENIZER)))
+    files = {p.name: pins.file_hash(p) for p in sorted(folder.iterdir()) if _TOKENIZER_FILES.fullmatch(p.name)}
+    return base("tokenizer", 1, {"files": files}, label=f"tokenizer of {stage.label}", locate={"path": str(folder)})
 
 
 def _from_folder(folder: Path, label: str, pins: Pins, *, origin: Mapping[str, Any] | None = None) -> Base:

@@ -80,6 +80,14 @@ def _echo(data: Any) -> None:
     click.echo(json.dumps(data, indent=1, ensure_ascii=False))
 
 
+def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from cuvee import planview
+
+        _echo(planview.schema())
+        context.exit()
+
+
 @app.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("recipe.yaml"))
 def init(path: Path) -> None:
@@ -102,7 +110,15 @@ def init(path: Path) -> None:
 @_json_option
 @click.option("--workers", type=click.IntRange(0), default=0, help="Stages at once; 0 decides by the machine.")
 @click.option("--flops", type=float, help="Useful operations a second of one worker, for another machine.")
-@click.option("--schema", is_flag=True, help="Print the JSON schema of --json and end.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON schema of --json and end.",
+)
 def plan(
     recipe: Path,
     overrides: tuple[str, ...],
@@ -110,7 +126,7 @@ def plan(
     as_json: bool,
     workers: int,
     flops: float | None,
-    schema: bool,
+    device: str,
 ) -> None:
     """Show the stages of a recipe, which are there, and what the rest costs. Executes nothing.
 
@@ -118,14 +134,12 @@ def plan(
     cuvee plan examples/demo.yaml
     cuvee plan examples/demo.yaml training.epochs=2 --json
     """
-    from cuvee import cost, planview
+    from cuvee import cost, planview, runner
     from cuvee.runtime import Runtime
 
-    if schema:
-        _echo(planview.schema())
-        return
     _, planned, opened = _open(recipe, overrides, store)
-    costs = cost.estimate(planned, opened, Runtime(store=store, workers=workers), flops)
+    runtime = runner.decided(Runtime(store=store, workers=workers, device=device), len(planned.stages))
+    costs = cost.estimate(planned, opened, runtime, flops)
     view = planview.describe(planned, costs, opened)
     if as_json:
         _echo(view)
@@ -314,21 +328,22 @@ def show(stage: str, store: Path, as_json: bool) -> None:
 
 
 @app.command()
-@click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), required=True)
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE [KEY=VALUE]... [RECIPE [KEY=VALUE]...]...")
 @_store_option
 @click.option("--yes", is_flag=True, help="Delete; without it the command only says what it would delete.")
 @_json_option
-def gc(recipes: tuple[Path, ...], store: Path, yes: bool, as_json: bool) -> None:
-    """Delete finished stages that none of the listed recipes needs.
+def gc(recipes: tuple[str, ...], store: Path, yes: bool, as_json: bool) -> None:
+    """Delete finished stages that none of the listed recipes needs; overrides belong to the recipe before them.
 
     \b
     cuvee gc examples/demo.yaml examples/real.yaml
     cuvee gc examples/demo.yaml --yes
     """
     from cuvee import collect_garbage
+    from cuvee.store import Store
 
-    plans = [_open(recipe, (), store)[1] for recipe in recipes]
-    _, _, opened = _open(recipes[0], (), store)
+    plans = [_open(recipe, overrides, store)[1] for recipe, overrides in _with_overrides(recipes)]
+    opened = Store(store)
     result = collect_garbage.collect(plans, opened, delete=yes)
     if as_json:
         _echo(result)
@@ -337,6 +352,18 @@ def gc(recipes: tuple[Path, ...], store: Path, yes: bool, as_json: bool) -> None
     click.echo(f"{verb} {len(result['stages'])} stage(s), {result['bytes'] / 1e6:.1f} MB; kept {result['kept']}")
     for name in result["stages"]:
         click.echo(f"  {name}")
+
+
+def _with_overrides(arguments: tuple[str, ...]) -> list[tuple[Path, tuple[str, ...]]]:
+    found: list[tuple[Path, tuple[str, ...]]] = []
+    for argument in arguments:
+        if "=" not in argument:
+            found.append((Path(argument), ()))
+        elif found:
+            found[-1] = (found[-1][0], (*found[-1][1], argument))
+        else:
+            raise UsageError(f"'{argument}' comes before any recipe; name the recipe it belongs to first")
+    return found
 
 
 def main() -> None:

@@ -50,10 +50,10 @@ def find(folder: str, name: str) -> Any:
     return importlib.import_module(known[name])
 
 
-def canonical_params(module: ModuleType, params: Any) -> dict[str, Any]:
-    """Return parameters for an id: all of them, less those at the value that `ABSENT_WHEN` lists.
+def without_absent(module: ModuleType, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters for an id: all of them, less those at the value that the module's `ABSENT_WHEN` lists.
 
     A parameter that is added later with its old behaviour as default is listed there, and leaves old ids alone.
     """
     absent: Mapping[str, Any] = getattr(module, "ABSENT_WHEN", {})
-    return {name: value for name, value in params if not (name in absent and value == absent[name])}
+    return {name: value for name, value in params.items() if name not in absent or value != absent[name]}

@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cuvee import bases, canonical, components
+from cuvee import bases, canonical, components, needs
 from cuvee.errors import DataError, UsageError
 from cuvee.planner import Plan
 from cuvee.protocols import Estimate
@@ -60,7 +60,7 @@ class Costs:
     """Sizes and seconds by stage id, and the whole plan's sums.
 
     Args:
-        present: ids of the stages that are in the store.
+        todo: ids of the stages that a run would execute.
         sizes: by stage id.
         seconds: one worker's seconds by stage id; 0 for stages that are there.
         memory_bytes: of the largest training.
@@ -71,7 +71,7 @@ class Costs:
         assumptions: sentences, each with its number.
     """
 
-    present: frozenset[str]
+    todo: frozenset[str]
     sizes: Mapping[str, Size]
     seconds: Mapping[str, float]
     memory_bytes: int
@@ -112,15 +112,16 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
         book.sizes[stage.id] = _size(stage, book)
     rate, said = _rate(book)
     full = {stage.id: _seconds(stage, book, rate) for stage in plan.stages}
-    missing = {stage.id: 0.0 if stage.id in present else full[stage.id] for stage in plan.stages}
+    todo = frozenset(stage.id for stage in needs.wanted(plan, store))
+    missing = {stage.id: full[stage.id] if stage.id in todo else 0.0 for stage in plan.stages}
     memory, memory_said = _memory(book)
     workers = runtime.workers or min(cores(), 4)
     return Costs(
-        present,
+        todo,
         book.sizes,
         missing,
         memory,
-        _disk(book),
+        _disk(book, todo),
         max(sum(missing.values()) / workers, _longest_chain(plan, missing)),
         sum(full[model.id] for run in plan.runs for model in run.models),
         sum(full[stage.id] for stage in plan.stages if stage.kind == "train"),
@@ -138,9 +139,23 @@ def _default_rate(runtime: Runtime) -> float:
 def _size(stage: Stage, book: _Book) -> Size:
     # A training's manifest tells tokens, not rows; its mixture tells both.
     if stage.id in book.present and stage.kind != "train":
-        return _stored(book.store.manifest(stage.kind, stage.id)["summary"])
+        summary = book.store.manifest(stage.kind, stage.id)["summary"]
+        _check_bad(stage, summary, book)
+        return _stored(summary)
     measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "score": _items, "generate": _items}
     return measure[stage.kind](stage, book) if stage.kind in measure else Size()
+
+
+def _check_bad(stage: Stage, summary: Mapping[str, Any], book: _Book) -> None:
+    """`max_bad` is no part of a load's id, since it changes no row; so a stricter one is checked here."""
+    bad, limit = int(summary.get("bad") or 0), Fraction(stage.locate.get("max_bad", 1))
+    rows = int(summary.get("rows") or 0) + bad
+    if stage.kind == "load" and bad > limit * rows:
+        name = book.plan.sources.get(stage.id, (stage.label, ""))[0]
+        raise UsageError(
+            f"sources.{name}: {bad:,} of {rows:,} rows cannot be used, more than max_bad = {float(limit):.2%} allows; "
+            f"see quarantine.parquet in {book.store.path(stage.kind, stage.id)}, or raise max_bad"
+        )
 
 
 def _stored(summary: Mapping[str, Any]) -> Size:
@@ -185,7 +200,7 @@ def _sampled_tokens(stage: Stage, tokenizer: Stage, found: Estimate) -> tuple[fl
     if tokenizer.component != "declared":
         from cuvee.data.chat import Chat
 
-        chat = Chat(Path(tokenizer.locate.get("path", bases.FAKE_TOKENIZER)), **stage.identity["params"])
+        chat = Chat(Path(str(tokenizer.locate["path"])), **stage.identity["params"])
         rows = chat.render(list(sample))
         lengths = [len(row.ids) for row in rows]
         return statistics.fmean(lengths), statistics.fmean(row.num_supervised for row in rows), max(lengths)
@@ -266,7 +281,12 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
                 )
             rows = max(1, math.floor(Fraction(amount["share"]) * rows))
         elif "count" in amount:
-            rows, exact = min(rows, amount["count"]), part.rows >= amount["count"]
+            if amount["count"] > part.rows and part.rows_exact:
+                raise UsageError(
+                    f"{who()}: count: {amount['count']:,} asked, {part.rows:,} rows are there before any is held out; "
+                    f"say count: {rows} or less, or a share above 1 to repeat rows on purpose"
+                )
+            rows, exact = min(rows, amount["count"]), rows >= amount["count"]
         else:
             mean = part.supervised_tokens / max(1, part.rows)
             rows, exact = min(rows, int(amount["tokens"] / max(1.0, mean))), False
@@ -346,6 +366,8 @@ def _memory(book: _Book) -> tuple[int, str]:
     for stage in book.plan.stages:
         if stage.kind == "train":
             width = 4 if stage.params["precision"] == "float32" else 2
+            # Weights, gradient and two moments; in bfloat16 the optimiser keeps master weights in float32 besides.
+            state = 16 if width == 4 else 18
             count = _parameters(stage, book)
             size = book.sizes[stage.id]
             step = size.total_tokens // max(1, size.steps)
@@ -353,20 +375,19 @@ def _memory(book: _Book) -> tuple[int, str]:
             # Activations: about 34 values of the hidden width a token and layer, here by the parameter count
             # (hidden * layers is near sqrt(parameters * layers / 12), with 24 layers for the middle).
             hidden_layers = math.sqrt(count * 24 / 12)
-            largest = max(largest, round(count * width * 4 + tokens * hidden_layers * 34 * width))
+            largest = max(largest, round(count * state + tokens * hidden_layers * 34 * width))
             parameters = max(parameters, count)
     return largest, f"{parameters / 1e6:.4g} M parameters: weights, gradient and two moments, one micro batch"
 
 
-def _disk(book: _Book) -> int:
-    keep = book.plan.located.recipe.keep_models
-    finals = {run.models[-1].id for run in book.plan.runs}
+def _disk(book: _Book, todo: frozenset[str]) -> int:
+    kept = needs.kept_models(book.plan)
     total = 0
     for stage in book.plan.stages:
-        if stage.id in book.present:
+        if stage.id not in todo:
             continue
         size = book.sizes[stage.id]
-        if stage.kind == "train" and (keep == "all" or (keep == "leaves" and stage.id in finals)):
+        if stage.kind == "train" and stage.id in kept:
             width = 4 if stage.params["precision"] == "float32" else 2
             total += _parameters(stage, book) * width
         elif stage.kind == "render":

@@ -76,7 +76,7 @@ def _render(job: Job, work: Path, store: Store, runtime: Runtime, progress: Prog
     from cuvee.data import rendered
     from cuvee.data.chat import Chat
 
-    chat = Chat(tokenizer_folder(job.one("tokenizer")), **job.params)
+    chat = Chat(model_folder(job.one("tokenizer")), **job.params)
     return {**rendered.write(work, job.one("source").folder, chat), **chat.describe()}
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, get_origin
 
 from cuvee import bases, components
-from cuvee.errors import DataError, RecipeError, UsageError
+from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
 from cuvee.protocols import EvaluatorParams, Ingredient, Params, RunInfo
 from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Source, Training
@@ -159,11 +159,13 @@ class _Builder:
         self.declared: dict[str, Declared] = {}
         self.sources: dict[str, tuple[str, str]] = {}
         self.refs: dict[str, BaseModelRef] = {}
+        self.tokenizers: dict[str, Base] = {}
         self.loaded = {name: self._load(name, source) for name, source in self.recipe.sources.items()}
         self.benchmarks: dict[str, Loaded] = {}
         self.graded: dict[Any, Results] = {}
 
     def build(self) -> Plan:
+        self._check_analyses()
         runs: list[PlannedRun] = []
         evaluated: list[Evaluated] = []
         for base, seed, (info, run, params, key) in itertools.product(
@@ -175,6 +177,17 @@ class _Builder:
             evaluated += self._evaluate(planned)
         return Plan(self.located, tuple(runs), tuple(evaluated), self.refs, self.declared, self.sources)
 
+    def _check_analyses(self) -> None:
+        """Refuse a wrong analysis before anything is trained; one without parameters needs no import for that."""
+        for number, component in enumerate(self.recipe.analyses):
+            known = components.names("analyses")
+            if component.name not in known:
+                message = f"there is no '{component.name}' in analyses.{did_you_mean(component.name, known)}"
+                raise self.located.error(message, "analyses", number)
+            if component.params:
+                module = components.find("analyses", component.name)
+                self.located.check(module.Params, component.params, "analyses", number, component.name)
+
     def _bases(self) -> list[Base]:
         found = []
         for number, ref in enumerate(self.recipe.all_bases):
@@ -184,10 +197,15 @@ class _Builder:
                 key = ("bases", number) if self.recipe.bases else ("base",)
                 raise self.located.error(str(error), *key) from error
             self.refs[stage.id] = ref
+            self.tokenizers[stage.id] = bases.tokenizer(stage, self.pins)
             found.append(stage)
         return found
 
     def _load(self, name: str, source: Source) -> Loaded:
+        rule = "drop" if source.drop else "keep" if source.keep else ""
+        if rule and source.tags is None and source.declared is None:
+            message = "looks at tags, and the source has none; name the column that holds them with tags: COLUMN"
+            raise self.located.error(message, "sources", name, rule)
         try:
             stage = self._load_stage(name, source)
         except DataError as error:
@@ -207,6 +225,7 @@ class _Builder:
             stage = load("declared", 1, {"name": name, "provisional": True}, label=name, locate={})
             self.declared[stage.id] = source.declared
             return stage
+        identity = components.without_absent(module, identity)
         where = {**where, "max_bad": f"{source.max_bad.numerator}/{source.max_bad.denominator}"}
         return load(component, module.VERSION, identity, label=name, locate=where)
 
@@ -244,7 +263,7 @@ class _Builder:
     def _ingredients(self, base: Base, settings: Settings) -> dict[str, Ingredient]:
         found = {}
         for name, source in self.recipe.sources.items():
-            rendered = render(self.loaded[name], base, settings.values.rendering())
+            rendered = render(self.loaded[name], self.tokenizers[base.id], settings.values.rendering())
             found[name] = Ingredient(name, source.ability, rendered, _how(source))
         return found
 
@@ -315,9 +334,11 @@ class _Builder:
         else:
             self._need_heldout(ability, key)
             items = [self._source_of(i.data) for i in ingredients]
-        asked = {**common, **module.request_params(params), "template": run.settings.values.template}
+        asked = components.without_absent(module, module.request_params(params))
+        asked = {**common, **asked, "template": run.settings.values.template}
         answers = generate(model, items, component.name, module.REQUEST_VERSION, asked)
-        return grade(answers, component.name, module.VERSION, module.grade_params(params))
+        graded = components.without_absent(module, module.grade_params(params))
+        return grade(answers, component.name, module.VERSION, graded)
 
     @staticmethod
     def _source_of(data: Rendered) -> Loaded:

@@ -18,7 +18,7 @@ SCHEMA = "cuvee.plan/1"
 
 def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
     """Return the plan as plain data; `schema` describes it."""
-    stored = explain.Stored(store.stages() if len(costs.present) < len(plan.stages) else ())
+    stored = explain.Stored(store.stages() if costs.todo else ())
     stages = [_stage(stage, plan, costs, stored) for stage in plan.stages]
     trainings = [stage for stage in stages if stage["kind"] == "train"]
     return {
@@ -63,8 +63,8 @@ def _text(value: Any) -> Any:
 
 def _stage(stage: Stage, plan: Plan, costs: Costs, stored: explain.Stored) -> dict[str, Any]:
     size = costs.sizes[stage.id]
-    cached = stage.id in costs.present
-    waits = any(parent.id not in costs.present for parent in stage.parents())
+    cached = stage.id not in costs.todo
+    waits = any(parent.id in costs.todo for parent in stage.parents())
     return {
         "id": stage.id,
         "short": stage.short,
@@ -98,7 +98,7 @@ def schema() -> dict[str, Any]:
         "label": text | {"description": "for people; no part of the id"},
         "params": {"type": "object"},
         "inputs": {"type": "object", "additionalProperties": ids, "description": "input ids by role"},
-        "cached": flag | {"description": "finished in the store"},
+        "cached": flag | {"description": "finished in the store, or not needed"},
         "why": text | {"description": "why it must run; empty when cached"},
         "rows": whole | {"description": "rows, times epochs for a training; items for score and generate"},
         "rows_exact": flag,

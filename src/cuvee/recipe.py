@@ -1,19 +1,21 @@
 """What a user writes, from YAML or from Python: base models, sources, runs, evaluation, analyses.
 
     recipe = load(Path("examples/demo.yaml"), ["training.epochs=1"])
-    recipe = Recipe(base="builtin:tiny", sources={...}, runs=[{"strategy": "multi_task"}])
+    recipe = validate(Recipe, {"base": "builtin:tiny", "sources": {...}, "runs": [{"strategy": "multi_task"}]})
 
 Every fault names the key and its line, what is possible and the nearest known name. A recipe is a frozen
-value: nothing rewrites it, `with_overrides` returns another one.
+value: nothing rewrites it, overrides make another one.
 """
 
 from __future__ import annotations
 
+import copy
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -48,8 +50,13 @@ def _number_of(value: Any) -> Any:
     return value
 
 
+def _listed(value: Any) -> Any:
+    """Accept one value where a list of them is meant."""
+    return (value,) if isinstance(value, int) else value
+
+
 Share = Annotated[Fraction, BeforeValidator(_fraction)]
-"""A non-integer-safe share: 1/4, 0.25 or 2."""
+"""An exact share: 1/4, 0.25 or 2."""
 
 Number = Annotated[int, BeforeValidator(_number_of)]
 """A whole number that may carry k, M or B."""
@@ -169,6 +176,8 @@ class Training(_Part):
     Source: Dong et al., arXiv 2310.05492, section 3.1 and appendix C.
     """
 
+    ABSENT_WHEN: ClassVar[Mapping[str, Any]] = {}
+
     epochs: Annotated[int, Field(ge=1, strict=True)] = 3
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -181,18 +190,23 @@ class Training(_Part):
     precision: Literal["float32", "bfloat16"] = "float32"
     method: Literal["full"] = "full"
     max_length: Annotated[int, Field(ge=8, strict=True)] = 2048
-    template: str = "tokenizer"
+    template: Literal["tokenizer", "vicuna_v1.1", "alpaca", "chatml", "plain"] = "tokenizer"
     mask: Literal["all", "last"] = "all"
     too_long: Literal["trim", "drop", "error"] = "trim"
 
     def rendering(self) -> dict[str, Any]:
         """Return what decides token ids and loss masks."""
-        return {name: getattr(self, name) for name in ("template", "mask", "max_length", "too_long")}
+        return self._canonical(("template", "mask", "max_length", "too_long"))
 
     def optimisation(self) -> dict[str, Any]:
         """Return what decides a training besides its start, its rows and its seed."""
         names = ("epochs", "learning_rate", "schedule", "warmup", "weight_decay", "betas", "eps", "clip")
-        return {name: getattr(self, name) for name in (*names, "batch_size", "precision", "method")}
+        return self._canonical((*names, "batch_size", "precision", "method"))
+
+    def _canonical(self, names: Iterable[str]) -> dict[str, Any]:
+        """Leave out what stands at the value that `ABSENT_WHEN` lists: a setting added later leaves old ids alone."""
+        values = {name: getattr(self, name) for name in names}
+        return {k: v for k, v in values.items() if k not in self.ABSENT_WHEN or v != self.ABSENT_WHEN[k]}
 
 
 class Run(BaseModel):
@@ -243,7 +257,7 @@ class Recipe(_Part):
         Component(name="forgetting"),
         Component(name="k_sweep"),
     )
-    seeds: tuple[Annotated[int, Field(strict=True)], ...] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(strict=True)], ...], BeforeValidator(_listed)] = (0,)
     keep_models: Literal["all", "leaves", "none"] = "all"
 
     @model_validator(mode="after")
@@ -342,18 +356,27 @@ def validate(
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults: list[RecipeError] = []
-        for item in error.errors(include_url=False):
-            path = _location(item, data)
-            message = _readable(item, model, path or key or ("recipe",))
-            line = _line(lines or {}, (*key, *path))
-            where = f"{file}:{line}" if file and line else file
-            fault = RecipeError(message, key=".".join(str(step) for step in (*key, *path)), where=where)
-            if str(fault) not in [str(other) for other in faults]:
-                faults.append(fault)
-        if len(faults) == 1:
-            raise faults[0] from None
-        raise RecipeError("\n".join(str(fault) for fault in faults)) from None
+        raise _recipe_error(error, model, data, key, lines or {}, file) from None
+
+
+def _recipe_error(
+    error: ValidationError,
+    model: type[BaseModel],
+    data: Any,
+    key: tuple[str | int, ...],
+    lines: Lines,
+    file: str,
+) -> RecipeError:
+    faults: list[RecipeError] = []
+    for item in error.errors(include_url=False):
+        path = _location(item, data)
+        message = _readable(item, model, path or key or ("recipe",))
+        line = _line(lines, (*key, *path))
+        where = f"{file}:{line}" if file and line else file
+        fault = RecipeError(message, key=".".join(str(step) for step in (*key, *path)), where=where)
+        if str(fault) not in [str(other) for other in faults]:
+            faults.append(fault)
+    return faults[0] if len(faults) == 1 else RecipeError("\n".join(str(fault) for fault in faults))
 
 
 class _Loader(yaml.SafeLoader):
@@ -410,7 +433,7 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     Raises:
         UsageError: an assignment without ``=`` or through something that is no mapping or list.
     """
-    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(data, sort_keys=False))
+    result: dict[str, Any] = copy.deepcopy(data)
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         if not equals or not path:
@@ -505,7 +528,10 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Located:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        # Stems, since all recipes share the ending and would look alike by it.
+        others = {p.stem: p.name for p in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+        match = difflib.get_close_matches(path.stem, others, n=1)
+        near = f" Did you mean '{others[match[0]]}'?" if match else ""
         raise UsageError(f"{path}: there is no such recipe.{near} `cuvee init {path}` writes one.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as a recipe: {error}") from None

@@ -1,7 +1,6 @@
 """Walk a plan's graph: ask the store before each stage, give what is missing to workers, go on past failures.
 
-Work is wanted from the leaves: a stage is executed when it is absent and something wanted needs it. So a model
-whose weights were given up is trained again only when something new is asked of it.
+What is missing is `needs.wanted`'s answer.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import IO, Any
 
 from cuvee import job
 from cuvee.errors import UsageError, WorkFailed
+from cuvee.needs import kept_models, present, wanted
 from cuvee.planner import Plan
 from cuvee.runtime import Runtime, cores
 from cuvee.stage import Stage
@@ -54,30 +54,6 @@ class Outcome:
     seconds: float = 0.0
 
 
-def present(store: Store, stage: Stage) -> bool:
-    """Return whether a stage is complete, weights included."""
-    if not store.has(stage.kind, stage.id):
-        return False
-    return stage.kind != "train" or not store.manifest(stage.kind, stage.id).get("shed")
-
-
-def wanted(plan: Plan, store: Store) -> list[Stage]:
-    """Return the stages to execute, inputs first."""
-    keep = plan.located.recipe.keep_models
-    finals = {run.models[-1].id for run in plan.runs} if keep != "none" else set()
-    if keep == "all":
-        finals = {model.id for run in plan.runs for model in run.models}
-    needed = {item.grade.id for item in plan.evaluated} | finals
-    if keep == "none" and not plan.evaluated:
-        needed = {run.models[-1].id for run in plan.runs}
-    found: list[Stage] = []
-    for stage in reversed(plan.stages):
-        if stage.id in needed and not present(store, stage):
-            found.append(stage)
-            needed.update(parent.id for parent in stage.parents())
-    return found[::-1]
-
-
 def execute(
     plan: Plan,
     runtime: Runtime,
@@ -108,24 +84,20 @@ def execute(
     started = time.time()
     if todo:
         store.prepare()
-        _Scheduler(plan, store, todo, _filled(runtime, len(todo)), listen, costs or {}, outcome).work()
+        _Scheduler(plan, store, todo, decided(runtime, len(todo)), listen, costs or {}, outcome).work()
         shed_models(plan, store)
     outcome.seconds = time.time() - started
     return outcome
 
 
 def shed_models(plan: Plan, store: Store) -> int:
-    """Give up weights that `keep_models` does not ask for; returns the bytes freed."""
-    keep = plan.located.recipe.keep_models
-    if keep == "all":
-        return 0
-    finals = {run.models[-1].id for run in plan.runs} if keep == "leaves" else set()
-    freed = 0
-    todo = {parent.id for stage in wanted(plan, store) for parent in stage.parents()}
-    for stage in plan.stages:
-        if stage.kind == "train" and stage.id not in finals | todo and present(store, stage):
-            freed += store.shed("train", stage.id, "model")
-    return freed
+    """Give up weights that `keep_models` does not ask for and nothing missing needs; returns the bytes freed."""
+    kept = kept_models(plan) | {parent.id for stage in wanted(plan, store) for parent in stage.parents()}
+    return sum(
+        store.shed("train", stage.id, "model")
+        for stage in plan.stages
+        if stage.kind == "train" and stage.id not in kept and present(store, stage)
+    )
 
 
 def gpus() -> list[str]:
@@ -139,13 +111,17 @@ def gpus() -> list[str]:
     return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
 
 
-def _filled(runtime: Runtime, stages: int) -> Runtime:
-    """Return the runtime with its zeros and autos decided."""
+def decided(runtime: Runtime, stages: int) -> Runtime:
+    """Return the runtime with its zeros and autos decided for this machine and so many stages.
+
+    Raises:
+        UsageError: a GPU was asked for and there is none.
+    """
     devices = gpus() if runtime.device in ("auto", "cuda") else []
     device = "cuda" if devices else "cpu"
     if runtime.device == "cuda" and not devices:
         raise UsageError("device cuda was asked for and there is no GPU; use --device cpu")
-    workers = runtime.workers or min(len(devices) or min(cores(), 4), stages)
+    workers = runtime.workers or max(1, min(len(devices) or min(cores(), 4), stages))
     return replace(runtime, device=device, workers=workers, threads=runtime.threads or max(1, cores() // workers))
 
 

@@ -40,6 +40,9 @@ class Runtime:
     checkpoint_steps: int = 0
     step_sleep: float = 0.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store", Path(self.store))
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, for the manifest and for a worker's command line."""
         return {**asdict(self), "store": str(self.store)}

@@ -302,7 +302,7 @@ def print_manifest(manifest: Mapping[str, Any]) -> None:
         "component": f"{manifest['component']} (version {manifest['identity']['version']})",
         "folder": manifest["folder"],
         "took": f"{manifest['seconds']} s, {manifest['cpu_seconds']} CPU s",
-        "resumed": manifest["resumed"],
+        "attempts": len(manifest.get("attempts", ())),
         "weights given up": manifest.get("shed") or "no",
     }
     for title, values in (

@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import Timeout
@@ -33,6 +34,9 @@ from cuvee.errors import CuveeError
 from cuvee.job import Job
 from cuvee.runtime import Runtime
 from cuvee.store import Store
+from cuvee.store.store import write_whole
+
+ATTEMPTS = "attempts.json"
 
 RESUMABLE = ("train",)
 """Kinds whose unfinished work is taken up again; others start afresh."""
@@ -80,6 +84,7 @@ class Worker:
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
         self.store.journal("resumed" if resumed else "started", job.short)
+        attempts = self._attempts(work)
         started, cpu = time.time(), time.process_time()
         try:
             summary = execute.run(job, work, self.store, self.runtime, lambda facts: self.tell("progress", **facts))
@@ -87,12 +92,22 @@ class Worker:
             self.store.journal("failed", job.short, error=str(error)[:500])
             raise
         seconds = {"seconds": round(time.time() - started, 3), "cpu_seconds": round(time.process_time() - cpu, 3)}
-        self.store.commit(job.kind, job.id, work, self._manifest(job, summary, started, seconds, resumed))
+        self.store.commit(
+            job.kind, job.id, work, {**self._manifest(job, summary, started, seconds), "attempts": attempts}
+        )
         self.store.journal("finished", job.short, **seconds)
         self.tell("done", how="executed", summary=summary)
 
+    def _attempts(self, work: Path) -> list[dict[str, Any]]:
+        """Note this attempt in the work folder and return all: a resume under another Runtime is in the lineage."""
+        path = work / ATTEMPTS
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        attempts = [*earlier, {"started": round(time.time(), 3), "runtime": self.runtime.as_dict()}]
+        write_whole(path, json.dumps(attempts))
+        return attempts
+
     def _manifest(
-        self, job: Job, summary: Mapping[str, Any], started: float, seconds: Mapping[str, float], resumed: bool
+        self, job: Job, summary: Mapping[str, Any], started: float, seconds: Mapping[str, float]
     ) -> dict[str, Any]:
         return {
             "id": job.id,
@@ -106,7 +121,6 @@ class Worker:
             "started": round(started, 3),
             "finished": round(time.time(), 3),
             **seconds,
-            "resumed": resumed,
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "runtime": self.runtime.as_dict(),
             "versions": versions(),

@@ -60,7 +60,9 @@ def test_a_trained_model_is_an_ordinary_folder_with_its_lineage(tmp_path: Path) 
     api.run(load(tmp_path / "c.yaml"), Runtime(tmp_path / "store", workers=1, threads=1))
     (folder,) = (tmp_path / "store").glob("train/*/model")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert model.num_parameters() > 0
     assert "hi" in text
     card = (folder / "README.md").read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from types import ModuleType
 from typing import Any
 
 import pydantic
@@ -58,11 +59,11 @@ def test_an_unknown_parameter_is_refused_with_the_near_name(component: tuple[str
 def test_its_parameters_have_a_stable_id_in_two_processes(component: tuple[str, str, Any]) -> None:
     folder, name, module = component
     params = module.Params(**SMALLEST.get(name, {}))
-    here = canonical.digest(components.canonical_params(module, params))
+    here = canonical.digest(dict(params))
     code = (
         "from cuvee import canonical, components; "
         f"m = components.find({folder!r}, {name!r}); "
-        f"print(canonical.digest(components.canonical_params(m, m.Params(**{SMALLEST.get(name, {})!r}))))"
+        f"print(canonical.digest(dict(m.Params(**{SMALLEST.get(name, {})!r}))))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
@@ -88,6 +89,13 @@ def test_it_offers_the_verbs_of_its_folder(component: tuple[str, str, Any]) -> N
     else:
         wanted = VERBS[folder]
     assert [verb for verb in wanted if not callable(getattr(module, verb, None))] == []
+
+
+def test_a_parameter_added_later_leaves_old_ids_alone_at_its_old_behaviour() -> None:
+    module = ModuleType("later")
+    module.ABSENT_WHEN = {"new": False}  # type: ignore[attr-defined]
+    assert components.without_absent(module, {"old": 1, "new": False}) == {"old": 1}
+    assert components.without_absent(module, {"old": 1, "new": True}) == {"old": 1, "new": True}
 
 
 def test_an_unknown_component_suggests_the_near_one() -> None:

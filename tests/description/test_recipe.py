@@ -112,3 +112,11 @@ def test_a_missing_recipe_suggests_the_near_file(tmp_path: Path) -> None:
     (tmp_path / "demo.yaml").write_text(GOOD, encoding="utf-8")
     with pytest.raises(UsageError, match=r"no such recipe. Did you mean 'demo.yaml'\?"):
         load(tmp_path / "dmo.yaml")
+
+
+def test_a_recipe_made_in_python_tells_its_faults_like_one_from_a_file() -> None:
+    import cuvee
+
+    data = {"base": "fake:x", "sources": {"a": {"rows": [], "abilty": "a"}}, "runs": [{"strategy": "multi_task"}]}
+    with pytest.raises(RecipeError, match="sources.a.abilty: unknown key 'abilty'. Did you mean 'ability'"):
+        cuvee.load_recipe(data)

@@ -18,6 +18,9 @@ class Cache:
         self.hashed.append(path)
         return compute(path)
 
+    def fact(self, path: Path, name: str, compute: Callable[[Path], str]) -> str:
+        return compute(path)
+
     def revision(self, repo: str, requested: str, compute: Callable[[], str]) -> str:
         if (repo, requested) not in self.revisions:
             self.revisions[repo, requested] = compute()

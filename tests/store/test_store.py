@@ -51,7 +51,7 @@ def test_a_damaged_manifest_says_what_to_do(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     folder = put(store)
     (folder / "manifest.json").write_text("{", encoding="utf-8")
-    with pytest.raises(StoreError, match="is damaged .* delete .* and run again"):
+    with pytest.raises(StoreError, match=r"is damaged .* delete .* and run again"):
         store.manifest("mix", ID)
 
 

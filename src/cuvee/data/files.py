@@ -20,9 +20,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from cuvee.errors import DataError, did_you_mean
 from cuvee.values import BadRow
 
@@ -230,7 +227,9 @@ def _guarded(path: Path, stream: Iterator[Item]) -> Iterator[Item]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         reason = f"the compressed file is damaged after row {number}: {error}; fetch it again"
         raise DataError(reason, path=str(path)) from None
-    except pa.ArrowException as error:
+    except Exception as error:
+        if not type(error).__module__.startswith("pyarrow"):
+            raise
         raise DataError(f"the file is damaged after row {number}: {error}; fetch it again", path=str(path)) from None
 
 
@@ -339,12 +338,17 @@ def _wrapped(path: Path) -> Iterator[RawRow]:
 
 
 def _source(path: Path) -> Any:
+    import pyarrow as pa  # here, so that a plan whose data is known starts without it
+
     if _is_packed(path):
         return pa.BufferReader(gzip.decompress(path.read_bytes()))
     return str(path)
 
 
-def _parquet_file(path: Path) -> pq.ParquetFile:
+def _parquet_file(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         return pq.ParquetFile(_source(path))
     except pa.ArrowException as error:
@@ -361,6 +365,8 @@ def _parquet(path: Path) -> Iterator[RawRow]:
 
 
 def _arrow(path: Path) -> Iterator[RawRow]:
+    import pyarrow as pa
+
     number = 0
     source = _source(path)
     with pa.ipc.open_file(pa.memory_map(source) if isinstance(source, str) else source) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from cuvee import components
@@ -30,7 +31,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
     curves, by_source = _curves(plan, store, manifests)
     return ReportData(
         title=_title(plan),
-        recipe_text=plan.located.text,
+        recipe_text=_without_folders(plan),
         created=time.strftime("%Y-%m-%d %H:%M", time.localtime(max(m["finished"] for m in manifests.values()))),
         tables={**_analyses(plan, results), "data": _data_tables(plan, manifests)},
         stages=[_stage(stage, plan, manifests) for stage in plan.stages],
@@ -42,8 +43,23 @@ def collect(plan: Plan, store: Store) -> ReportData:
     )
 
 
+def _without_folders(plan: Plan) -> str:
+    """Return the recipe's text with file names in place of this machine's folders: a report is passed on."""
+    text = plan.located.text
+    recipe = plan.located.recipe
+    paths = [base.path for base in recipe.all_bases]
+    for source in recipe.sources.values():
+        paths += [source.path] if isinstance(source.path, str) else list(source.path or ())
+    for path in sorted(paths, key=len, reverse=True):
+        if Path(path).is_absolute():
+            text = text.replace(path, Path(path).name)
+    return text
+
+
 def _title(plan: Plan) -> str:
-    bases = ", ".join(base.path for base in plan.located.recipe.all_bases)
+    bases = ", ".join(
+        Path(base.path).name if Path(base.path).is_absolute() else base.path for base in plan.located.recipe.all_bases
+    )
     return f"{plan.located.name}: {len(plan.runs)} runs from {bases}"
 
 
@@ -269,7 +285,7 @@ def _notes(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
         yield "The built-in sources are synthetic: what holds here need not hold for real data and large models."
     if len(plan.located.recipe.seeds) == 1:
         yield "One training seed: the intervals hold what other items would change, not what another seed would."
-    resumed = [m for m in manifests.values() if m.get("resumed") and m["summary"].get("resumed_from")]
+    resumed = [m for m in manifests.values() if m["summary"].get("resumed_from")]
     for manifest in resumed:
         steps = ", ".join(map(str, manifest["summary"]["resumed_from"]))
         yield f"{manifest['kind']}-{manifest['id'][:ID_LENGTH]} was interrupted and resumed from step {steps}."

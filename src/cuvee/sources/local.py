@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
+from cuvee import canonical
 from cuvee.data import files, formats
 from cuvee.errors import DataError
 from cuvee.protocols import Estimate
@@ -50,7 +51,7 @@ def pin(params: Params, folder: Path, cache: Any) -> tuple[dict[str, Any], dict[
     Args:
         params: the source's parameters.
         folder: what relative paths are relative to.
-        cache: has ``file_hash(path, compute)``, which may know a file's hash already.
+        cache: has ``file_hash(path, compute)`` and ``fact(path, name, compute)``, which may know a file already.
 
     Raises:
         DataError: a file is absent or unreadable, a pattern matches nothing, no format fits, or two files differ
@@ -65,7 +66,7 @@ def pin_files(
     """Return identity and place of files that are already on this machine; see `pin`."""
     hashed = sorted((str(cache.file_hash(path, files.content_hash)), str(path.resolve())) for path in paths)
     identity = {
-        "format": _resolve(paths, format, columns),
+        "format": _resolve(paths, format, columns, cache),
         "columns": dict(columns),
         "tags": tags,
         "files": [digest for digest, _ in hashed],
@@ -130,10 +131,11 @@ def _expand(given: str | list[str], folder: Path) -> list[Path]:
     return list(dict.fromkeys(path.resolve() for path in found))
 
 
-def _resolve(paths: Sequence[Path], format: str, columns: Mapping[str, str]) -> str:
+def _resolve(paths: Sequence[Path], format: str, columns: Mapping[str, str], cache: Any) -> str:
     if format != "auto":
         return formats.known(format)
-    found = {path: _look(path, columns) for path in paths}
+    fact = f"format {canonical.text(columns)}"
+    found = {path: str(cache.fact(path, fact, lambda path: _look(path, columns))) for path in paths}
     names = sorted(set(found.values()))
     if len(names) > 1:
         shown = ", ".join(f"{path.name} is {name}" for path, name in found.items())

@@ -1,0 +1,40 @@
+"""What of a plan must be executed: work is wanted from the leaves.
+
+A stage is needed when it is absent and something wanted needs it. So a model whose weights were given up is
+trained again only when something new is asked of it, and an input that nothing missing needs stays absent.
+"""
+
+from __future__ import annotations
+
+from cuvee.planner import Plan
+from cuvee.stage import Stage
+from cuvee.store import Store
+
+
+def present(store: Store, stage: Stage) -> bool:
+    """Return whether a stage is complete, a model's weights included."""
+    if not store.has(stage.kind, stage.id):
+        return False
+    return stage.kind != "train" or not store.manifest(stage.kind, stage.id).get("shed")
+
+
+def wanted(plan: Plan, store: Store) -> list[Stage]:
+    """Return the stages to execute, inputs first."""
+    needed = {item.grade.id for item in plan.evaluated} | kept_models(plan)
+    # A final model that nothing measures and nobody keeps is still to be trained once.
+    trained = {run.models[-1].id for run in plan.runs if not store.has("train", run.models[-1].id)}
+    needed |= trained
+    found: list[Stage] = []
+    for stage in reversed(plan.stages):
+        if stage.id in needed and not present(store, stage):
+            found.append(stage)
+            needed.update(parent.id for parent in stage.parents())
+    return found[::-1]
+
+
+def kept_models(plan: Plan) -> set[str]:
+    """Return the ids of the models whose weights `keep_models` keeps."""
+    keep = plan.located.recipe.keep_models
+    if keep == "all":
+        return {model.id for run in plan.runs for model in run.models}
+    return {run.models[-1].id for run in plan.runs} if keep == "leaves" else set()
