@@ -118,5 +118,5 @@ def test_a_recipe_made_in_python_tells_its_faults_like_one_from_a_file() -> None
     import cuvee
 
     data = {"base": "fake:x", "sources": {"a": {"rows": [], "abilty": "a"}}, "runs": [{"strategy": "multi_task"}]}
-    with pytest.raises(RecipeError, match="sources.a.abilty: unknown key 'abilty'. Did you mean 'ability'"):
+    with pytest.raises(RecipeError, match=r"sources\.a\.abilty: unknown key 'abilty'\. Did you mean 'ability'"):
         cuvee.load_recipe(data)

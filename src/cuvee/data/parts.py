@@ -141,9 +141,10 @@ def heldout_rows(rendered: Rows, heldout: Fraction, split_seed: int, items: int 
 
 
 @lru_cache(maxsize=16)
-def _first_ranks(rendered: Rows, seed: int) -> NDArray[np.uint64]:
-    """Return the subset rank of every row's first copy, (n,)."""
-    return ranks.ranks(seed, "subset", rendered.keys, rendered.occurrences)
+def _first_order(rendered: Rows, seed: int) -> NDArray[np.int64]:
+    """Return all rows in ascending subset rank of their first copies, (n,); a subset keeps this order."""
+    keys, labels = rendered.keys, rendered.occurrences
+    return ranks.order(ranks.ranks(seed, "subset", keys, labels), keys, labels)
 
 
 @lru_cache(maxsize=16)
@@ -231,15 +232,14 @@ class _Selection:
         """Return positions in ascending rank."""
         if self.seed is None:
             raise ValueError("an amount ranks rows, and the mixture has no seed")
+        if not self.copies.any():
+            place = np.full(len(self.rendered), -1, np.int64)
+            place[self.rows] = np.arange(len(self.rows))
+            ordered = place[_first_order(self.rendered, self.seed)]
+            return ordered[ordered >= 0]
         keys = self.rendered.keys[self.rows]
         labels = numbers(self.rendered.occurrences[self.rows], self.copies)
-        first_copies = not self.copies.any()
-        found = (
-            _first_ranks(self.rendered, self.seed)[self.rows]
-            if first_copies
-            else ranks.ranks(self.seed, "subset", keys, labels)
-        )
-        return ranks.order(found, keys, labels)
+        return ranks.order(ranks.ranks(self.seed, "subset", keys, labels), keys, labels)
 
     def take(self, positions: NDArray[np.int64]) -> _Selection:
         return _Selection(self.rendered, self.rows[positions], self.copies[positions], self.seed)
