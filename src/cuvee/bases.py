@@ -21,6 +21,9 @@ from cuvee.pins import Pins
 from cuvee.recipe import BaseModelRef
 from cuvee.stage import Base, base
 
+MODEL = "model"
+"""Folder of a model inside its stage: an ordinary Hugging Face folder."""
+
 _FILES = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     r"|chat_template\.(jinja|json)|merges\.txt|.*\.safetensors(\.index\.json)?"

@@ -99,8 +99,11 @@ def init(path: Path) -> None:
     if path.exists():
         raise UsageError(f"{path} exists; name another file")
     text = (Path(__file__).parent / "builtin" / "recipe.yaml").read_text(encoding="utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; name another file") from None
     click.echo(f"wrote {path}; next: cuvee plan {path}")
 
 
@@ -191,22 +194,33 @@ def run(
     located, planned, opened = _open(recipe, overrides, store, fake=fake)
     runtime = Runtime(store, workers, threads, device, micro_tokens, checkpoint_seconds, checkpoint_steps, step_sleep)
     costs = cost.estimate(planned, opened, runtime)
-    with terminal.Progress(planned, quiet=as_json) as progress:
+    folder = report_folder or _default_report(located.name, fake)
+    if costs.todo and not no_report:
+        from cuvee.report import page
+
+        page.check_folder(folder)  # before hours of work, not after
+    with terminal.Progress(len(costs.todo), quiet=as_json) as progress:
         outcome = runner.execute(planned, runtime, progress.listen, costs.seconds)
-    written = None if no_report else _write_report(planned, opened, report_folder, located.name, fake)
-    summary = terminal.closing(planned, opened, outcome, written)
-    if as_json:
-        _echo(summary)
-    else:
+    summary = terminal.closing(planned, opened, outcome)
+    if not as_json:
         terminal.print_closing(summary)
+    # After the closing table: a report that fails must not hide what was done.
+    written = None if no_report else _write_report(planned, opened, folder)
+    if as_json:
+        _echo({**summary, "report": str(written) if written else None})
+    elif written:
+        click.echo(f"report: {written}")
     runner.raise_if_failed(outcome)
 
 
-def _write_report(planned: Plan, store: Store, folder: Path | None, name: str, fake: bool) -> Path | None:
+def _default_report(name: str, fake: bool = False) -> Path:
+    return Path("reports") / (f"{name}-fake" if fake else name)
+
+
+def _write_report(planned: Plan, store: Store, folder: Path) -> Path | None:
     """Write the report unless the one that is there says the same; None when nothing is finished yet."""
     from cuvee.report import stamp
 
-    folder = folder or Path("reports") / (f"{name}-fake" if fake else name)
     if not stamp.has_results(planned, store):
         return None
     if not stamp.is_current(planned, store, folder):
@@ -230,7 +244,7 @@ def report(recipe: Path, overrides: tuple[str, ...], store: Path, out: Path | No
     located, planned, opened = _open(recipe, overrides, store)
     from cuvee.report import stamp
 
-    written = _write_report(planned, opened, out, located.name, False)
+    written = _write_report(planned, opened, out or _default_report(located.name))
     if written is None:
         raise UsageError(f"nothing of {recipe} is measured yet in {opened.folder}; `cuvee run {recipe}` does it")
     click.echo(f"{written}{'' if stamp.is_complete(planned, opened) else '  (some stages are missing)'}")
@@ -383,6 +397,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        click.echo(f"error: {error}; mend it and run the same command again", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
@@ -20,7 +21,8 @@ def collect(plans: Iterable[Plan], store: Store, *, delete: bool) -> dict[str, A
     Returns:
         ``stages`` (short names), ``bytes`` and ``kept`` (number of stages kept).
     """
-    needed = {stage.id for plan in plans for stage in plan.stages}
+    plans = list(plans)
+    needed = {stage.id for plan in plans for stage in plan.stages} | store.leased()
     found, freed, kept = [], 0, 0
     for manifest in list(store.stages()):
         if manifest["id"] in needed:
@@ -32,13 +34,13 @@ def collect(plans: Iterable[Plan], store: Store, *, delete: bool) -> dict[str, A
             continue
         found.append(short)
         freed += size
-    shorts = {f"{s.kind}-{s.id[:ID_LENGTH]}" for plan in plans for s in plan.stages}
+    shorts = {stage_id[:ID_LENGTH] for stage_id in needed}
     for work in sorted((store.folder / "work").glob("*")):
-        if work.name not in shorts and not _is_locked(store, work.name):
-            found.append(f"work/{work.name}")
-            freed += tree_size(work)
-            if delete:
-                shutil.rmtree(work, ignore_errors=True)
+        if work.name.rpartition("-")[2] not in shorts:
+            size = tree_size(work)
+            if _remove_work(store, work, delete=delete):
+                found.append(f"work/{work.name}")
+                freed += size
     return {"stages": found, "bytes": freed, "kept": kept}
 
 
@@ -52,9 +54,12 @@ def _remove(store: Store, manifest: dict[str, Any], short: str) -> bool:
         return False
 
 
-def _is_locked(store: Store, short: str) -> bool:
+def _remove_work(store: Store, work: Path, *, delete: bool) -> bool:
+    """Delete unfinished work unless somebody is at it; the lock is held meanwhile."""
     try:
-        with store.lock(short).acquire(blocking=False):
-            return False
+        with store.lock(work.name).acquire(blocking=False):
+            if delete:
+                shutil.rmtree(work, ignore_errors=True)
+            return True
     except Timeout:
-        return True
+        return False

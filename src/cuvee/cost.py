@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cuvee import bases, canonical, components, needs
+from cuvee import bases, canonical, components, needs, runner
 from cuvee.errors import DataError, UsageError
 from cuvee.planner import Plan
 from cuvee.protocols import Estimate
 from cuvee.runtime import Runtime, cores
-from cuvee.stage import Stage
+from cuvee.stage import Base, Stage
 from cuvee.store import Store
 
 CPU_RATE = 20e9
@@ -65,6 +66,7 @@ class Costs:
         seconds: one worker's seconds by stage id; 0 for stages that are there.
         memory_bytes: of the largest training.
         disk_bytes: what will be written and kept.
+        disk_peak_bytes: what it grows to meanwhile: models not yet given up, checkpoints.
         seconds_all: wall-clock seconds with the runtime's workers.
         seconds_alone: seconds of one worker if every run trained by itself.
         seconds_shared: seconds of one worker for the trainings of the graph.
@@ -76,6 +78,7 @@ class Costs:
     seconds: Mapping[str, float]
     memory_bytes: int
     disk_bytes: int
+    disk_peak_bytes: int
     seconds_all: float
     seconds_alone: float
     seconds_shared: float
@@ -110,8 +113,8 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
     book = _Book(plan, store, runtime, flops or _default_rate(runtime), flops is not None, present)
     for stage in plan.stages:
         book.sizes[stage.id] = _size(stage, book)
-    rate, said = _rate(book)
-    full = {stage.id: _seconds(stage, book, rate) for stage in plan.stages}
+    rates, said = _rates(book)
+    full = {stage.id: _seconds(stage, book, rates) for stage in plan.stages}
     todo = frozenset(stage.id for stage in needs.wanted(plan, store))
     missing = {stage.id: full[stage.id] if stage.id in todo else 0.0 for stage in plan.stages}
     memory, memory_said = _memory(book)
@@ -121,7 +124,7 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
         book.sizes,
         missing,
         memory,
-        _disk(book, todo),
+        *_disk(book, todo, workers),
         max(sum(missing.values()) / workers, _longest_chain(plan, missing)),
         sum(full[model.id] for run in plan.runs for model in run.models),
         sum(full[stage.id] for stage in plan.stages if stage.kind == "train"),
@@ -130,7 +133,7 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
 
 
 def _default_rate(runtime: Runtime) -> float:
-    if runtime.device == "cuda":
+    if runtime.device == "cuda" or (runtime.device == "auto" and runner.gpus()):
         return GPU_RATE
     workers = runtime.workers or min(cores(), 4)
     return CPU_RATE * max(1, runtime.threads or cores() // workers)
@@ -288,6 +291,11 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
                 )
             rows, exact = min(rows, amount["count"]), rows >= amount["count"]
         else:
+            if amount["tokens"] > part.supervised_tokens * 1.5:
+                raise UsageError(
+                    f"{who()}: tokens: {amount['tokens']:,} asked, about {part.supervised_tokens:,} supervised tokens "
+                    "are there; say fewer, or a share above 1 to repeat rows on purpose"
+                )
             mean = part.supervised_tokens / max(1, part.rows)
             rows, exact = min(rows, int(amount["tokens"] / max(1.0, mean))), False
     scale = rows / max(1, part.rows)
@@ -313,6 +321,11 @@ def _items(stage: Stage, book: _Book) -> Size:
     params = stage.identity["params"]
     rows = sum(size.rows for size in sizes)
     share = Fraction(params["heldout"]) if params["heldout"] else Fraction(1)
+    if rows * share < Fraction(4, 5):
+        raise UsageError(
+            f"heldout: {params['heldout']} of {rows:,} rows of {', '.join(d.label for d in inputs)} holds out none to "
+            f"measure; say heldout: {float(Fraction(10, max(rows, 20))):.2g} or more"
+        )
     items = min(round(rows * share), params["items"] or rows)
     tokens = sum(size.total_tokens for size in sizes) * items // max(1, rows)
     if stage.kind == "generate":
@@ -320,17 +333,25 @@ def _items(stage: Stage, book: _Book) -> Size:
     return Size(items, tokens, rows_exact=share == 1 and all(s.rows_exact for s in sizes), tokens_exact=False)
 
 
-def _parameters(stage: Stage, book: _Book) -> int:
-    while stage.kind == "train":
+def _root(stage: Stage) -> Stage:
+    """Return the base model that a model, or what is asked of one, comes from."""
+    while stage.kind != "base":
         stage = stage.one("model")
-    if stage.id not in book.parameters:
-        assert stage.kind == "base"
-        book.parameters[stage.id] = bases.parameters(stage, book.plan.refs.get(stage.id))  # type: ignore[arg-type]
-    return book.parameters[stage.id]
+    return stage
 
 
-def _seconds(stage: Stage, book: _Book, rate: float) -> float:
+def _parameters(stage: Stage, book: _Book) -> int:
+    root = _root(stage)
+    assert isinstance(root, Base)
+    if root.id not in book.parameters:
+        book.parameters[root.id] = bases.parameters(root, book.plan.refs.get(root.id))
+    return book.parameters[root.id]
+
+
+def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
     size = book.sizes[stage.id]
+    if stage.kind in ("train", "score", "generate"):
+        rate = rates.get(_root(stage).id, book.rate)
     if stage.kind == "train":
         return 6.0 * _parameters(stage, book) * size.total_tokens / rate + 0.5
     if stage.kind == "score":
@@ -342,22 +363,23 @@ def _seconds(stage: Stage, book: _Book, rate: float) -> float:
     return 0.05
 
 
-def _rate(book: _Book) -> tuple[float, str]:
-    """Return useful operations a second of one worker: given, measured in this store, or assumed."""
+def _rates(book: _Book) -> tuple[dict[str, float], str]:
+    """Return useful operations a second of one worker by base id: given, measured in this store, or assumed."""
     if book.rate_given:
-        return book.rate, f"{book.rate:.3g} useful operations a second and worker (given)"
-    measured = []
+        return {}, f"{book.rate:.3g} useful operations a second and worker (given)"
+    measured: dict[str, list[float]] = {}
     for stage in book.plan.stages:
         if stage.kind != "train" or stage.id not in book.present:
             continue
-        manifest = book.store.manifest(stage.kind, stage.id)
-        seconds = float(manifest["summary"].get("seconds") or 0)
+        seconds = float(book.store.manifest(stage.kind, stage.id)["summary"].get("seconds") or 0)
         if seconds > 0.5 and (work := 6.0 * _parameters(stage, book) * book.sizes[stage.id].total_tokens):
-            measured.append(work / seconds)
-    if measured:
-        rate = statistics.median(measured)
-        return rate, f"{rate:.3g} useful operations a second and worker (median of {len(measured)} stored trainings)"
-    return book.rate, f"{book.rate:.3g} useful operations a second and worker (assumed; --flops gives another)"
+            measured.setdefault(_root(stage).id, []).append(work / seconds)
+    rates = {base: statistics.median(found) for base, found in measured.items()}
+    if not rates:
+        return {}, f"{book.rate:.3g} useful operations a second and worker (assumed; --flops gives another)"
+    count = sum(len(found) for found in measured.values())
+    shown = " and ".join(f"{rate:.3g}" for rate in rates.values())
+    return rates, f"{shown} useful operations a second and worker (median of {count} stored trainings)"
 
 
 def _memory(book: _Book) -> tuple[int, str]:
@@ -380,21 +402,33 @@ def _memory(book: _Book) -> tuple[int, str]:
     return largest, f"{parameters / 1e6:.4g} M parameters: weights, gradient and two moments, one micro batch"
 
 
-def _disk(book: _Book, todo: frozenset[str]) -> int:
+def _disk(book: _Book, todo: frozenset[str], workers: int) -> tuple[int, int]:
+    """Return the bytes that stay and the most there are meanwhile, walking the stages one after another."""
     kept = needs.kept_models(book.plan)
-    total = 0
+    waiting = Counter(parent.id for stage in book.plan.stages if stage.id in todo for parent in stage.parents())
+    now = peak = checkpoint = 0
     for stage in book.plan.stages:
         if stage.id not in todo:
             continue
         size = book.sizes[stage.id]
-        if stage.kind == "train" and stage.id in kept:
-            width = 4 if stage.params["precision"] == "float32" else 2
-            total += _parameters(stage, book) * width
-        elif stage.kind == "render":
-            total += size.total_tokens * 4 + size.rows * 80
+        if stage.kind == "render":
+            now += size.total_tokens * 4 + size.rows * 80
         elif stage.kind == "load":
-            total += size.rows * 600
-    return total
+            now += size.rows * 600
+        elif stage.kind == "train":
+            now += _weights(stage, book)
+            # Weights and two moments in float32; the old checkpoint stays until the new one is whole.
+            checkpoint = max(checkpoint, 2 * 12 * _parameters(stage, book))
+        peak = max(peak, now)
+        for parent in stage.parents():
+            waiting[parent.id] -= 1
+            if parent.kind == "train" and parent.id in todo and parent.id not in kept and not waiting[parent.id]:
+                now -= _weights(parent, book)
+    return now, peak + checkpoint * workers
+
+
+def _weights(stage: Stage, book: _Book) -> int:
+    return _parameters(stage, book) * (4 if stage.params["precision"] == "float32" else 2)
 
 
 def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cuvee import components
-from cuvee.bases import FAKE_TOKENIZER
+from cuvee.bases import FAKE_TOKENIZER, MODEL
 from cuvee.errors import StageFailed
 from cuvee.job import Input, Job
 from cuvee.protocols import Likelihood, Progress, Request, Response
 from cuvee.runtime import Runtime
 from cuvee.store import Store
-
-MODEL = "model"
-"""Folder of a model inside its stage: an ordinary Hugging Face folder."""
 
 
 def run(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
@@ -138,7 +135,9 @@ def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
 
     params = job.params
     sources = [Rendered(item.folder) for item in job.inputs["data"]]
-    ids, rows, full = items.token_rows(sources, Fraction(params["heldout"]), params["split_seed"], params["items"])
+    ids, rows, full = items.token_rows(
+        sources, Fraction(params["heldout"]), params["split_seed"], params["items"], params.get("filters", ())
+    )
     _need_items(ids, job)
     folder = model_folder(job.one("model"))
     names = [job.names.get(_source_of(item.id, store), ("", ""))[1] for item in job.inputs["data"]]
@@ -169,7 +168,7 @@ def _generate(job: Job, work: Path, store: Store, runtime: Runtime, progress: Pr
     module = components.find("evaluators", job.component)
     heldout = Fraction(params["heldout"]) if params["heldout"] else None
     folders = [item.folder for item in job.inputs["items"]]
-    found = items.examples(folders, heldout, params["split_seed"], None)
+    found = items.examples(folders, heldout, params["split_seed"] or 0, None, params.get("filters", ()))
     asked = [module.request(example) for example in found[: params["items"]]]
     _need_items([request.item for request in asked], job)
     folder = model_folder(job.one("model"))

@@ -31,6 +31,7 @@ class Job:
         inputs: finished stages by role.
         locate: where outside data lies.
         names: source name and ability by load stage id, for logs and model cards.
+        keep: whether a model's weights are to stay when nothing needs them any more.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Job:
     inputs: Mapping[str, tuple[Input, ...]]
     locate: Mapping[str, Any]
     names: Mapping[str, tuple[str, str]]
+    keep: bool = True
 
     def one(self, role: str) -> Input:
         """Return the only input of `role`."""
@@ -68,7 +70,7 @@ class Job:
         return Job(**{**data, "inputs": inputs, "names": names})
 
 
-def make(stage: Stage, store: Store, names: Mapping[str, tuple[str, str]]) -> Job:
+def make(stage: Stage, store: Store, names: Mapping[str, tuple[str, str]], *, keep: bool = True) -> Job:
     """Return the job of a stage whose inputs are finished."""
     return Job(
         id=stage.id,
@@ -84,4 +86,5 @@ def make(stage: Stage, store: Store, names: Mapping[str, tuple[str, str]]) -> Jo
         },
         locate=dict(stage.locate),
         names=dict(names),
+        keep=keep,
     )

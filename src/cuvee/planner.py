@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, get_origin
 
 from cuvee import bases, components
+from cuvee.data.files import Absent
 from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
 from cuvee.protocols import EvaluatorParams, Ingredient, Params, RunInfo
@@ -161,7 +162,7 @@ class _Builder:
         self.refs: dict[str, BaseModelRef] = {}
         self.tokenizers: dict[str, Base] = {}
         self.loaded = {name: self._load(name, source) for name, source in self.recipe.sources.items()}
-        self.benchmarks: dict[str, Loaded] = {}
+        self.benchmarks: dict[tuple[str, str], Loaded] = {}
         self.graded: dict[Any, Results] = {}
 
     def build(self) -> Plan:
@@ -171,7 +172,9 @@ class _Builder:
         for base, seed, (info, run, params, key) in itertools.product(
             self._bases(), self.recipe.seeds, list(self._expanded())
         ):
-            info = RunInfo(info.name, info.strategy, info.params, self.refs[base.id].path, seed)
+            info = RunInfo(
+                info.name, info.strategy, info.params, self.refs[base.id].path, seed, training=dict(run.training)
+            )
             planned = self._plan_run(info, run, params, key, base)
             runs.append(planned)
             evaluated += self._evaluate(planned)
@@ -202,6 +205,7 @@ class _Builder:
         return found
 
     def _load(self, name: str, source: Source) -> Loaded:
+        self._check_columns(name, source)
         rule = "drop" if source.drop else "keep" if source.keep else ""
         if rule and source.tags is None and source.declared is None:
             message = "looks at tags, and the source has none; name the column that holds them with tags: COLUMN"
@@ -213,13 +217,21 @@ class _Builder:
         self.sources.setdefault(stage.id, (name, source.ability))
         return stage
 
+    def _check_columns(self, name: str, source: Source) -> None:
+        made = source.rows is not None or str(source.path).startswith("builtin:")
+        for key in ("columns", "tags") if made else ():
+            if getattr(source, key):
+                raise self.located.error("is for files; this source is no file", "sources", name, key)
+        if str(source.path).startswith("builtin:") and source.format != "auto":
+            raise self.located.error("is for files; this source is no file", "sources", name, "format")
+
     def _load_stage(self, name: str, source: Source) -> Loaded:
         component, given = _source_component(source)
         module = components.find("sources", component)
         params = self.located.check(module.Params, given, "sources", name)
         try:
             identity, where = module.pin(params, self.located.folder, self.pins)
-        except DataError:
+        except Absent:
             if source.declared is None:
                 raise
             stage = load("declared", 1, {"name": name, "provisional": True}, label=name, locate={})
@@ -239,6 +251,9 @@ class _Builder:
             except KeyError as error:
                 raise self.located.error(str(error.args[0]), *key, "strategy") from None
             axes = [name for name, value in run.params.items() if _is_axis(module.Params, name, value)]
+            for name in axes:
+                if not run.params[name]:
+                    raise self.located.error("the list is empty; name at least one value", *key, name)
             for values in itertools.product(*(run.params[name] for name in axes)):
                 chosen = {**run.params, **dict(zip(axes, values, strict=True))}
                 drafts.append((run, self.located.check(module.Params, chosen, *key), axes, key))
@@ -268,6 +283,7 @@ class _Builder:
         return found
 
     def _evaluate(self, run: PlannedRun) -> Iterator[Evaluated]:
+        seen: set[tuple[str, str]] = set()
         for number, component in enumerate(self.recipe.evaluation):
             key = ("evaluation", number)
             try:
@@ -281,6 +297,12 @@ class _Builder:
                     f"there is no ability '{params.ability}'; the sources teach {', '.join(abilities)}", *key
                 )
             for ability in [params.ability] if params.ability else abilities:
+                label = (params.name or component.name, ability)
+                if label in seen:
+                    raise self.located.error(
+                        f"'{label[0]}' measures '{ability}' already; give this one a name of its own: name: ...", *key
+                    )
+                seen.add(label)
                 yield from self._measure(run, component, module, params, ability, key)
 
     def _measure(
@@ -324,16 +346,20 @@ class _Builder:
         ingredients = [i for i in run.ingredients.values() if i.ability == ability]
         split = {"heldout": self.recipe.heldout, "split_seed": self.recipe.split_seed, "items": params.items}
         common = {**split, "precision": run.settings.values.precision}
+        hows = [{rule: i.how[rule] for rule in ("drop", "keep") if rule in i.how} for i in ingredients]
         if module.ANSWERS == "score":
             self._need_heldout(ability, key)
-            answers: Any = score(model, [i.data for i in ingredients], common)
+            answers: Any = score(model, list(zip([i.data for i in ingredients], hows, strict=True)), common)
             return grade(answers, component.name, module.VERSION, {})
-        if params.path:
-            items = [self._benchmark(component, params, key)]
+        items: list[tuple[Loaded, dict[str, Any]]]
+        if getattr(params, "path", None):
+            items = [(self._benchmark(component, params, key), {})]
             common["heldout"] = None
+            if params.items is None:
+                common["split_seed"] = None  # nothing is drawn
         else:
             self._need_heldout(ability, key)
-            items = [self._source_of(i.data) for i in ingredients]
+            items = [(self._source_of(i.data), how) for i, how in zip(ingredients, hows, strict=True)]
         asked = components.without_absent(module, module.request_params(params))
         asked = {**common, **asked, "template": run.settings.values.template}
         answers = generate(model, items, component.name, module.REQUEST_VERSION, asked)
@@ -353,15 +379,16 @@ class _Builder:
             )
 
     def _benchmark(self, component: Component, params: Any, key: tuple[str | int, ...]) -> Loaded:
-        if params.path not in self.benchmarks:
+        key_of = (params.path, params.format)
+        if key_of not in self.benchmarks:
             if params.ability is None:
                 raise self.located.error("a benchmark file needs the ability it measures: add ability", *key)
             source = Source(path=params.path, ability=params.ability, format=params.format, declared=params.declared)
             try:
-                self.benchmarks[params.path] = self._load_stage(params.name or component.name, source)
+                self.benchmarks[key_of] = self._load_stage(params.name or component.name, source)
             except DataError as error:
                 raise self.located.error(str(error), *key, component.name, "path") from error
-        return self.benchmarks[params.path]
+        return self.benchmarks[key_of]
 
 
 def _source_component(source: Source) -> tuple[str, dict[str, Any]]:

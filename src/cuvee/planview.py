@@ -37,6 +37,7 @@ def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
             "training_seconds_shared": round(costs.seconds_shared, 1),
             "memory_bytes": costs.memory_bytes,
             "disk_bytes": costs.disk_bytes,
+            "disk_peak_bytes": costs.disk_peak_bytes,
         },
         "assumptions": list(costs.assumptions),
     }
@@ -128,6 +129,7 @@ def schema() -> dict[str, Any]:
         "training_seconds_shared": number,
         "memory_bytes": whole | {"description": "expected peak of the largest training"},
         "disk_bytes": whole | {"description": "expected growth of the store"},
+        "disk_peak_bytes": whole | {"description": "expected growth meanwhile: models not yet given up, checkpoints"},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

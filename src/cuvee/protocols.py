@@ -238,6 +238,7 @@ class RunInfo:
         params: the strategy's parameters.
         base: the base model's name.
         seed: the run's seed.
+        training: the run's own training settings, where they differ from the recipe's.
     """
 
     name: str
@@ -245,6 +246,7 @@ class RunInfo:
     params: Mapping[str, Any]
     base: str
     seed: int
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cuvee.errors import RecipeError, UsageError, did_you_mean
 
@@ -60,6 +60,14 @@ Share = Annotated[Fraction, BeforeValidator(_fraction)]
 
 Number = Annotated[int, BeforeValidator(_number_of)]
 """A whole number that may carry k, M or B."""
+
+
+def _expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from None
+    return value
 
 
 class _Part(BaseModel):
@@ -112,7 +120,7 @@ class Declared(_Part):
 class TagRule(_Part):
     """Rows by a regular expression over their tags."""
 
-    tags: str
+    tags: Annotated[str, AfterValidator(_expression)]
 
 
 class DeclaredBase(_Part):
@@ -165,7 +173,8 @@ class Source(_Part):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
-        if (self.path is None) == (self.rows is None) and self.declared is None:
+        given = [value for value in (self.path, self.rows) if value is not None]
+        if len(given) > 1 or (not given and self.declared is None):
             raise ValueError("needs exactly one of path and rows")
         return self
 
@@ -183,7 +192,7 @@ class Training(_Part):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     clip: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Annotated[int, Field(ge=1, strict=True)] = 128
@@ -477,7 +486,10 @@ def _from_here(assignment: str) -> str:
 
 def parse_value(text: str) -> Any:
     """Return an override's value as YAML reads it."""
-    return yaml.load(text, _Loader)  # noqa: S506  the loader is a SafeLoader
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  the loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise UsageError(f"'{text}' is no YAML value: {getattr(error, 'problem', error)}") from None
 
 
 class Located:

@@ -6,6 +6,7 @@ What is missing is `needs.wanted`'s answer.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
@@ -15,10 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from cuvee import job
+from cuvee.bases import MODEL
 from cuvee.errors import UsageError, WorkFailed
 from cuvee.needs import kept_models, present, wanted
 from cuvee.planner import Plan
@@ -80,31 +84,60 @@ def execute(
         )
     store = Store(runtime.store)
     todo = wanted(plan, store)
+    _check_extras(todo, plan)
     outcome = Outcome(cached=len(plan.stages) - len(todo))
     started = time.time()
     if todo:
         store.prepare()
-        _Scheduler(plan, store, todo, decided(runtime, len(todo)), listen, costs or {}, outcome).work()
+        with store.lease(stage.id for stage in plan.stages):
+            _claim(plan, store)
+            _Scheduler(plan, store, todo, decided(runtime, len(todo)), listen, costs or {}, outcome).work()
+            shed_models(plan, store)
+    elif store.folder.exists():
         shed_models(plan, store)
     outcome.seconds = time.time() - started
     return outcome
 
 
+def _check_extras(todo: Iterable[Stage], plan: Plan) -> None:
+    """Refuse to start what would fail for want of a package."""
+    real = any(run.base.component != "fake" for run in plan.runs)
+    if not real or not any(stage.kind in ("train", "score", "generate") for stage in todo):
+        return
+    absent = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]
+    if absent:
+        raise UsageError(f"{', '.join(absent)}: not installed, and training needs it; pip install 'cuvee[train]'")
+
+
 def shed_models(plan: Plan, store: Store) -> int:
-    """Give up weights that `keep_models` does not ask for and nothing missing needs; returns the bytes freed."""
+    """Give up weights that `keep_models` does not ask for and nothing missing needs; returns the bytes freed.
+
+    Weights that another recipe trained to keep, or that a run under way needs, stay (`Store.shed`).
+    """
     kept = kept_models(plan) | {parent.id for stage in wanted(plan, store) for parent in stage.parents()}
     return sum(
-        store.shed("train", stage.id, "model")
+        store.shed("train", stage.id, MODEL)
         for stage in plan.stages
         if stage.kind == "train" and stage.id not in kept and present(store, stage)
     )
 
 
+def _claim(plan: Plan, store: Store) -> None:
+    """Models that are here to be given up and that this recipe keeps are kept from now on."""
+    kept = kept_models(plan)
+    for stage in plan.stages:
+        here = stage.id in kept and present(store, stage)
+        if here and store.manifest(stage.kind, stage.id).get("disposable"):
+            store.amend(stage.kind, stage.id, disposable=False)
+
+
+@cache
 def gpus() -> list[str]:
     """Return the GPUs this process may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
+        # CUDA itself reads -1 as the end of the list.
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(","))))
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -118,7 +151,7 @@ def decided(runtime: Runtime, stages: int) -> Runtime:
         UsageError: a GPU was asked for and there is none.
     """
     devices = gpus() if runtime.device in ("auto", "cuda") else []
-    device = "cuda" if devices else "cpu"
+    device = runtime.device if runtime.device == "auto" and devices else "cuda" if devices else "cpu"
     if runtime.device == "cuda" and not devices:
         raise UsageError("device cuda was asked for and there is no GPU; use --device cpu")
     workers = runtime.workers or max(1, min(len(devices) or min(cores(), 4), stages))
@@ -128,12 +161,12 @@ def decided(runtime: Runtime, stages: int) -> Runtime:
 class _Process:
     """One worker process and what it is doing."""
 
-    def __init__(self, runtime: Runtime, number: int) -> None:
+    def __init__(self, runtime: Runtime, number: int, slot: int) -> None:
+        self.slot = slot
         self.log = Path(runtime.store) / "logs" / f"worker-{os.getpid()}-{number}.log"
         environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads), "TOKENIZERS_PARALLELISM": "false"}
-        if runtime.device == "cuda":
-            devices = gpus()
-            environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        if devices := gpus() if runtime.device != "cpu" else []:
+            environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cuvee.worker", json.dumps(runtime.as_dict())],
@@ -206,6 +239,7 @@ class _Scheduler:
         for stage in todo:
             for parent in stage.parents():
                 self.children.setdefault(parent.id, []).append(stage.id)
+        self.kept = kept_models(plan)
         self.priority = _critical_path(todo, costs)
         self.unfinished = set(self.waiting)
         self.not_before: dict[str, float] = {}
@@ -241,7 +275,8 @@ class _Scheduler:
             if worker is None:
                 return
             del self.waiting[stage.id]
-            worker.give(stage, job.make(stage, self.store, self.plan.sources))
+            work = job.make(stage, self.store, self.plan.sources, keep=stage.id in self.kept)
+            worker.give(stage, work)
             self.listen("started", stage, {})
 
     def _free_worker(self) -> _Process | None:
@@ -249,7 +284,9 @@ class _Scheduler:
             if worker.stage is None:
                 return worker
         if len(self.workers) < self.runtime.workers:
-            worker = _Process(self.runtime, self.count)
+            taken = {worker.slot for worker in self.workers}
+            slot = next(slot for slot in range(self.runtime.workers) if slot not in taken)
+            worker = _Process(self.runtime, self.count, slot)
             self.count += 1
             self.workers.append(worker)
             self.selector.register(worker.out, selectors.EVENT_READ, worker)
@@ -283,9 +320,17 @@ class _Scheduler:
             self.unfinished.discard(stage.id)
             (self.outcome.executed if event["how"] == "executed" else self.outcome.elsewhere).append(stage.short)
             self.listen("done", stage, event)
+            self._give_up_parents(stage)
         else:
             self._replace(worker)
             self._failed(stage, event["error"], event.get("trace", ""))
+
+    def _give_up_parents(self, stage: Stage) -> None:
+        """Give up the weights that nothing needs any more, at once: `keep_models` bounds the disk during the run."""
+        for parent in stage.parents():
+            needed = any(child in self.unfinished for child in self.children.get(parent.id, ()))
+            if parent.kind == "train" and parent.id not in self.kept and not needed:
+                self.store.shed("train", parent.id, MODEL)
 
     def _replace(self, worker: _Process) -> None:
         """A worker that failed may hold broken state; the next stage gets a new one."""

@@ -143,6 +143,8 @@ def mix(parts: Iterable[tuple[Rendered, Mapping[str, Any]]], params: Mapping[str
     Parts are put in the order of their ids, so that the order in the recipe changes nothing. A mixture of
     whole sources does not depend on the seed, and does not have it.
     """
+    # All of a source and a share of 1 are the same.
+    parts = [(data, _without_whole(how)) for data, how in parts]
     ordered = sorted(parts, key=lambda part: (part[0].id, canonical.text(part[1])))
     drawn = any(how.get("amounts") for _, how in ordered)
     return Mixture(
@@ -155,21 +157,41 @@ def mix(parts: Iterable[tuple[Rendered, Mapping[str, Any]]], params: Mapping[str
     )
 
 
+def _without_whole(how: Mapping[str, Any]) -> dict[str, Any]:
+    amounts = [amount for amount in how.get("amounts", ()) if amount.get("share") != 1]
+    rest = {name: value for name, value in how.items() if name != "amounts"}
+    return {**rest, "amounts": amounts} if amounts else rest
+
+
 def train(start: Model, data: Mixture, params: Mapping[str, Any], *, label: str) -> Trained:
     """Describe one training: weights from `start`, rows from `data`; optimiser and schedule start fresh."""
     return Trained("train", "full", 1, params, {"model": (start,), "data": (data,)}, label)
 
 
-def score(model: Model, data: Iterable[Rendered], params: Mapping[str, Any]) -> Scores:
-    """Describe the loss of a model on rows of rendered sources."""
-    return Scores("score", "loss", 1, params, {"model": (model,), "data": tuple(data)}, model.label)
+def score(model: Model, data: Iterable[tuple[Rendered, Mapping[str, Any]]], params: Mapping[str, Any]) -> Scores:
+    """Describe the loss of a model on held-out rows of rendered sources, each with its filters."""
+    sources, asked = _filtered(data)
+    return Scores("score", "loss", 1, {**params, **asked}, {"model": (model,), "data": sources}, model.label)
 
 
 def generate(
-    model: Model, items: Iterable[Loaded], component: str, version: int, params: Mapping[str, Any]
+    model: Model,
+    items: Iterable[tuple[Loaded, Mapping[str, Any]]],
+    component: str,
+    version: int,
+    params: Mapping[str, Any],
 ) -> Responses:
-    """Describe a model's answers to the requests an evaluator makes of `items`."""
-    return Responses("generate", component, version, params, {"model": (model,), "items": tuple(items)}, model.label)
+    """Describe a model's answers to the requests an evaluator makes of `items`, sources with their filters."""
+    sources, asked = _filtered(items)
+    inputs = {"model": (model,), "items": sources}
+    return Responses("generate", component, version, {**params, **asked}, inputs, model.label)
+
+
+def _filtered(pairs: Iterable[tuple[Stage, Mapping[str, Any]]]) -> tuple[tuple[Stage, ...], dict[str, Any]]:
+    """Return sources in the order of their ids, and the parameter that holds their filters if there are any."""
+    ordered = sorted(pairs, key=lambda pair: (pair[0].id, canonical.text(pair[1])))
+    filters = [how for _, how in ordered]
+    return tuple(stage for stage, _ in ordered), {"filters": filters} if any(filters) else {}
 
 
 def grade(answers: Scores | Responses, component: str, version: int, params: Mapping[str, Any]) -> Results:

@@ -17,6 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from cuvee.planner import Plan, display_name
+from cuvee.protocols import RunInfo
 from cuvee.runner import Outcome
 from cuvee.stage import Stage
 from cuvee.store import Store
@@ -114,7 +115,8 @@ def _print_totals(console: Console, view: Mapping[str, Any]) -> None:
     )
     console.print(
         f"stages: {totals['stages']}, {totals['cached']} cached. Expected: ~{duration(totals['seconds'])}, "
-        f"~{size(totals['memory_bytes'])} memory a training, ~{size(totals['disk_bytes'])} disk"
+        f"~{size(totals['memory_bytes'])} memory a training, ~{size(totals['disk_bytes'])} disk, "
+        f"~{size(totals['disk_peak_bytes'])} at its fullest"
     )
     for sentence in view["assumptions"]:
         console.print(Text(f"  assuming {sentence}", style="dim"))
@@ -124,11 +126,11 @@ class Progress:
     """Live bars in a terminal, one line a stage elsewhere.
 
     Args:
-        plan: what is run.
+        total: stages to be executed.
         quiet: print nothing.
     """
 
-    def __init__(self, plan: Plan, *, quiet: bool = False) -> None:
+    def __init__(self, total: int, *, quiet: bool = False) -> None:
         self.live = sys.stderr.isatty() and not quiet
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -146,7 +148,7 @@ class Progress:
         self.started: dict[str, float] = {}
         self.whole: TaskID | None = None
         self.done = 0
-        self.total = len(plan.stages)
+        self.total = total
 
     def __enter__(self) -> Progress:
         if self.live:
@@ -163,6 +165,7 @@ class Progress:
         """Show one event of the run."""
         if event == "started":
             self.started[stage.id] = time.monotonic()
+        self.done += event == "done"
         if self.quiet:
             return
         if event == "failed":
@@ -175,7 +178,7 @@ class Progress:
 
     def _draw(self, event: str, stage: Stage, facts: Mapping[str, Any]) -> None:
         if self.whole is None:
-            self.whole = self.bars.add_task("stages", total=None, facts="")
+            self.whole = self.bars.add_task("stages", total=self.total, facts="")
         if event == "started":
             self.tasks[stage.id] = self.bars.add_task(f"{stage.kind} {stage.label}"[:44], total=None, facts="")
         elif event == "progress" and stage.id in self.tasks:
@@ -184,7 +187,6 @@ class Progress:
             )
         elif stage.id in self.tasks:
             self.bars.remove_task(self.tasks.pop(stage.id))
-            self.done += event == "done"
             self.bars.update(self.whole, completed=self.done)
 
     def _write(self, event: str, stage: Stage, facts: Mapping[str, Any]) -> None:
@@ -192,7 +194,7 @@ class Progress:
             seconds = time.monotonic() - self.started.get(stage.id, time.monotonic())
             how = "" if facts.get("how") == "executed" else "  (made by another process)"
             if stage.kind in ("train", "load", "render") or seconds > 5:
-                self.console.print(f"done  {stage.short}  {stage.label}  {seconds:.1f} s{how}")
+                self.console.print(f"{self.done}/{self.total} done  {stage.short}  {stage.label}  {seconds:.1f} s{how}")
 
 
 def _live(facts: Mapping[str, Any]) -> str:
@@ -206,7 +208,7 @@ def _live(facts: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def closing(plan: Plan, store: Store, outcome: Outcome, report: Any) -> dict[str, Any]:
+def closing(plan: Plan, store: Store, outcome: Outcome) -> dict[str, Any]:
     """Return what a run came to: final scores by run and ability, and what was done."""
     rows = []
     for item in plan.evaluated:
@@ -214,7 +216,7 @@ def closing(plan: Plan, store: Store, outcome: Outcome, report: Any) -> dict[str
             summary = store.manifest("grade", item.grade.id)["summary"]
             rows.append(
                 {
-                    "run": display_name(item.run, plan) if item.stage else "base",
+                    "run": display_name(item.run, plan) if item.stage else _base_name(item.run, plan),
                     "evaluator": item.evaluator,
                     "ability": item.ability,
                     "metric": item.metric,
@@ -233,8 +235,11 @@ def closing(plan: Plan, store: Store, outcome: Outcome, report: Any) -> dict[str
         "skipped": outcome.skipped,
         "seconds": round(outcome.seconds, 2),
         "results": rows,
-        "report": str(report) if report else None,
     }
+
+
+def _base_name(info: RunInfo, plan: Plan) -> str:
+    return f"base {info.base}" if len(plan.located.recipe.all_bases) > 1 else "base"
 
 
 def print_closing(summary: Mapping[str, Any]) -> None:
@@ -257,8 +262,6 @@ def print_closing(summary: Mapping[str, Any]) -> None:
         f"{len(summary['executed'])} stage(s) executed{elsewhere}, {summary['cached']} cached, "
         f"{len(summary['failed'])} failed, {len(summary['skipped'])} not tried, {duration(summary['seconds'])}"
     )
-    if summary["report"]:
-        console.print(f"report: {summary['report']}")
 
 
 def _cell(row: Mapping[str, Any]) -> str:

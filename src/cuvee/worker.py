@@ -125,6 +125,7 @@ class Worker:
             "runtime": self.runtime.as_dict(),
             "versions": versions(),
             "python": sys.version.split()[0],
+            "disposable": not job.keep,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,39 @@ def test_the_first_difference_is_the_stages_own_parameter_before_its_inputs() ->
     manifest = {"kind": "base", "id": one.id, "identity": one.identity}
     assert explain.Stored([manifest]).reason(other).endswith("params.x 1 → 2")
     assert explain.Stored([]).reason(other) == "no base in the store yet"
+
+
+def test_the_order_of_sources_and_a_share_of_one_change_no_id(place: Path) -> None:
+    before = {stage.id for stage in plan(place, "sources.math.ability=x", "sources.code.ability=x").stages}
+    text = (place / "r.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    lines[2], lines[3] = lines[3], lines[2]
+    (place / "r.yaml").write_text("\n".join(lines), encoding="utf-8")
+    assert {stage.id for stage in plan(place, "sources.math.ability=x", "sources.code.ability=x").stages} == before
+    whole = [f"sources.{name}.amount=null" for name in ("math", "code", "general")]
+    share = [f"sources.{name}.amount={{share: 1}}" for name in ("math", "code", "general")]
+    assert [s.id for s in plan(place, *whole).stages] == [s.id for s in plan(place, *share).stages]
+
+
+def test_items_are_filtered_like_their_source(place: Path) -> None:
+    rows = [{"question": f"q{i}", "answer": "a", "tag": "code" if i % 2 else "chat"} for i in range(40)]
+    (place / "m.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    lines = ["sources.math={path: m.jsonl, ability: math, tags: tag, drop: {tags: code}}", "heldout=0.3"]
+    found = plan(place, *lines)
+    asked = [
+        s.identity["params"]["filters"]
+        for s in found.stages
+        if s.kind in ("score", "generate")
+        if "filters" in s.params
+    ]
+    assert asked
+    assert all(filters == [{"drop": {"tags": "code"}}] for filters in asked)
+
+
+def test_a_benchmark_file_and_held_out_rows_of_one_ability_need_two_names(place: Path) -> None:
+    (place / "b.jsonl").write_text('{"question": "1", "answer": "#### 2"}\n', encoding="utf-8")
+    two = "{exact_answer: {ability: math}}, {exact_answer: {%sability: math, path: b.jsonl}}"
+    with pytest.raises(RecipeError, match="measures 'math' already"):
+        plan(place, f"evaluation=[{two % ''}]")
+    found = plan(place, f"evaluation=[{two % 'name: bench, '}]")
+    assert {item.evaluator for item in found.evaluated} == {"exact_answer", "bench"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cuvee import api, runner
+from cuvee import api, collect_garbage, runner
 from cuvee.recipe import load
 from cuvee.runtime import Runtime
 from cuvee.store import Store
@@ -153,17 +153,74 @@ def test_worker_count_and_micro_batches_change_no_id_and_no_result(place: Path, 
     assert models(tmp_path / "one") == models(tmp_path / "three")
 
 
-@pytest.mark.parametrize(("keep", "left"), [("all", 4), ("leaves", 4), ("none", 0)])
+@pytest.mark.parametrize(("keep", "left"), [("all", 3), ("leaves", 1), ("none", 0)])
 def test_models_are_given_up_as_asked_and_their_results_stay(place: Path, keep: str, left: int) -> None:
     recipe = load(
         place / "r.yaml", [f"keep_models={keep}", "runs=[{strategy: sequential, order: [math, code, general]}]"]
     )
     outcome = api.run(recipe, runtime(place))
     assert outcome.failed == {}
-    assert len(models(place / ".cuvee")) == {"all": 3, "leaves": 1, "none": 0}[keep]
+    assert len(models(place / ".cuvee")) == left
     again = api.run(recipe, runtime(place))
     assert again.executed == []
-    assert left >= len(models(place / ".cuvee"))
+    assert len(models(place / ".cuvee")) == left
+
+
+def test_weights_that_another_recipe_keeps_are_not_given_up(place: Path) -> None:
+    kept, thrifty = (
+        load(place / "r.yaml"),
+        load(place / "r.yaml", ["keep_models=none", "evaluation.0.heldout_loss.items=9"]),
+    )
+    api.run(kept, runtime(place))
+    api.run(thrifty, runtime(place))
+    assert len(models(place / ".cuvee")) == 5
+    assert api.run(kept, runtime(place)).executed == []
+
+
+def test_a_recipe_that_keeps_models_takes_over_those_to_be_given_up(place: Path) -> None:
+    thrifty = load(place / "r.yaml", ["keep_models=leaves", "runs=[{strategy: mixed_sequential, general: general}]"])
+    api.run(thrifty, runtime(place))
+    assert len(models(place / ".cuvee")) == 1
+    more = api.run(load(place / "r.yaml", ["runs=[{strategy: mixed_sequential, general: general}]"]), runtime(place))
+    assert [name.split("-")[0] for name in more.executed] == ["train"]
+    api.run(thrifty, runtime(place))
+    assert len(models(place / ".cuvee")) == 2
+
+
+def test_what_a_run_under_way_needs_is_neither_given_up_nor_deleted(place: Path) -> None:
+    api.run(load(place / "r.yaml", ["keep_models=leaves"]), runtime(place))
+    store = Store(place / ".cuvee")
+    plan = api.plan(place / "r.yaml", runtime(place))
+    ids = repr([stage.id for stage in plan.stages])
+    code = (
+        "import sys; from pathlib import Path; from cuvee.store import Store\n"
+        f"with Store(Path({str(place / '.cuvee')!r})).lease({ids}):\n"
+        "    print('held', flush=True); sys.stdin.readline()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    assert store.leased() == {stage.id for stage in plan.stages}
+    (place / "o.yaml").write_text((place / "r.yaml").read_text().replace("batch_size: 4", "batch_size: 8"))
+    other = api.plan(place / "o.yaml", runtime(place))
+    assert collect_garbage.collect([other], store, delete=True)["stages"] == []
+    holder.communicate("\n")
+    assert store.leased() == set()
+    assert collect_garbage.collect([other], store, delete=True)["stages"]
+
+
+def test_weights_are_given_up_during_the_run_not_only_at_its_end(place: Path) -> None:
+    most = 0
+
+    def count(event: str, stage: object, facts: object) -> None:
+        nonlocal most
+        most = max(most, len(models(place / ".cuvee")))
+
+    one = Runtime(place / ".cuvee", workers=1, threads=1)
+    recipe = load(place / "r.yaml", ["keep_models=none", "runs=[{strategy: sequential, order: [math, code, general]}]"])
+    outcome = runner.execute(api.plan(recipe, one), one, count)
+    assert outcome.failed == {}
+    assert most < 3
 
 
 def test_a_given_up_model_is_trained_again_when_something_new_is_asked_of_it(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cuvee.data import templates
 from cuvee.data.chat import Chat, Row
-from cuvee.errors import ModelError
+from cuvee.errors import DataError, ModelError
 from cuvee.values import Example, Message
 
 Make = Callable[..., Path]
@@ -141,7 +142,7 @@ def test_reasoning_that_is_dropped_from_earlier_turns_is_no_mistake(model: Make,
 
 def test_what_cannot_be_found_is_refused_with_file_and_line(model: Make, talk: Talk) -> None:
     chat = Chat(model(template=DOUBLING.replace("messages", "messages[::-1]")))
-    with pytest.raises(ValueError, match=r"x\.jsonl:5: the template does not show where .* turn 2 lies.*mask: last"):
+    with pytest.raises(DataError, match=r"x\.jsonl:5: the template does not show where .* turn 2 lies.*mask: last"):
         chat.render([talk("Hi", "Hello", path="x.jsonl", line=5)])
 
 
@@ -191,8 +192,9 @@ def test_no_answer_that_fits_drops_the_row_with_a_reason(model: Make, talk: Talk
 def test_too_long_may_drop_or_stop(model: Make, talk: Talk) -> None:
     example = talk("Hi", "Hello", "x" * 300, "y", path="x.jsonl", line=2)
     assert only(Chat(model(), "chatml", max_length=60, too_long="drop"), example).status == "dropped"
-    with pytest.raises(ValueError, match=r"x\.jsonl:2: the row has \d+ tokens, max_length is 60; set max_length"):
+    with pytest.raises(DataError, match=r"x\.jsonl:2: the row has \d+ tokens, max_length is 60; set") as found:
         only(Chat(model(), "chatml", max_length=60, too_long="error"), example)
+    assert (found.value.path, found.value.line) == ("x.jsonl", 2)
 
 
 @settings(max_examples=40, deadline=None)
@@ -318,3 +320,38 @@ def test_tokens_are_those_of_transformers(model: Make, talk: Talk, kind: str, te
             messages[:-1], tokenize=True, return_dict=False, add_generation_prompt=True
         )
         assert chat.prompt(example.messages[:-1]) == asked
+
+
+# ------------------------------------------------------------------------------------------ other tools stop too
+
+
+def test_a_trained_folder_tells_other_tools_where_answers_end(model: Make, tmp_path: Path) -> None:
+    path = tmp_path / "generation_config.json"
+    path.write_text('{"bos_token_id": 0, "eos_token_id": 1, "temperature": 0.9}')
+    chat = Chat(model(), "chatml")
+    end = chat.tokenizer.token_to_id("<|im_end|>")
+    chat.write_generation_config(tmp_path)
+    assert end in chat.stop_ids
+    assert json.loads(path.read_text()) == {
+        "bos_token_id": 0,
+        "eos_token_id": sorted(chat.stop_ids),
+        "temperature": 0.9,
+    }
+
+
+@pytest.mark.parametrize("before", [None, "", "[1]", '{"eos_token_id": [7, 8]}'])
+def test_one_end_token_is_a_number_whatever_was_there(model: Make, tmp_path: Path, before: str | None) -> None:
+    path = tmp_path / "generation_config.json"
+    if before is not None:
+        path.write_text(before)
+    chat = Chat(model(), "vicuna_v1.1")
+    chat.write_generation_config(tmp_path)
+    assert json.loads(path.read_text()) == {"eos_token_id": chat.tokenizer.token_to_id("</s>")}
+
+
+def test_a_configuration_that_is_right_stays_as_it_is_byte_for_byte(model: Make, tmp_path: Path) -> None:
+    chat = Chat(model(), "vicuna_v1.1")
+    text = f'{{"eos_token_id":{chat.stop_ids[0]}, "x": "\\u00e9"}}'
+    (tmp_path / "generation_config.json").write_text(text)
+    chat.write_generation_config(tmp_path)
+    assert (tmp_path / "generation_config.json").read_text() == text

@@ -160,3 +160,23 @@ def test_every_real_file_has_the_rows_its_note_says(shared: Path) -> None:
     assert len(cells) >= 50
     for _, name, _, _, rows, *_ in cells:
         assert files.count(shared / "data" / name) == int(rows), name
+
+
+def test_what_is_not_there_is_told_apart_from_what_is_broken(tmp_path: Path) -> None:
+    for absent in (tmp_path / "x.jsonl", tmp_path / "nowhere" / "x.jsonl"):
+        with pytest.raises(files.Absent):
+            files.content_hash(absent)
+        with pytest.raises(files.Absent):
+            files.kind(absent)
+    for broken in (tmp_path, write(tmp_path / "empty.jsonl", b""), write(tmp_path / "x.bin", b"zz")):
+        with pytest.raises(DataError) as found:
+            files.kind(broken)
+        assert not isinstance(found.value, files.Absent)
+
+
+def test_the_delimiter_is_the_names_for_csv_alone(tmp_path: Path) -> None:
+    table = b"question\tanswer\n1?\t2\n"
+    assert files.delimiter(write(tmp_path / "x.tsv", table)) == "\t"
+    assert files.delimiter(write(tmp_path / "x.tsv.gz", gzip.compress(table))) == "\t"
+    assert files.delimiter(write(tmp_path / "x.csv", table)) == ","
+    assert files.delimiter(write(tmp_path / "y.tsv", jsonl(ROWS))) == ""

@@ -271,3 +271,35 @@ def test_held_out_items_are_unique_alive_and_a_prefix_of_one_ranking() -> None:
     assert len({rows.keys[row].tobytes() for row in every}) == len(every)
     ranked = [seeds.rank(0, "items", rows.keys[row].tobytes()) for row in every]
     assert ranked == sorted(ranked)
+
+
+def test_held_out_items_pass_the_drop_and_keep_rules_of_their_source() -> None:
+    rows = table(300)
+    every = parts.heldout_rows(rows, Fraction(1, 4), 0, None)
+    # Amounts and duplicates do not count, and need no seed.
+    how = {"amounts": [{"count": 1}], "duplicates": "drop", "drop": {"tags": "code"}}
+    dropped = parts.heldout_rows(rows, Fraction(1, 4), 0, None, how)
+    assert dropped.tolist() == [row for row in every if "code" not in rows.tags[row]]
+    kept = parts.heldout_rows(rows, Fraction(1, 4), 0, None, {**how, "keep": {"tags": "math"}})
+    assert kept.tolist() == [row for row in every if "math" in rows.tags[row]]
+    assert 0 < len(kept) < len(dropped) < len(every)
+    assert parts.heldout_rows(rows, Fraction(1, 4), 0, None, {}).tolist() == every.tolist()
+
+
+def test_of_equal_rows_with_different_tags_the_first_that_passes_is_the_item() -> None:
+    rows = table(60, repeats=3)
+    rows.tags = [(("code",), ("chat",), ("chat",))[row % 3] for row in range(60)]
+    found = parts.heldout_rows(rows, Fraction(1), 0, None, {"drop": {"tags": "code"}})
+    assert len(found) == 20
+    assert set(rows.occurrences[found]) == {1}
+    reordered = rows.shuffled(np.random.default_rng(1).permutation(60))
+    again = parts.heldout_rows(reordered, Fraction(1), 0, None, {"drop": {"tags": "code"}})
+    assert reordered.keys[again].tobytes() == rows.keys[found].tobytes()
+    assert set(reordered.occurrences[again]) == {1}
+
+
+def test_a_filter_that_cannot_work_is_an_error_for_held_out_items_too() -> None:
+    untagged = table(3)
+    untagged.tags = [()] * 3
+    with pytest.raises(DataError, match="no row of the source has any; name the column"):
+        parts.heldout_rows(untagged, Fraction(1), 0, None, {"keep": {"tags": "code"}})

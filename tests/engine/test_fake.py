@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cuvee.engine import fake, for_model
-from cuvee.errors import ModelError
+from cuvee.errors import ModelError, UsageError
 from cuvee.protocols import TokenRow
 
 from .conftest import RUNTIME, hyper, make_rows, silent
@@ -116,3 +116,13 @@ def test_the_fake_engine_never_imports_torch(base: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["fake", "False", "False"]
     assert for_model(base).train is fake.train
+
+
+def test_without_its_packages_a_real_model_names_them_and_a_fake_one_needs_none(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match=r"needs torch, safetensors, .*pip install 'cuvee\[train\]'"):
+        for_model(tmp_path)
+    assert for_model(base).name == "fake"

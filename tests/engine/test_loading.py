@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from cuvee.engine import loading  # noqa: E402
 from cuvee.errors import ModelError  # noqa: E402
+from cuvee.runtime import Runtime  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -98,3 +100,27 @@ def test_bfloat16_is_saved_as_bfloat16(folder: Path, tmp_path: Path) -> None:
     loading.save(loading.load(folder, "bfloat16", CPU).model, folder, tmp_path / "out")
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_auto_takes_what_torch_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert loading.device_of(Runtime(device="auto"), lambda facts: pytest.fail()).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert loading.device_of(Runtime(device="auto")).type == "cpu"
+
+
+@pytest.mark.parametrize(("visible", "told"), [("0", True), ("GPU-5f", True), ("", False), ("-1", False)])
+def test_auto_says_so_when_a_gpu_is_there_that_torch_cannot_use(
+    monkeypatch: pytest.MonkeyPatch, visible: str, told: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    notes: list[Any] = []
+    assert loading.device_of(Runtime(device="auto"), notes.append).type == "cpu"
+    assert ["there is a GPU, and torch" in facts["note"] for facts in notes] == [True] * told
+
+
+def test_a_gpu_asked_for_by_name_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="no usable GPU"):
+        loading.device_of(Runtime(device="cuda"), lambda facts: pytest.fail())

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from cuvee.engine import loading, scoring  # noqa: E402
+from cuvee.engine import attention, loading, scoring  # noqa: E402
 from cuvee.protocols import Likelihood, TokenRow  # noqa: E402
 
 from .conftest import RUNTIME, make_rows, silent  # noqa: E402
@@ -74,3 +74,45 @@ def test_the_model_is_loaded_once_and_again_when_its_files_change(
 
 def test_no_rows_no_scores(model_folder: Callable[[str], Path]) -> None:
     assert scoring.score(model_folder("llama"), [], RUNTIME, silent) == []
+
+
+def test_a_first_batch_that_differs_between_the_layouts_is_scored_one_by_one(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
+    right, flats = scoring.token_losses, []
+
+    def wrong(model: Any, flat: Any, *, segments: bool) -> Any:
+        flats.append(segments)
+        return right(model, flat, segments=segments) * (1.01 if segments else 1.0)
+
+    # The probe made at loading sees nothing of it.
+    monkeypatch.setattr(scoring, "token_losses", wrong)
+    notes: list[str] = []
+    found = scoring.score(
+        model_folder("llama"), ROWS, RUNTIME, lambda facts: notes.append(facts["note"]) if "note" in facts else None
+    )
+    assert [one.nll for one in found] == pytest.approx([one.nll for one in expected], rel=1e-5)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    (note,) = notes
+    assert "flat and single loss of the first batch differ by 1.0e-02" in note
+    assert flats == [True, *[False] * 30]
+
+
+def test_layouts_that_agree_cost_one_batch_more_and_stay_flat(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, seen = scoring.token_losses, []
+
+    def watched(model: Any, flat: Any, *, segments: bool) -> Any:
+        seen.append((segments, model.config._attn_implementation, len(flat.lengths)))
+        return right(model, flat, segments=segments)
+
+    monkeypatch.setattr(scoring, "token_losses", watched)
+    scoring.score(model_folder("llama"), ROWS, RUNTIME, lambda facts: pytest.fail() if "note" in facts else None)
+    alone = [(name, rows) for segments, name, rows in seen if not segments]
+    first = seen[0][2]
+    assert [rows for _, rows in alone] == [1] * first
+    assert {name for segments, name, _ in seen if segments} == {attention.NAME}
+    assert attention.NAME not in {name for name, _ in alone}
+    assert sum(rows for segments, _, rows in seen if segments) == 30

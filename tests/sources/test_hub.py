@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cuvee.errors import DataError
+from cuvee.data.files import Absent
+from cuvee.pins import Pins
 from cuvee.protocols import Source
 from cuvee.sources import hub
 from cuvee.values import Example
@@ -56,6 +58,17 @@ def test_a_revision_is_resolved_once_and_pinned(asked: list[tuple[str, ...]], ca
     assert hub.estimate(identity, where).rows == 1
 
 
+def test_a_model_of_the_same_name_has_a_revision_of_its_own(asked: list[tuple[str, ...]], tmp_path: Path) -> None:
+    pins = Pins(tmp_path / "pins.json", tmp_path / "recipe.lock")
+    assert pins.revision("GAIR/lima", "v1", lambda: "a model") == "a model"
+    identity, _ = hub.pin(hub.Params(path=PATH), tmp_path, pins)
+    assert identity["revision"] == "c0ffee"
+    assert json.loads((tmp_path / "recipe.lock").read_text()) == {
+        "GAIR/lima@v1": "a model",
+        "datasets/GAIR/lima@v1": "c0ffee",
+    }
+
+
 def test_without_a_revision_the_newest_is_pinned(asked: list[tuple[str, ...]], cache: Any, tmp_path: Path) -> None:
     hub.pin(hub.Params(path="hf://datasets/GAIR/lima/data/train.jsonl"), tmp_path, cache)
     assert asked[0] == ("info", "GAIR/lima", "main")
@@ -68,11 +81,11 @@ def test_another_form_of_path_is_refused(path: str) -> None:
 
 
 def test_a_hub_that_fails_says_what_to_do(asked: list[tuple[str, ...]], cache: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"file x.jsonl at .* c0ffee .*404: no such file; .*sources.NAME.path=FILE"):
+    with pytest.raises(Absent, match=r"file x.jsonl at .* c0ffee .*404: no such file; .*sources.NAME.path=FILE"):
         hub.pin(hub.Params(path="hf://datasets/GAIR/lima/x.jsonl"), tmp_path, cache)
 
 
 def test_without_the_package_the_error_names_it(monkeypatch: pytest.MonkeyPatch, cache: Any, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(DataError, match=r"needs the package huggingface_hub; .*declared"):
+    with pytest.raises(Absent, match=r"needs the package huggingface_hub; .*declared"):
         hub.pin(hub.Params(path=PATH), tmp_path, cache)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from cuvee import canonical
-from cuvee.data import formats
+from cuvee.data import files, formats
 from cuvee.errors import DataError
 from cuvee.protocols import Source
 from cuvee.sources import local
@@ -82,9 +82,9 @@ def test_files_of_two_formats_are_refused(tmp_path: Path, cache: Any) -> None:
 
 def test_what_is_not_there_is_named(tmp_path: Path, cache: Any) -> None:
     write(tmp_path / "train.jsonl", ROWS)
-    with pytest.raises(DataError, match=r"Did you mean 'train\.jsonl'"):
+    with pytest.raises(files.Absent, match=r"Did you mean 'train\.jsonl'"):
         local.pin(local.Params(path="trian.jsonl"), tmp_path, cache)
-    with pytest.raises(DataError, match="no file matches"):
+    with pytest.raises(files.Absent, match="no file matches"):
         local.pin(local.Params(path="*.csv"), tmp_path, cache)
     with pytest.raises(DataError, match="possible: auto, messages"):
         local.pin(local.Params(path="train.jsonl", format="sharegtp"), tmp_path, cache)
@@ -101,6 +101,47 @@ def test_unknown_keys_name_the_file_and_columns_help(tmp_path: Path, cache: Any)
     (row,) = everything(identity, where)
     assert isinstance(row, Example)
     assert row.messages[1].content == "2"
+
+
+TABLE = "question,x\tanswer\n1,1?\t2\n"
+
+
+def test_equal_bytes_that_are_read_differently_are_different_sources(tmp_path: Path, cache: Any) -> None:
+    for name in ("a.csv", "a.tsv", "b.tsv"):
+        (tmp_path / name).write_text(TABLE)
+    columns = {"question": "question,x"}
+    tsv, where = local.pin(local.Params(path="a.tsv", format="question_answer", columns=columns), tmp_path, cache)
+    csv, _ = local.pin(local.Params(path="a.csv", format="question_answer", columns=columns), tmp_path, cache)
+    renamed, _ = local.pin(local.Params(path="b.tsv", format="question_answer", columns=columns), tmp_path, cache)
+    assert tsv["files"] == csv["files"]
+    assert canonical.text(tsv) != canonical.text(csv)
+    assert canonical.text(tsv) == canonical.text(renamed)
+    assert tsv["delimiter"] == ["\t"]
+    (row,) = everything(tsv, where)
+    assert isinstance(row, Example)
+    assert row.messages[1].content == "2"
+
+
+def test_a_delimiter_is_part_of_no_other_identity(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", ROWS)
+    write(tmp_path / "b.tsv", ROWS)
+    (tmp_path / "c.csv").write_text("question,answer\n1?,2\n")
+    for name in ("a.jsonl", "b.tsv", "c.csv"):
+        identity, _ = local.pin(local.Params(path=name), tmp_path, cache)
+        assert sorted(identity) == ["columns", "files", "format", "tags"]
+    (tmp_path / "d.tsv").write_text("question\tanswer\n1?\t2\n")
+    identity, where = local.pin(local.Params(path=["a.jsonl", "c.csv", "d.tsv"]), tmp_path, cache)
+    delimiters = dict(zip((Path(path).name for path in where["paths"]), identity["delimiter"], strict=True))
+    assert delimiters == {"a.jsonl": "", "c.csv": "", "d.tsv": "\t"}
+
+
+def test_a_link_is_read_by_its_own_name(tmp_path: Path, cache: Any) -> None:
+    (tmp_path / "blob").write_text("question,answer\n1?,2\n")
+    (tmp_path / "a.csv").symlink_to(tmp_path / "blob")
+    identity, where = local.pin(local.Params(path="a.csv"), tmp_path, cache)
+    assert len(everything(identity, where)) == 1
+    both, _ = local.pin(local.Params(path=["a.csv", "blob"]), tmp_path, cache)
+    assert both == identity
 
 
 def test_an_estimate_counts_all_files_and_samples_each(tmp_path: Path, cache: Any) -> None:

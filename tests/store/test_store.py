@@ -103,13 +103,20 @@ def test_a_journal_line_cut_short_is_left_out(tmp_path: Path) -> None:
     assert [event["event"] for event in store.events()] == ["started"]
 
 
+def test_weights_that_are_to_stay_are_not_given_up(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    folder = put(store, kind="train")
+    assert store.shed("train", ID, "rows.txt") == 0
+    assert (folder / "rows.txt").exists()
+
+
 def test_given_up_weights_are_told_in_the_manifest(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     store.prepare()
     work = store.work("train-x")
     (work / "model").mkdir(parents=True)
     (work / "model" / "weights").write_text("12345", encoding="utf-8")
-    folder = store.commit("train", ID, work, {"id": ID, "kind": "train"})
+    folder = store.commit("train", ID, work, {"id": ID, "kind": "train", "disposable": True})
     assert store.shed("train", ID, "model") == 5
     assert json.loads((folder / "manifest.json").read_text())["shed"] == "model"
     assert not (folder / "model").exists()

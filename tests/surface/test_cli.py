@@ -46,6 +46,19 @@ def edit(place: Path, old: str, new: str) -> None:
         ("items: 20}}\n  - {exact", "itms: 20}}\n  - {exact", "unknown key 'itms'. Did you mean 'items'?"),
         ("k: [1/4, 1]", "k: [1/4, x]", "must be a share such as 1/4 or 0.25, got 'x'"),
         ("training:", "heldout: 0\ntraining:", "but heldout is 0"),
+        ("training:", "heldout: 1/100000\ntraining:", "holds out none to measure; say heldout: "),
+        ("k: [1/4, 1]", "k: []", "r.yaml:10: runs.2.k: the list is empty"),
+        (
+            "evaluation:",
+            "evaluation:\n  - heldout_loss",
+            "'heldout_loss' measures 'math' already; give this one a name",
+        ),
+        ("evaluation:", "analyses: [scorse]\nevaluation:", "Did you mean 'scores'?"),
+        ("amount: {count: 60}}\n  code", "amount: {count: 6001}}\n  code", "count: 6,001 asked, 6,000 rows are there"),
+        ("amount: {count: 60}}\n  code", "drop: {tags: x}}\n  code", "name the column that holds them with tags"),
+        ("amount: {count: 60}}\n  code", "tags: t, drop: {tags: '['}}\n  code", "'[' is no regular expression"),
+        ("amount: {count: 60}}\n  code", "columns: {a: b}}\n  code", "this source is no file"),
+        ("amount: {count: 60}}\n  code", "rows: []}\n  code", "sources.math: needs exactly one of path and rows"),
     ],
 )
 def test_wrong_use_ends_with_two_names_the_key_and_shows_no_traceback(
@@ -199,6 +212,35 @@ def test_gc_keeps_what_a_listed_recipe_needs(cuvee: Cuvee, place: Path) -> None:
     assert deleted["stages"] == dry["stages"]
     assert json.loads(cuvee("run", "r.yaml", "--no-report", "--json").stdout)["executed"] == []
     assert json.loads(cuvee("plan", "s.yaml", "--json").stdout)["totals"]["trainings_to_do"] == 5
+
+
+def test_gc_takes_overrides_after_their_recipe(cuvee: Cuvee) -> None:
+    cuvee("run", "r.yaml", "training.batch_size=8", "--no-report")
+    assert json.loads(cuvee("gc", "r.yaml", "--json").stdout)["stages"]
+    assert json.loads(cuvee("gc", "r.yaml", "training.batch_size=8", "--json").stdout)["stages"] == []
+    assert cuvee("gc", "training.batch_size=8").returncode == 2
+
+
+def test_an_impossible_report_folder_is_refused_before_the_work(cuvee: Cuvee, place: Path) -> None:
+    (place / "taken").mkdir()
+    (place / "taken" / "thesis.txt").write_text("mine", encoding="utf-8")
+    found = cuvee("run", "r.yaml", "--report", "taken")
+    assert found.returncode == 2
+    assert "thesis.txt" in found.stderr
+    assert not (place / ".cuvee" / "store.json").exists()
+
+
+def test_a_stricter_max_bad_is_told_for_a_source_that_is_stored(cuvee: Cuvee, place: Path) -> None:
+    code, _ = run_with(cuvee, place, rows(200) + "{broken\n")
+    assert code == 0
+    found = cuvee("plan", "r.yaml", "heldout=0.2", "sources.math.max_bad=0")
+    assert found.returncode == 2
+    assert "1 of 201 rows cannot be used, more than max_bad = 0.00% allows" in found.stderr
+
+
+def test_an_override_that_is_no_yaml_is_wrong_use(cuvee: Cuvee) -> None:
+    found = cuvee("plan", "r.yaml", "training.epochs=[")
+    assert (found.returncode, "Traceback" in found.stderr) == (2, False)
 
 
 def test_the_report_is_written_once_and_again_when_something_is_new(cuvee: Cuvee, place: Path) -> None:

@@ -7,8 +7,11 @@ given, for the models at hand. Rows that share an item id (several answers to on
     0/1        SE = sqrt(s (1 - s) / n), Wilson interval    (Wilson 1927)
     others     SE = sqrt(n / (n - 1) * sum(w_i^2 (s_i - s)^2)) / sum(w_i), t interval with n - 1 degrees
                (linearised ratio estimator, Cochran, Sampling Techniques, chapter 6)
-    paired 0/1 exact McNemar test; interval of Bonett and Price (2012)
-    paired     bootstrap over items, widened for few items as in Hesterberg (2015), section 5.3
+    paired 0/1 one measure, one seed: exact McNemar test; interval of Bonett and Price (2012)
+    paired     others: sign-flip permutation test (Fisher 1935), which keeps its level with few discordant items
+               T = sum_i w_i (new_i - old_i) / sum_i w_i; p is the chance of |T| or more when each item's
+               difference had the other sign as easily; exact where the signs can be enumerated
+               interval by bootstrap over items, widened for few as in Hesterberg (2015), section 5.3
     many       Holm (1979)
 
     both = compare(sample([new]), sample([old]))   # both.difference, both.low, both.high, both.p
@@ -19,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtr, ndtri, stdtrit
 
 from cuvee.errors import UsageError
 from cuvee.protocols import Result
@@ -31,10 +34,33 @@ from cuvee.protocols import Result
 Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
-"""Bootstrap resamples: p values down to 2e-4, which Holm's correction over dozens of comparisons needs."""
+"""Bootstrap resamples, and the fewest draws of signs where they cannot be enumerated."""
 
 _CELLS = 2_000_000
 """Resampled item counts held at once: 16 MB."""
+
+_ENUMERATED = 1 << 17
+"""Different sums of signed differences up to which all are taken: always with 16 nonzero differences, and
+with far more where many are of equal size, as differences of 0/1 scores are."""
+
+
+def special() -> ModuleType:
+    """Return `scipy.special`; scipy belongs to an extra, so that planning needs none.
+
+    Raises:
+        UsageError: scipy is not installed.
+    """
+    try:
+        from scipy import special
+    except ImportError as error:
+        raise UsageError(f"error bars need scipy ({error}); pip install 'cuvee[report]'") from None
+    module: ModuleType = special
+    return module
+
+
+def draws_for(comparisons: int, asked: int = RESAMPLES) -> int:
+    """Return how many draws show p < 0.05 after Holm's correction, whose first step asks 0.05 / comparisons."""
+    return max(asked, 80 * comparisons)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +140,10 @@ class Comparison:
         p: two-sided, not corrected.
         se: standard error of the difference if there were none.
         n: items.
-        method: ``mcnemar`` or ``bootstrap``.
+        method: ``mcnemar`` or ``permutation``.
         discordant: items only `new` and only `old` solved, for 0/1 scores.
         by_seed: the difference in each seed that both have.
+        unit: the least that one item can change the difference; 0 where scores are continuous.
     """
 
     difference: float
@@ -128,6 +155,7 @@ class Comparison:
     method: str
     discordant: tuple[int, int] | None = None
     by_seed: tuple[float, ...] = ()
+    unit: float = 0.0
 
     @property
     def one_direction(self) -> bool:
@@ -136,8 +164,7 @@ class Comparison:
 
     def smallest(self, alpha: float = 0.05, power: float = 0.8) -> float:
         """Return the smallest true difference this comparison would find with `power` at level `alpha`."""
-        floor = _fewest_discordant(alpha) / self.n if self.method == "mcnemar" else 0.0
-        return max(smallest_difference(self.se, alpha, power), floor)
+        return max(smallest_difference(self.se, alpha, power), _fewest_discordant(alpha) * self.unit)
 
 
 # ----------------------------------------------------------------------------------------------- one sample
@@ -173,7 +200,7 @@ def estimate(of: Sample) -> Estimate:
     se = _ratio_se(of.scores, of.weights)
     if se is None:
         return Estimate(of.value, None, None, None, n, hits, trials, len(of.seeds), seed_sd)
-    reach = float(stdtrit(n - 1, 0.975)) * se
+    reach = float(special().stdtrit(n - 1, 0.975)) * se
     low, high = of.value - reach, of.value + reach
     if hits is not None:  # an average of 0/1 scores stays between 0 and 1
         low, high = max(low, 0.0), min(high, 1.0)
@@ -182,7 +209,7 @@ def estimate(of: Sample) -> Estimate:
 
 def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval for a proportion `hits / n`."""
-    z = float(ndtri(0.5 + level / 2))
+    z = float(special().ndtri(0.5 + level / 2))
     middle = (hits + z * z / 2) / (n + z * z)
     reach = z / (n + z * z) * float(np.sqrt(hits * (n - hits) / n + z * z / 4))
     # Rounding must not move the ends off 0 and 1, where they belong for no hit and for all.
@@ -201,7 +228,7 @@ def _ratio_se(scores: Floats, weights: Floats) -> float | None:
 
 
 def compare(new: Sample, old: Sample, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
-    """Compare two samples item by item: exact McNemar for 0/1 scores of one seed, bootstrap otherwise.
+    """Compare two samples item by item: exact McNemar for 0/1 scores of one seed, sign flips otherwise.
 
     Raises:
         UsageError: the items or their weights differ; says how.
@@ -226,11 +253,18 @@ def compare_all(
         else:
             waiting.setdefault((new.items, new.weights.tobytes()), []).append(index)
     for members in waiting.values():
-        differences = np.stack([pairs[i][0].scores - pairs[i][1].scores for i in members], axis=1)
-        new = pairs[members[0]][0]
-        draws = resampled_means(differences, new.weights, resamples, stream(seed, new.items))
-        for column, i in enumerate(members):
-            found[i] = _from_draws(*pairs[i], draws[:, column])
+        own = [pairs[i] for i in members]
+        new = own[0][0]
+        random = stream(seed, new.items)
+        differences = np.stack([ours.scores - theirs.scores for ours, theirs in own], axis=1)
+        draws = resampled_means(differences, new.weights, resamples, random)
+        different = list({id(each): each for pair in own for each in pair}.values())
+        column = {id(each): place for place, each in enumerate(different)}
+        shares = np.stack([share_of_mean(each) for each in different], axis=1)
+        asked = [(column[id(ours)], column[id(theirs)]) for ours, theirs in own]
+        p_values = sign_flip([shares], asked, resamples, [random])
+        for place, i in enumerate(members):
+            found[i] = _from_draws(*pairs[i], draws[:, place], p_values[place])
     return [found[index] for index in range(len(pairs))]
 
 
@@ -258,20 +292,110 @@ def mcnemar(new: Sample, old: Sample) -> Comparison:
         method="mcnemar",
         discordant=(only_new, only_old),
         by_seed=_by_seed(new, old),
+        unit=1 / n,
     )
 
 
 def mcnemar_p(up: int, down: int) -> float:
     """Return the exact two-sided p of `up` against `down` discordant items, fair coins if nothing changed."""
-    return min(1.0, 2 * float(bdtr(min(up, down), up + down, 0.5))) if up + down else 1.0
+    return min(1.0, 2 * float(special().bdtr(min(up, down), up + down, 0.5))) if up + down else 1.0
 
 
 def bonett_price(up: int, down: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the interval of Bonett and Price for the paired difference `(up - down) / n`."""
-    z = float(ndtri(0.5 + level / 2))
+    z = float(special().ndtri(0.5 + level / 2))
     a, b = (up + 1) / (n + 2), (down + 1) / (n + 2)
     reach = z * float(np.sqrt((a + b - (a - b) ** 2) / (n + 2)))
     return max(-1.0, a - b - reach), min(1.0, a - b + reach)
+
+
+def share_of_mean(of: Sample) -> Floats:
+    """Return what each item adds to the sample's mean, (n,)."""
+    return np.asarray(of.weights * of.scores / of.weights.sum(), dtype=np.float64)
+
+
+def unit_of(new: Sample, old: Sample) -> float:
+    """Return the least that one item can change the difference of two means; 0 where scores are continuous."""
+    return 1 / (len(new.items) * max(len(new.seeds), len(old.seeds))) if new.zero_one and old.zero_one else 0.0
+
+
+def sign_flip(
+    strata: Sequence[Floats], pairs: Sequence[tuple[int, int]], draws: int, seeds: Sequence[Sequence[int]]
+) -> list[float]:
+    """Return the two-sided p of each pair of models in the sign-flip permutation test.
+
+    If two models are equal, each item's difference could as well have had the other sign. The p is exact where
+    all sums can be enumerated, else (count + 1) / (draws + 1) over random signs, the same for every pair.
+
+    Args:
+        strata: what each item adds to each model's mean; one array an ability, (items of it, models).
+        pairs: columns of the two models.
+        draws: random signs where enumeration is too much, `RESAMPLES` at least; see `draws_for`.
+        seeds: the random stream of each stratum, from `stream`.
+    """
+    columns = np.concatenate(list(strata))
+    found: dict[int, float] = {}
+    for index, (new, old) in enumerate(pairs):
+        exact = _enumerated(columns[:, new] - columns[:, old])
+        if exact is not None:
+            found[index] = exact
+    left = [index for index in range(len(pairs)) if index not in found]
+    if left:
+        drawn = _flipped(strata, [pairs[index] for index in left], max(draws, RESAMPLES), seeds)
+        found.update(zip(left, drawn, strict=True))
+    return [found[index] for index in range(len(pairs))]
+
+
+def _enumerated(moves: Floats) -> float | None:
+    """Return the exact p of the sum of `moves` under random signs; None where there are too many sums.
+
+    Moves of equal size are one group, whose sum has a binomial distribution: for 0/1 scores of one measure
+    this is McNemar's test.
+    """
+    largest = float(np.abs(moves).max())
+    if largest == 0:
+        return 1.0
+    units = np.round(moves / largest, 12)  # equal sizes that rounding made unequal
+    units = units[units != 0]
+    sizes, counts = np.unique(np.abs(units), return_counts=True)
+    if float(np.prod(counts + 1.0)) > _ENUMERATED:
+        return None
+    sums, chances = np.zeros(1), np.ones(1)
+    for size, count in zip(sizes, counts.tolist(), strict=True):
+        sums = np.add.outer(sums, size * (2.0 * np.arange(count + 1) - count)).ravel()
+        chances = np.outer(chances, _fair_coins(count)).ravel()
+    seen = abs(float(units.sum()))
+    return min(1.0, float(chances[np.abs(sums) >= seen - 1e-9].sum()))
+
+
+def _fair_coins(n: int) -> Floats:
+    """Return the chance of 0..n heads in n throws, (n + 1,)."""
+    gammaln, heads = special().gammaln, np.arange(n + 1)
+    log = gammaln(n + 1) - gammaln(heads + 1) - gammaln(n - heads + 1) - n * np.log(2)
+    return np.asarray(np.exp(log), dtype=np.float64)
+
+
+def _flipped(
+    strata: Sequence[Floats], pairs: Sequence[tuple[int, int]], draws: int, seeds: Sequence[Sequence[int]]
+) -> list[float]:
+    """The p of each pair over random signs of items."""
+    # Another stream than the bootstrap's; drawn in equal pieces whatever is compared.
+    generators = [np.random.default_rng([*seed, 1]) for seed in seeds]
+    news, olds = np.array([new for new, _ in pairs]), np.array([old for _, old in pairs])
+    totals = np.sum([stratum.sum(axis=0) for stratum in strata], axis=0)
+    # Rounding must not part sums that are equal; the smallest step of 0/1 scores is far larger.
+    nought = 1e-12 * float(np.sum([np.abs(stratum).sum(axis=0) for stratum in strata], axis=0).max())
+    seen = np.abs(totals[news] - totals[olds]) - nought
+    beyond = np.zeros(len(pairs), dtype=np.int64)
+    step = min(1024, max(1, _CELLS // max(len(stratum) for stratum in strata)))
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        sums = np.zeros((size, len(totals)))
+        for generator, stratum in zip(generators, strata, strict=True):
+            signs = generator.integers(0, 2, size=(size, len(stratum)), dtype=np.int8)
+            sums += (2.0 * signs - 1.0) @ stratum
+        beyond += (np.abs(sums[:, news] - sums[:, olds]) >= seen).sum(axis=0)
+    return [(int(count) + 1) / (draws + 1) for count in beyond]
 
 
 def stream(seed: int, items: Sequence[str]) -> list[int]:
@@ -308,7 +432,7 @@ def resampled_means(columns: Floats, weights: Floats, resamples: int, seed: Sequ
         ]
     )
     draws = sums[:, :-1] / np.maximum(sums[:, -1:], np.finfo(float).tiny)
-    wider = float(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975) / ndtri(0.975))
+    wider = float(np.sqrt(n / (n - 1)) * special().stdtrit(n - 1, 0.975) / special().ndtri(0.975))
     return np.asarray(means + wider * (draws - means), dtype=np.float64)
 
 
@@ -319,22 +443,18 @@ def _counts(generator: np.random.Generator, draws: int, n: int) -> Floats:
     return np.bincount(picks.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
 
 
-def draws_interval(draws: Floats) -> tuple[float, float, float, float]:
-    """Return (low, high, p, se) of a difference from its draws: percentiles, and how far 0 lies outside."""
+def draws_interval(draws: Floats) -> tuple[float, float, float]:
+    """Return (low, high, se) of a difference from its bootstrap draws: percentiles and spread."""
     if np.isnan(draws).any():
-        return float("-inf"), float("inf"), 1.0, float("inf")
+        return float("-inf"), float("inf"), float("inf")
     low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
-    # Equal models must give exactly no difference, whatever the order in which a product is summed.
-    nought = 1e-12 * max(1.0, float(np.abs(draws).max()))
-    beyond = min(int((draws <= nought).sum()), int((draws >= -nought).sum()))
-    p = min(1.0, 2 * (beyond + 1) / (len(draws) + 1))
-    return low, high, p, float(draws.std(ddof=1))
+    return low, high, float(draws.std(ddof=1))
 
 
-def _from_draws(new: Sample, old: Sample, draws: Floats) -> Comparison:
-    low, high, p, se = draws_interval(draws)
-    by_seed = _by_seed(new, old)
-    return Comparison(new.value - old.value, low, high, p, se, len(new.items), "bootstrap", None, by_seed)
+def _from_draws(new: Sample, old: Sample, draws: Floats, p: float) -> Comparison:
+    low, high, se = draws_interval(draws)
+    n, by_seed = len(new.items), _by_seed(new, old)
+    return Comparison(new.value - old.value, low, high, p, se, n, "permutation", None, by_seed, unit_of(new, old))
 
 
 def _by_seed(new: Sample, old: Sample) -> tuple[float, ...]:
@@ -369,12 +489,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def smallest_difference(se: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """Return the smallest true difference found with `power` by a two-sided test, from a standard error."""
+    ndtri = special().ndtri
     return float(ndtri(1 - alpha / 2) + ndtri(power)) * se
 
 
 def power_of(difference: float, se: float, alpha: float = 0.05) -> float:
     """Return the chance that a two-sided test at `alpha` finds a true `difference`; inverse of the above."""
-    return float(ndtr(abs(difference) / se - ndtri(1 - alpha / 2)))
+    return float(special().ndtr(abs(difference) / se - special().ndtri(1 - alpha / 2)))
 
 
 def _fewest_discordant(alpha: float) -> int:
@@ -389,11 +510,11 @@ def _merged(result: Result) -> tuple[tuple[str, ...], Floats, Floats]:
         raise UsageError(
             f"{_name(result)} has {len(result.items)} items, {len(scores)} scores and {len(weights)} weights"
         )
-    if not len(scores) or not weights.sum() > 0:
-        raise UsageError(f"{_name(result)} has no items that count, so it has no mean")
-    if not (np.isfinite(scores).all() and (weights >= 0).all()):
-        bad = int((~np.isfinite(scores)).sum())
+    bad = int((~(np.isfinite(scores) & np.isfinite(weights) & (weights >= 0))).sum())
+    if bad:
         raise UsageError(f"{_name(result)}: {bad} scores are missing; a failed request is an error, never a number")
+    if not weights.sum() > 0:
+        raise UsageError(f"{_name(result)} has no items that count, so it has no mean")
     items, place = np.unique(np.asarray(result.items, dtype=str), return_inverse=True)
     if len(items) == len(scores):
         order = np.argsort(place)

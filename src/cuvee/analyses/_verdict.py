@@ -5,6 +5,8 @@ The rule, in one place:
     measures   one evaluator an ability: accuracy where any run has one, else loss (or the metric asked for)
     overall    unweighted mean over abilities of the run's mean on each, averaged over seeds
     leader     the run with the best overall; the base model takes part
+    tests      one ability: exact McNemar test for 0/1 scores of one seed; else sign flips of the paired
+               differences, item by item within each ability; intervals by bootstrap
     better     Holm-corrected p < 0.05 over *all* pairs of runs, and the same sign in every seed. All pairs,
                because the leader was picked by the same numbers: correcting its own pairs alone would claim
                differences among equal runs far more often than 5 % of the time.
@@ -27,11 +29,15 @@ from cuvee.analyses._stats import (
     Floats,
     Sample,
     compare_all,
+    draws_for,
     draws_interval,
     holm,
     resampled_means,
     seed_differences,
+    share_of_mean,
+    sign_flip,
     stream,
+    unit_of,
 )
 from cuvee.protocols import Result
 
@@ -91,6 +97,7 @@ class Verdict:
     costs: tuple[Cost, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     pairs: int = 0
+    metric: str = "auto"
 
     @property
     def leader(self) -> str:
@@ -105,13 +112,13 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
         results: of one base model.
         samples: final models' samples by run and measure, the base as `BASE`.
         metric: ``auto`` or the metric to judge by.
-        resamples, seed: of the bootstrap.
+        resamples, seed: of the bootstrap and the permutations.
     """
     known = measures(result for result in results if result.final)
     chosen = primary(known, metric)
     complete, left_out = _complete(samples, chosen)
     if not chosen or not complete:
-        return Verdict(chosen, left_out=left_out)
+        return Verdict(chosen, left_out=left_out, metric=metric)
     order, standings, pairs = _ranked(complete, chosen, resamples, seed)
     corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
     alpha = LEVEL / max(1, len(pairs))
@@ -183,24 +190,26 @@ def _ranked(
         order = sorted(order, key=lambda run: -overall[run])
     order = _with_base(order, overall, chosen[0].higher_is_better)
     names = list(combinations(order, 2))
-    # Holm's first step asks for p < 0.05 / pairs, which the number of resamples must be able to show.
-    draws = _overall_draws([complete[run] for run in order], max(resamples, 80 * len(names)), seed)
+    draws = _overall_draws([complete[run] for run in order], draws_for(len(names), resamples), seed)
     by_seed = {run: _overall_by_seed(complete[run]) for run in order}
     standings = [_standing(run, overall[run], draws[:, column], by_seed[run]) for column, run in enumerate(order)]
     if len(chosen) == 1:
         compared = compare_all(
             [(complete[a][0], complete[b][0]) for a, b in names],
-            resamples=max(resamples, 80 * len(names)),
+            resamples=draws_for(len(names), resamples),
             seed=seed,
         )
         return order, standings, dict(zip(names, compared, strict=True))
     column_of = {run: column for column, run in enumerate(order)}
+    columns = [(column_of[a], column_of[b]) for a, b in names]
+    p_values = _overall_p([complete[run] for run in order], columns, draws_for(len(names), resamples), seed)
     pairs = {}
-    for a, b in names:
-        low, high, p, se = draws_interval(draws[:, column_of[a]] - draws[:, column_of[b]])
+    for (a, b), (new, old), p in zip(names, columns, p_values, strict=True):
+        low, high, se = draws_interval(draws[:, new] - draws[:, old])
         n = sum(len(part.items) for part in complete[a])
         seeds = seed_differences(by_seed[a], by_seed[b])
-        pairs[a, b] = Comparison(overall[a] - overall[b], low, high, p, se, n, "bootstrap", None, seeds)
+        unit = min(unit_of(*parts) for parts in zip(complete[a], complete[b], strict=True)) / len(chosen)
+        pairs[a, b] = Comparison(overall[a] - overall[b], low, high, p, se, n, "permutation", None, seeds, unit)
     return order, standings, pairs
 
 
@@ -218,6 +227,15 @@ def _overall_draws(complete: Sequence[Sequence[Sample]], resamples: int, seed: i
         columns = np.stack([part.scores for part in parts], axis=1)
         total += resampled_means(columns, parts[0].weights, resamples, stream(seed, parts[0].items))
     return np.asarray(total / len(complete[0]), dtype=np.float64)
+
+
+def _overall_p(
+    complete: Sequence[Sequence[Sample]], columns: Sequence[tuple[int, int]], draws: int, seed: int
+) -> list[float]:
+    """The p of each pair of runs: signs of items flipped within each ability, which counts as one of all."""
+    by_ability = list(zip(*complete, strict=True))
+    strata = [np.stack([share_of_mean(part) for part in parts], axis=1) / len(by_ability) for parts in by_ability]
+    return sign_flip(strata, columns, draws, [stream(seed, parts[0].items) for parts in by_ability])
 
 
 def _overall_by_seed(parts: Sequence[Sample]) -> dict[int, float]:
@@ -245,7 +263,7 @@ def _costs(leader: str, samples: Samples, by: Iterable[Measure], resamples: int,
         if run != leader and measure in samples[run] and _key(samples[run][measure]) == _key(samples[leader][measure])
     ]
     pairs = [(samples[leader][measure], samples[run][measure]) for measure, run in asked]
-    compared = compare_all(pairs, resamples=max(resamples, 80 * len(pairs)), seed=seed)
+    compared = compare_all(pairs, resamples=draws_for(len(pairs), resamples), seed=seed)
     corrected = holm([each.p for each in compared])
     alpha = LEVEL / max(1, len(pairs))
     against = {
@@ -283,6 +301,8 @@ def conclusion(verdict: Verdict) -> str:
 
 
 def _why(verdict: Verdict) -> str:
+    if not verdict.measures and verdict.metric != "auto":
+        return f"no final model has been measured by {verdict.metric}, which the verdict was to go by"
     return "; ".join(f"{run} {reason}" for run, reason in verdict.left_out.items())
 
 
@@ -347,12 +367,16 @@ def reservations(verdict: Verdict) -> list[str]:
 
 
 def _test_words(verdict: Verdict) -> str:
-    method = verdict.others[0].comparison.method
-    test = "exact McNemar test" if method == "mcnemar" else "paired bootstrap over items within each ability"
+    exact = verdict.others[0].comparison.method == "mcnemar"
+    test = "exact McNemar test" if exact else "paired permutation test (signs of items flipped within each ability)"
+    interval = (
+        "intervals are 95 % each, uncorrected"
+        if exact
+        else "intervals are 95 % each, from a bootstrap, uncorrected; the reading goes by p"
+    )
     return (
         f"Differences are the leader minus the run on the same items; {test}; p Holm-corrected over all "
-        f"{verdict.pairs} pairs of runs, because the leader was picked by the same numbers; intervals are 95 "
-        "% each, uncorrected."
+        f"{verdict.pairs} pairs of runs, because the leader was picked by the same numbers; {interval}."
     )
 
 

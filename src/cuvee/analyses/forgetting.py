@@ -21,19 +21,19 @@ from pydantic import Field
 from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._results import LEVEL, Measure
-from cuvee.analyses._stats import RESAMPLES, Comparison, Estimate, Sample, compare_all, estimate, holm
+from cuvee.analyses._stats import RESAMPLES, Comparison, Estimate, Sample, compare_all, draws_for, estimate, holm
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure, Result, Table
 
-VERSION = 1
+VERSION = 2
 
 SIGNS = {"lost": "▼", "gained": "▲", "no change seen": "·"}
 
 
 class Params(protocols.Params):
     """Args:
-    resamples: bootstrap resamples.
-    seed: of the bootstrap.
+    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
+    seed: of both.
     """
 
     resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
@@ -86,7 +86,7 @@ def _of_base(own: Sequence[Result], params: Params, where: str) -> list[Table]:
         )
         return [Table(f"Forgetting by stage{where}", ["run"], [], [why, *notes])]
     drawn = [m for m in _measures(paths) if any(p[0].measure == m and len(p) > 2 for p in paths)]
-    figures = [_figure(m, [p for p in paths if p[0].measure == m]) for m in drawn]
+    figures = [_figure(m, [p for p in paths if p[0].measure == m], where) for m in drawn]
     summary = [*_losses(paths, changes), *notes]
     return [
         *(_overview(panel, paths, changes, where, summary) for panel in _panels(paths)),
@@ -108,7 +108,13 @@ def _measures(paths: Sequence[Sequence[Step]]) -> list[Measure]:
 
 def _paths(own: Sequence[Result]) -> tuple[list[list[Step]], list[str]]:
     """Each run's stages in order, one path a measure, starting at the base where it was measured."""
-    base = {_results.measure_of(r): r for r in reversed(own) if r.stage == 0}
+    # A run with another template has a base of its own: the same model, asked otherwise.
+    base: dict[tuple[str, Measure], Result] = {}
+    first: dict[Measure, Result] = {}
+    for result in own:
+        if result.stage == 0:
+            base.setdefault((result.run.name, _results.measure_of(result)), result)
+            first.setdefault(_results.measure_of(result), result)
     grouped: dict[tuple[str, Measure], dict[int, list[Result]]] = {}
     for result in own:
         if result.stage:
@@ -116,7 +122,8 @@ def _paths(own: Sequence[Result]) -> tuple[list[list[Step]], list[str]]:
             grouped.setdefault(key, {}).setdefault(result.stage, []).append(result)
     paths, refused = [], []
     for (run, measure), by_stage in grouped.items():
-        stages = {**({0: [base[measure]]} if measure in base else {}), **by_stage}
+        start = base.get((run, measure), first.get(measure))
+        stages = {**({0: [start]} if start else {}), **by_stage}
         try:
             path = [_step(run, measure, stages[stage]) for stage in sorted(stages)]
         except UsageError as error:
@@ -153,7 +160,7 @@ def _changes(pairs: Sequence[tuple[Step, Step]], params: Params) -> tuple[dict[K
                 f"{new.stage} were measured on different items and are not compared."
             )
     asked = [(new.sample, old.sample) for old, new in kept.values()]
-    compared = compare_all(asked, resamples=max(params.resamples, 80 * len(asked)), seed=params.seed)
+    compared = compare_all(asked, resamples=draws_for(len(asked), params.resamples), seed=params.seed)
     corrected = holm([each.p for each in compared])
     alpha = LEVEL / max(1, len(asked))
     return {
@@ -259,16 +266,16 @@ def _row(step: Step, found: Estimate, change: Change | None) -> dict[str, Any]:
 def _notes(changes: Mapping[Key, Change]) -> list[str]:
     return [
         "Change is this stage minus the last one measured before it, on the same items; exact McNemar test "
-        "for 0/1 scores of one seed, paired bootstrap otherwise. Intervals are 95 % each, uncorrected.",
+        "for 0/1 scores of one seed, paired permutation test otherwise. Intervals are 95 % each, uncorrected.",
         f"p is Holm-corrected over the {len(changes)} different steps of this table (a stage that several "
         "runs share counts once); a true change below the smallest visible one would be missed more than one "
         "time in five.",
     ]
 
 
-def _figure(measure: Measure, paths: Sequence[Sequence[Step]]) -> Figure:
+def _figure(measure: Measure, paths: Sequence[Sequence[Step]], where: str) -> Figure:
     to = measure.scale
     series = {path[0].run: [_results.point(step.stage, estimate(step.sample), to) for step in path] for path in paths}
-    title = f"{measure.ability} along the stages ({measure.evaluator})"
+    title = f"{measure.ability} along the stages ({measure.evaluator}){where}"
     y_label = f"{measure.metric} ({to.label})"
     return Figure("points", title, "stage (0 is the base model)", y_label, series, "linear")

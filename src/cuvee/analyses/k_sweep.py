@@ -3,7 +3,8 @@
 Dong et al., arXiv 2310.05492, section 4.3 and table 5: from k = 0 (which is mixed sequential training) to
 1/256 both special and general abilities gain; from 1/256 to 1/4 they trade off; k has to be tuned. This
 draws every ability against k with intervals, tests each k against k = 0 on the same items, and shows
-multi-task training as a line.
+multi-task training as a line. Runs are compared only with runs of equal training settings: a `dmt` run with
+settings of its own belongs to a sweep of its own.
 
     analyses: [k_sweep]     # runs: dmt with a list of k; mixed_sequential for k = 0; multi_task for the line
 """
@@ -11,7 +12,7 @@ multi-task training as a line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -20,19 +21,18 @@ from pydantic import Field
 from cuvee import canonical, protocols
 from cuvee.analyses import _results
 from cuvee.analyses._results import LEVEL, Measure, Panel
-from cuvee.analyses._stats import RESAMPLES, Comparison, Sample, compare_all, estimate, holm
+from cuvee.analyses._stats import RESAMPLES, Comparison, Sample, compare_all, draws_for, estimate, holm
 from cuvee.protocols import Figure, Result, RunInfo, Table
 
-VERSION = 1
-
+VERSION = 2
 
 SIGNS = {"better than k = 0": "▲", "worse than k = 0": "▼", "not separable from k = 0": "·"}
 
 
 class Params(protocols.Params):
     """Args:
-    resamples: bootstrap resamples.
-    seed: of the bootstrap.
+    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
+    seed: of both.
     """
 
     resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
@@ -41,10 +41,19 @@ class Params(protocols.Params):
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs that differ in k alone: run name by k, and the run that draws the reference line."""
+    """Runs that differ in k alone: run name by k, and the run that draws the reference line.
+
+    Args:
+        runs: by k.
+        reference: the multi-task run with the same training settings.
+        settings: what all of them share, for people.
+        notes: what belongs here and is not shown, and why.
+    """
 
     runs: Mapping[Fraction, str]
     reference: str | None
+    settings: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ def table(results: Sequence[Result], params: Params) -> list[Table]:
         found = sweeps(list(_results.runs(own).values()))
         for number, sweep in enumerate(found, 1):
             title = "DMT: scores against k" + (f", sweep {number}" if len(found) > 1 else "")
+            if len(found) > 1:
+                sweep = replace(sweep, notes=(f"This sweep: {sweep.settings}.", *sweep.notes))
             tables += _sweep_tables(sweep, own, params, _results.titled(title, base, len(names) > 1))
     why = "No k sweep: the recipe has no `dmt` run that was evaluated. Add {strategy: dmt, k: [1/16, 1]}."
     return tables or [Table("DMT: scores against k", ["k"], [], [why])]
@@ -81,20 +92,73 @@ def share(value: Any) -> Fraction:
 
 
 def sweeps(runs: Sequence[RunInfo]) -> list[Sweep]:
-    """Group dmt runs that differ in k alone; add mixed sequential of equal parameters as k = 0."""
-    groups: dict[str, dict[Fraction, str]] = {}
+    """Group dmt runs that differ in k alone; add mixed sequential of equal parameters and training as k = 0.
+
+    A run that could belong to a sweep and does not is named in the notes of the sweeps.
+    """
+    groups: dict[str, list[RunInfo]] = {}
     for run in runs:
         if run.strategy == "dmt":
-            groups.setdefault(_rest(run), {}).setdefault(share(run.params["k"]), run.name)
-    for run in runs:
-        if run.strategy == "mixed_sequential" and _rest(run) in groups:
-            groups[_rest(run)].setdefault(Fraction(0), run.name)
-    reference = next((run.name for run in runs if run.strategy == "multi_task"), None)
-    return [Sweep(dict(sorted(by_k.items())), reference) for by_k in groups.values()]
+            groups.setdefault(_rest(run), []).append(run)
+    starts = [run for run in runs if run.strategy == "mixed_sequential"]
+    # A dmt run with k = 0 is mixed sequential, and goes first.
+    found = [
+        _sweep([*members, *(run for run in starts if _rest(run) == rest)], runs) for rest, members in groups.items()
+    ]
+    lost = [
+        f"{run.name} is k = 0 of no sweep: no dmt run shares its {_settings(run)}."
+        for run in starts
+        if _rest(run) not in groups
+    ]
+    trained = {_training(members[0]) for members in groups.values()}
+    lost += [
+        f"{run.name} is the reference of no sweep: no dmt run shares its {_settings(run)}."
+        for run in runs
+        if run.strategy == "multi_task" and _training(run) not in trained
+    ]
+    return [replace(sweep, notes=(*sweep.notes, *lost)) for sweep in found]
+
+
+def _sweep(members: Sequence[RunInfo], runs: Sequence[RunInfo]) -> Sweep:
+    """One sweep; of several runs with equal k the first, and of several references the first."""
+    by_k: dict[Fraction, str] = {}
+    notes = []
+    for run in members:
+        k = share(run.params.get("k", 0))
+        if by_k.setdefault(k, run.name) != run.name:
+            notes.append(f"{run.name} is not shown: {by_k[k]} has the same k and the same settings.")
+    equal = [run.name for run in runs if run.strategy == "multi_task" and _training(run) == _training(members[0])]
+    notes += [f"{name} is not shown: {equal[0]} is the reference." for name in equal[1:]]
+    if not equal and any(run.strategy == "multi_task" for run in runs):
+        notes.append("There is no reference line: no multi_task run has the training settings of this sweep.")
+    return Sweep(dict(sorted(by_k.items())), equal[0] if equal else None, _settings(members[0]), tuple(notes))
 
 
 def _rest(run: RunInfo) -> str:
-    return canonical.text({name: value for name, value in run.params.items() if name != "k"})
+    """Everything of a run but k."""
+    return canonical.text([{name: value for name, value in run.params.items() if name != "k"}, _training(run)])
+
+
+def _training(run: RunInfo) -> str:
+    """A run's own training settings; 2e-5 as text and as a number are one."""
+    return canonical.text({name: _number(value) for name, value in run.training.items()})
+
+
+def _number(value: Any) -> Any:
+    """A number as a float, also where it is written as text (YAML reads 2e-5 so); other values as they are."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return float(Fraction(str(value)))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return value
+
+
+def _settings(run: RunInfo) -> str:
+    """Parameters and training settings in words: ``general=general, training as in the recipe``."""
+    words = [f"{name}={value}" for name, value in run.params.items() if name != "k"]
+    own = ", ".join(f"{name}={value}" for name, value in run.training.items())
+    return ", ".join([*words, f"training with {own}" if own else "training as in the recipe"])
 
 
 def _sweep_tables(sweep: Sweep, own: Sequence[Result], params: Params, title: str) -> list[Table]:
@@ -109,12 +173,18 @@ def _sweep_tables(sweep: Sweep, own: Sequence[Result], params: Params, title: st
         if run and measure in samples.get(run, {})
     ]
     if not rows:
-        return [Table(title, ["k"], [], ["Nothing to show: the runs of the sweep have not been evaluated."])]
-    overviews = [_overview(panel, sweep, samples, gains, title) for panel in _results.panels(finals)]
-    return [
-        *overviews,
-        Table(f"{title}, every comparison", list(rows[0]), rows, [*_notes(sweep, gains), *refused]),
+        why = "Nothing to show: the runs of the sweep have not been evaluated."
+        return [Table(title, ["k"], [], [why, *sweep.notes])]
+    unmeasured = [
+        f"{run} (k = {k}) is not shown: its final model is not measured."
+        for k, run in sweep.runs.items()
+        if run not in samples
     ]
+    notes = [*sweep.notes, *unmeasured, *refused]
+    overviews = [_overview(panel, sweep, samples, gains, title) for panel in _results.panels(finals)]
+    if notes and overviews:
+        overviews[0] = replace(overviews[0], notes=[*overviews[0].notes, *notes])
+    return [*overviews, Table(f"{title}, every comparison", list(rows[0]), rows, [*_notes(sweep, gains), *notes])]
 
 
 def _overview(panel: Panel, sweep: Sweep, samples: Samples, gains: Gains, title: str) -> Table:
@@ -156,7 +226,7 @@ def _gains(sweep: Sweep, samples: Samples, measures: Sequence[Measure], params: 
                 kept[measure, k] = (new, old)
             else:
                 refused.append(f"{run}, {measure.ability}: other items than k = 0; not compared.")
-    compared = compare_all(list(kept.values()), resamples=max(params.resamples, 80 * len(kept)), seed=params.seed)
+    compared = compare_all(list(kept.values()), resamples=draws_for(len(kept), params.resamples), seed=params.seed)
     corrected = holm([each.p for each in compared])
     alpha = LEVEL / max(1, len(kept))
     return {
@@ -190,10 +260,13 @@ def _row(k: Fraction | None, run: str, measure: Measure, of: Sample, gain: Gain 
 
 def _notes(sweep: Sweep, gains: Gains) -> list[str]:
     if Fraction(0) not in sweep.runs:
-        return ["There is no k = 0 to compare with: add {strategy: mixed_sequential} with the same parameters."]
+        return [
+            "There is no k = 0 to compare with: add {strategy: mixed_sequential} with the same parameters and "
+            "the same training settings."
+        ]
     return [
         f"k = 0 is mixed sequential training ({sweep.runs[Fraction(0)]}). Each k is compared with it on the "
-        "same items; exact McNemar test for 0/1 scores of one seed, paired bootstrap otherwise; p "
+        "same items; exact McNemar test for 0/1 scores of one seed, paired permutation test otherwise; p "
         f"Holm-corrected over all {len(gains)} comparisons; intervals are 95 % each, uncorrected.",
         "A true difference below the smallest visible one would be missed more than one time in five.",
     ]

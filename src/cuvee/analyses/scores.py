@@ -13,7 +13,7 @@ The verdict's rule is stated in `_verdict`; tests and intervals in `_stats`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -22,9 +22,10 @@ from cuvee.analyses import _results, _verdict
 from cuvee.analyses._results import BASE, Panel, Scale
 from cuvee.analyses._stats import RESAMPLES, Estimate, estimate
 from cuvee.analyses._verdict import Against, Cost, Samples, Standing, Verdict
+from cuvee.errors import UsageError
 from cuvee.protocols import Figure, Result, Table
 
-VERSION = 1
+VERSION = 2
 
 BEST = " ★"
 """Marks the best number of a column."""
@@ -33,18 +34,28 @@ BEST = " ★"
 class Params(protocols.Params):
     """Args:
     metric: what the verdict goes by: ``auto`` is accuracy if any run has one, else loss.
-    resamples: bootstrap resamples.
-    seed: of the bootstrap.
+    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
+    seed: of both.
     """
 
-    metric: str = "auto"
+    metric: Literal["auto", "accuracy", "loss"] = "auto"
     resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
     seed: int = 0
 
 
 def table(results: Sequence[Result], params: Params) -> list[Table]:
-    """Return for each base model the verdict, its costs and the scores; last all scores as numbers."""
+    """Return for each base model the verdict, its costs and the scores; last all scores as numbers.
+
+    Raises:
+        UsageError: the verdict is to go by a metric that nothing was measured by.
+    """
     names = _results.bases(results)
+    there = list(dict.fromkeys(result.metric for result in results))
+    if there and params.metric not in ("auto", *there):
+        raise UsageError(
+            f"the verdict is to go by {params.metric}, and the results have {_results.listed(there)}; "
+            f"set metric: auto or {' or '.join(there)}, or add an evaluator of {params.metric}"
+        )
     if not any(result.final for result in results):
         return [Table("Verdict", ["run"], [], ["No verdict: no final model has been evaluated."])]
     tables: list[Table] = []
@@ -103,7 +114,7 @@ def _cost_table(found: Verdict, title: str) -> Table:
     """The leader on each ability against the best run for it; numbers as text, for scales may differ."""
     notes = [
         "On each ability the leading run against the best run for it, on the same items; exact McNemar test "
-        "for 0/1 scores of one seed, paired bootstrap otherwise; p Holm-corrected over the leader's "
+        "for 0/1 scores of one seed, paired permutation test otherwise; p Holm-corrected over the leader's "
         "comparisons with every other run on every ability.",
         "A difference below the smallest visible one would be missed more than one time in five.",
     ]

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from cuvee.data import masks, templates
-from cuvee.errors import ModelError, did_you_mean
+from cuvee.errors import DataError, ModelError, did_you_mean
 from cuvee.values import Example, Message
 
 KEPT, TRIMMED, DROPPED = STATUSES = ("kept", "trimmed", "dropped")
@@ -128,11 +128,11 @@ class Chat:
         """Return one row an example, in order; rows the template refuses come back as dropped.
 
         Raises:
-            ValueError: an answer cannot be found in the rendered text, or a row is too long under ``error``; the
-                text names file and line.
+            DataError: an answer cannot be found in the rendered text, or a row is too long under ``error``; names
+                file and line.
             ModelError: the template cannot be used at all.
         """
-        drafts = [self._draft(example, self.mask) for example in examples]
+        drafts = [self._placed(example) for example in examples]
         texts = [text for text, _ in drafts if text is not None]
         encoded = iter(self.tokenizer.encode_batch(texts, add_special_tokens=False))
         rows = []
@@ -143,8 +143,18 @@ class Chat:
                 rows.append(self._row(example, next(encoded), found))
         return rows
 
+    def _placed(self, example: Example) -> tuple[str | None, list[_Answer] | str]:
+        try:
+            return self._draft(example, self.mask)
+        except ValueError as error:
+            raise _fault(example, str(error)) from None
+
     def _draft(self, example: Example, mask: str) -> tuple[str | None, list[_Answer] | str]:
-        """Return the text and the answers in it, or None and the reason why there is no text."""
+        """Return the text and the answers in it, or None and the reason why there is no text.
+
+        Raises:
+            ValueError: an answer cannot be found in the text.
+        """
         messages = [message.as_dict() for message in example.messages]
         try:
             text = self._render(messages, False)
@@ -155,19 +165,12 @@ class Chat:
             return None, str(error)
         wanted = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
         try:
-            return text, self._answers(example, messages, text, wanted[-1:] if mask == "last" else wanted)
+            return text, self._answers(messages, text, wanted[-1:] if mask == "last" else wanted)
         except masks.NotShown as error:
             return None, str(error)
 
-    def _answers(
-        self, example: Example, messages: list[dict[str, Any]], text: str, wanted: Sequence[int]
-    ) -> list[_Answer]:
-        try:
-            spans = masks.answers(self._render, messages, text, wanted, self._special)
-        except masks.NotShown:
-            raise
-        except ValueError as error:
-            raise ValueError(f"{_place(example)}{error}") from None
+    def _answers(self, messages: list[dict[str, Any]], text: str, wanted: Sequence[int]) -> list[_Answer]:
+        spans = masks.answers(self._render, messages, text, wanted, self._special)
         found = []
         for index, (start, end) in zip(wanted, spans, strict=True):
             if start == end:
@@ -187,13 +190,17 @@ class Chat:
         limit = self.max_length or 0
         reason = f"longer than {limit} tokens"
         if self.too_long == "error":
-            raise ValueError(
-                f"{_place(example)}the row has {len(ids)} tokens, max_length is {limit}; "
-                f"set max_length: {len(ids)} or more, or too_long: trim or drop"
+            raise _fault(
+                example,
+                f"the row has {len(ids)} tokens, max_length is {limit}; "
+                f"set max_length: {len(ids)} or more, or too_long: trim or drop",
             )
         if self.too_long == "drop":
             return _dropped(reason)
-        _, answers = self._draft(example, "all")
+        try:
+            _, answers = self._draft(example, "all")
+        except ValueError as error:
+            raise _fault(example, str(error)) from None
         assert not isinstance(answers, str)
         fitting = [answer for answer in self._locate(encoding, answers) if answer.end <= limit]
         if not fitting:
@@ -268,6 +275,26 @@ class Chat:
         if not self.bos:
             return self.template
         return "".join(f"{{{{ {json.dumps(self.text([number]))} }}}}" for number in self.bos) + self.template
+
+    def write_generation_config(self, folder: str | Path) -> None:
+        """Say in a model folder's ``generation_config.json`` what ends an answer, so that other tools stop there too.
+
+        ``eos_token_id`` becomes `stop_ids`, a plain number when there is one; all else in the file stays. A file
+        that is no JSON object, which no tool could read, is replaced.
+        """
+        path = Path(folder) / "generation_config.json"
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            given = {}
+        if not isinstance(given, dict):
+            given = {}
+        stops = sorted(self.stop_ids)
+        stop = stops[0] if len(stops) == 1 else stops
+        if not stops or given.get("eos_token_id") == stop:
+            return
+        given["eos_token_id"] = stop
+        path.write_text(json.dumps(given, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     # ------------------------------------------------------------------------------------------------ parts
 
@@ -369,8 +396,8 @@ def _dropped(reason: str) -> Row:
     return Row(np.zeros(0, np.int32), (), DROPPED, reason)
 
 
-def _place(example: Example) -> str:
-    return f"{example.path}:{example.line}: " if example.path else ""
+def _fault(example: Example, message: str) -> DataError:
+    return DataError(message, path=example.path, line=example.line if example.path else 0)
 
 
 def _one_of(what: str, value: str, possible: Sequence[str]) -> None:

@@ -36,6 +36,10 @@ TYPES = "JSON, JSONL, Parquet, Arrow or CSV, each with or without gzip"
 Item = TypeVar("Item")
 
 
+class Absent(DataError):
+    """The data are not at hand: no such file, no match of a pattern, no hub. All other faults are real ones."""
+
+
 # ------------------------------------------------------------------------------------------------ public
 
 
@@ -145,11 +149,11 @@ def _require(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"this is a folder; give a file in it or a pattern such as {path}/*.jsonl", path=str(path))
     if not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent}", path=str(path))
+        raise Absent(f"there is no folder {path.parent}", path=str(path))
     names = [entry.name for entry in path.parent.iterdir() if entry.is_file()][:1000]
     near = did_you_mean(path.name, names)
     # A folder may hold thousands of files: only a near name is worth printing.
-    raise DataError(f"there is no such file.{near if 'mean' in near else ''}", path=str(path))
+    raise Absent(f"there is no such file.{near if 'mean' in near else ''}", path=str(path))
 
 
 def _is_packed(path: Path) -> bool:
@@ -376,9 +380,27 @@ def _arrow(path: Path) -> Iterator[RawRow]:
                 yield number, value
 
 
+def delimiter(path: str | Path) -> str:
+    """Return what parts the columns of a CSV file, which its name alone decides; empty for every other type.
+
+    Raises:
+        DataError: as `kind`.
+    """
+    return _delimiter(Path(path)) if kind(path) == "csv" else ""
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if is_tsv(path) else ","
+
+
+def is_tsv(path: Path) -> bool:
+    """Say whether the file's name is that of tab-separated values."""
+    return _bare_suffix(path) == ".tsv"
+
+
 def _csv(path: Path) -> Iterator[RawRow]:
     with _text(path) as stream:
-        reader = csv.DictReader(stream, delimiter="\t" if _bare_suffix(path) == ".tsv" else ",")
+        reader = csv.DictReader(stream, delimiter=_delimiter(path))
         for number, value in enumerate(reader, start=1):
             if None in value or None in value.values():
                 reason = f"the row has not the header's {len(reader.fieldnames or ())} columns"

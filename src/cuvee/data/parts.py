@@ -14,7 +14,7 @@ A copy's number is its occurrence plus 2**32 for each earlier whole copy, so tha
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -29,6 +29,7 @@ from cuvee.data.ranks import Keys
 from cuvee.errors import DataError, did_you_mean
 
 HOW_KEYS = ("amounts", "duplicates", "drop", "keep")
+FILTERS = ("drop", "keep")
 AMOUNTS = ("share", "count", "tokens")
 COPY = 1 << 32
 """What one more whole copy adds to a row's number."""
@@ -118,7 +119,9 @@ def choose(rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed
     return Chosen(rows, copies, counts)
 
 
-def heldout_rows(rendered: Rows, heldout: Fraction, split_seed: int, items: int | None) -> NDArray[np.int64]:
+def heldout_rows(
+    rendered: Rows, heldout: Fraction, split_seed: int, items: int | None, how: Mapping[str, Any] | None = None
+) -> NDArray[np.int64]:
     """Return the rows to measure held-out loss on: each id once, none that was lost at rendering.
 
     Args:
@@ -126,12 +129,21 @@ def heldout_rows(rendered: Rows, heldout: Fraction, split_seed: int, items: int 
         heldout: share of prompts held out.
         split_seed: seed of the split.
         items: how many rows at most; the first by rank. None for all.
+        how: as in the head of this file; only `drop` and `keep` count, so that a source is judged on what it teaches.
 
     Returns:
         Row indexes in ascending rank, (m,) int64.
+
+    Raises:
+        DataError: a filter is no regular expression or the rows have no tags.
     """
     held = _held(rendered, heldout, split_seed)
-    rows = np.flatnonzero(held & (rendered.occurrences == 0) & ~rendered.dropped)
+    first = rendered.occurrences == 0
+    if how and (how.get("drop") or how.get("keep")):
+        # Equal rows may have different tags: the first that passes stands for all.
+        held = held & ~_filtered(rendered, how)
+        first = _first(rendered, held)
+    rows = np.flatnonzero(held & first & ~rendered.dropped)
     keys = rendered.keys[rows]
     ranked = ranks.order(ranks.ranks(split_seed, "items", keys), keys, np.zeros(len(rows), np.int64))
     return rows[ranked[:items]].astype(np.int64)
@@ -189,28 +201,54 @@ def _again(rendered: Rows, rule: str) -> NDArray[np.bool_]:
     return rendered.occurrences > 0
 
 
-def _filtered(rendered: Rows, how: Mapping[str, Any]) -> NDArray[np.bool_]:
+def _first(rendered: Rows, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows are the first of their id among some rows, (n,)."""
+    rows = np.flatnonzero(among)
+    rows = rows[np.argsort(rendered.occurrences[rows], kind="stable")]
+    names = np.ascontiguousarray(rendered.keys[rows]).view("V16")[:, 0]
     out = np.zeros(len(rendered), np.bool_)
-    for rule in ("drop", "keep"):
-        if how.get(rule):
-            matching = _matching(rendered, rule, how[rule])
-            out |= matching if rule == "drop" else ~matching
+    out[rows[np.unique(names, return_index=True)[1]]] = True
     return out
 
 
-def _matching(rendered: Rows, rule: str, condition: Mapping[str, Any]) -> NDArray[np.bool_]:
+def _filtered(rendered: Rows, how: Mapping[str, Any]) -> NDArray[np.bool_]:
+    rule = tag_rule(how)
+    if rule is None:
+        return np.zeros(len(rendered), np.bool_)
+    if not any(rendered.tags):
+        raise no_tags(how)
+    return ~np.fromiter(map(rule, rendered.tags), np.bool_, len(rendered))
+
+
+def tag_rule(how: Mapping[str, Any] | None) -> Callable[[Sequence[str]], bool] | None:
+    """Return what says of a row's tags whether `drop` and `keep` let the row stay; None when neither is there.
+
+    Raises:
+        DataError: a filter is no regular expression.
+        ValueError: a filter is not ``{tags: ...}``.
+    """
+    found = {rule: _pattern(rule, how[rule]) for rule in FILTERS if how and how.get(rule)}
+    if not found:
+        return None
+    return lambda tags: all(any(map(pattern.search, tags)) == (rule == "keep") for rule, pattern in found.items())
+
+
+def no_tags(how: Mapping[str, Any]) -> DataError:
+    """Return the error for rows that have no tags at all though `how` asks for tags."""
+    rule = next(rule for rule in FILTERS if how.get(rule))
+    return DataError(
+        f"{rule}: {{tags: {how[rule]['tags']!r}}} asks for tags, and no row of the source has any; name the column "
+        "that holds them with `tags:` at the source"
+    )
+
+
+def _pattern(rule: str, condition: Mapping[str, Any]) -> re.Pattern[str]:
     if set(condition) != {"tags"}:
         raise ValueError(f"how.{rule} takes {{tags: regular expression}}, got the keys {sorted(condition)}")
-    if not any(rendered.tags):
-        raise DataError(
-            f"{rule}: {{tags: {condition['tags']!r}}} asks for tags, and no row of the source has any; name the column "
-            "that holds them with `tags:` at the source"
-        )
     try:
-        pattern = re.compile(condition["tags"])
+        return re.compile(condition["tags"])
     except re.error as error:
         raise DataError(f"{rule}.tags {condition['tags']!r} is no regular expression: {error}") from None
-    return np.fromiter((any(map(pattern.search, tags)) for tags in rendered.tags), np.bool_, len(rendered))
 
 
 # --------------------------------------------------------------------------------------------- the amounts

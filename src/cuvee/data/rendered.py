@@ -66,7 +66,7 @@ def write(folder: Path, examples: Path, chat: Chat) -> dict[str, Any]:
     longest = 0
     with pa.OSFile(str(folder / FILE), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in _batches(load.read(examples)):
-            rows = _rendered(chat, [example for example, _ in batch])
+            rows = chat.render([example for example, _ in batch])
             writer.write_batch(_record(batch, rows))
             for row in rows:
                 _add(total, reasons, row)
@@ -86,13 +86,6 @@ def write(folder: Path, examples: Path, chat: Chat) -> dict[str, Any]:
 def _batches(rows: Iterator[tuple[Example, int]]) -> Iterator[list[tuple[Example, int]]]:
     while batch := list(islice(rows, BATCH_ROWS)):
         yield batch
-
-
-def _rendered(chat: Chat, examples: Sequence[Example]) -> list[Row]:
-    try:
-        return chat.render(examples)
-    except ValueError as error:
-        raise DataError(str(error)) from None
 
 
 def _record(batch: Sequence[tuple[Example, int]], rows: Sequence[Row]) -> pa.RecordBatch:

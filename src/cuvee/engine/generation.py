@@ -62,7 +62,7 @@ def generate(
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     loading.set_threads(runtime)
-    device = loading.device_of(runtime)
+    device = loading.device_of(runtime, progress)
     loaded = loading.cached(model_folder, precision, device)
     loaded.use("single")  # the stock attention: it knows caches and padding
     _check_prompts(loaded.model, prompts)

@@ -7,6 +7,7 @@ save(loaded.model, Path("models/llama"), Path("out/model"))
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -24,10 +25,13 @@ from transformers.utils import logging as hf_logging
 from cuvee.engine import attention
 from cuvee.engine.disk import sync_tree
 from cuvee.errors import ModelError, did_you_mean
-from cuvee.protocols import TokenRow
+from cuvee.protocols import Progress, TokenRow
 from cuvee.runtime import Runtime, cores
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Relative difference allowed between the first batch's flat and one-by-one loss."""
 
 _COPIED = (
     "tokenizer.json",
@@ -72,17 +76,33 @@ class Loaded:
         self.model.set_attn_implementation(self.stock if layout == "single" else attention.NAME)
 
 
-def device_of(runtime: Runtime) -> torch.device:
-    """Return the device the runtime asks for; ``auto`` takes a GPU when there is one.
+def device_of(runtime: Runtime, progress: Progress | None = None) -> torch.device:
+    """Return the device the runtime asks for; ``auto`` takes a GPU when torch can use one.
+
+    Args:
+        runtime: has the device.
+        progress: told {"note"} when the machine seems to have a GPU that ``auto`` cannot take.
 
     Raises:
-        ModelError: when a GPU is asked for and there is none.
+        ModelError: when a GPU is asked for by name and torch can use none.
     """
     if runtime.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if progress is not None and _has_gpu():
+            progress({"note": f"on the CPU: there is a GPU, and torch {torch.__version__} cannot use it"})
+        return torch.device("cpu")
     if runtime.device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError("device cuda was asked for and this machine has no usable GPU; use device=cpu or auto")
     return torch.device(runtime.device)
+
+
+def _has_gpu() -> bool:
+    """Say whether this process is given a GPU, whatever torch makes of it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return visible.strip() not in ("", "-1")
+    return shutil.which("nvidia-smi") is not None
 
 
 def set_threads(runtime: Runtime) -> int:
@@ -117,6 +137,13 @@ def load(folder: Path, precision: str, device: torch.device) -> Loaded:
         stock = model.config._attn_implementation
         obstacle = attention.supports(model)
     return Loaded(model, stock, obstacle)
+
+
+def distance(flat: float, single: float) -> float:
+    """Return the relative difference between the losses that two layouts give for equal rows."""
+    if not math.isfinite(single):
+        return 0.0  # not the layout's fault; whoever uses the loss will say what is
+    return abs(flat - single) / max(abs(single), 1e-12)
 
 
 def _config(folder: Path) -> dict[str, Any]:

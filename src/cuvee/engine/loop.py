@@ -38,9 +38,6 @@ MicroBatches = Callable[[NDArray[np.int64], NDArray[np.int64], int], Sequence[Se
 """(lengths, indexes, budget) -> the indexes in groups of at most `budget` tokens; one alone may be larger.
 `lengths[i]` is the length of example i of the step, `indexes` is 0 .. n - 1."""
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-"""Relative difference allowed between the first batch's flat and one-by-one loss."""
-
 
 def train(
     model_folder: Path,
@@ -144,7 +141,7 @@ class _Training:
         self.work, self.progress, self.micro_batches = work, progress, micro_batches
         self.journal = Journal(work / "log.jsonl")
         self.threads = loading.set_threads(runtime)
-        self.device = loading.device_of(runtime)
+        self.device = loading.device_of(runtime, progress)
         self.loaded = loading.load(model_folder, hyper["precision"], self.device)
         self.optimiser = Optimiser(self.loaded.model, hyper)
         self.layout = self.loaded.layout
@@ -175,7 +172,7 @@ class _Training:
             self.note(f"one example a forward pass: {self.loaded.obstacle}")
             return
         far = self._flat_against_single(self._split([self.rows[i] for i in self.steps[0]])[0])
-        if not far <= TOLERANCE[self.hyper["precision"]]:
+        if not far <= loading.TOLERANCE[self.hyper["precision"]]:
             self.layout = "single"
             self.note(f"one example a forward pass: flat and single loss of the first batch differ by {far:.1e}")
 
@@ -188,9 +185,7 @@ class _Training:
                 self.loaded.use(layout)
                 self.layout = layout
                 sums[layout] = sum(float(nll.sum()) for nll, _ in self._passes(examples))
-        if not math.isfinite(sums["single"]):
-            return 0.0  # not the layout's fault; the first step will say what is
-        return abs(sums["flat"] - sums["single"]) / max(abs(sums["single"]), 1e-12)
+        return loading.distance(sums["flat"], sums["single"])
 
     def _restore(self, folder: Path, facts: dict[str, Any]) -> None:
         with safe_open(folder / "model.safetensors", "pt") as file:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from cuvee.errors import DataError
+from cuvee.data.files import Absent
 from cuvee.protocols import Estimate
 from cuvee.protocols import Params as Base
 from cuvee.sources import local
@@ -55,16 +55,17 @@ def pin(params: Params, folder: Path, cache: Any) -> tuple[dict[str, Any], dict[
     Args:
         params: the source's parameters.
         folder: unused; hub files are relative to nothing.
-        cache: has ``revision(repo_id, requested, compute)``, which keeps a revision once it was resolved, and
-            ``file_hash(path, compute)``.
+        cache: has ``revision(name, requested, compute)``, which keeps a revision once it was resolved, and what
+            `local.pin` asks of it. The name is ``datasets/OWNER/NAME``: a model may be called OWNER/NAME as well.
 
     Raises:
-        DataError: the package is absent, the hub cannot be reached, or it has no such file.
+        Absent: the package is absent, the hub cannot be reached, or it has no such file.
+        DataError: as `local.pin`.
     """
     found = _PATH.fullmatch(params.path)
     assert found, "Params has checked it"
     repo, asked, file = found["repo"], found["revision"] or "main", found["file"]
-    revision = str(cache.revision(repo, asked, lambda: _revision(repo, asked)))
+    revision = str(cache.revision(f"datasets/{repo}", asked, lambda: _revision(repo, asked)))
     path = _download(repo, revision, file)
     identity, where = local.pin_files([path], params.format, params.columns, params.tags, cache)
     return {"repo": repo, "revision": revision, "file": file, **identity}, where
@@ -83,7 +84,7 @@ def estimate(params: Mapping[str, Any], where: Mapping[str, Any]) -> Estimate:
 def _revision(repo: str, asked: str) -> str:
     try:
         return str(_hub(repo).HfApi().dataset_info(repo, revision=asked).sha)
-    except DataError:
+    except Absent:
         raise
     except Exception as error:  # the library raises its own, its client's and the system's errors
         raise _unreachable(repo, f"revision {asked}", error) from None
@@ -92,7 +93,7 @@ def _revision(repo: str, asked: str) -> str:
 def _download(repo: str, revision: str, file: str) -> Path:
     try:
         return Path(_hub(repo).hf_hub_download(repo, file, repo_type="dataset", revision=revision))
-    except DataError:
+    except Absent:
         raise
     except Exception as error:
         raise _unreachable(repo, f"file {file} at revision {revision}", error) from None
@@ -102,16 +103,16 @@ def _hub(repo: str) -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise DataError(
+        raise Absent(
             f"the data set {repo} needs the package huggingface_hub; install it (pip install 'cuvee[hub]'), or "
             f"{_REMEDY}"
         ) from None
     return huggingface_hub
 
 
-def _unreachable(repo: str, what: str, error: Exception) -> DataError:
+def _unreachable(repo: str, what: str, error: Exception) -> Absent:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DataError(f"{what} of the data set {repo} cannot be had from the hub: {reason}; {_REMEDY}")
+    return Absent(f"{what} of the data set {repo} cannot be had from the hub: {reason}; {_REMEDY}")
 
 
 _REMEDY = (

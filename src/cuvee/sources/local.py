@@ -1,7 +1,8 @@
 """Examples from local files, pinned by the hashes of their contents.
 
 Reads JSON, JSONL, Parquet, Arrow and CSV, compressed or not, in the formats of `data.formats`; no paper. Several
-files count as the sorted list of their hashes: a renamed or moved file is the same source.
+files count as the sorted list of their hashes: a renamed or moved file is the same source. Only where the name says
+how to read a file, as .tsv does, the name's part of it counts too.
 
     math: {path: gsm8k_train.jsonl.gz, ability: math}
     code: {path: "code/*.jsonl", format: alpaca, ability: code}
@@ -48,14 +49,17 @@ class Params(Base):
 def pin(params: Params, folder: Path, cache: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (identity: format, columns, tags, sorted file hashes; place: absolute paths in the same order).
 
+    Where a file is parted by something else than commas, ``delimiter`` lists what parts each file, in the same order;
+    empty for files that are no CSV.
+
     Args:
         params: the source's parameters.
         folder: what relative paths are relative to.
         cache: has ``file_hash(path, compute)`` and ``fact(path, name, compute)``, which may know a file already.
 
     Raises:
-        DataError: a file is absent or unreadable, a pattern matches nothing, no format fits, or two files differ
-            in format.
+        Absent: a file is absent, or a pattern matches nothing.
+        DataError: a file is unreadable, no format fits, or two files differ in format.
     """
     return pin_files(_expand(params.path, Path(folder)), params.format, params.columns, params.tags, cache)
 
@@ -64,14 +68,28 @@ def pin_files(
     paths: Sequence[Path], format: str, columns: Mapping[str, str], tags: str | None, cache: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return identity and place of files that are already on this machine; see `pin`."""
-    hashed = sorted((str(cache.file_hash(path, files.content_hash)), str(path.resolve())) for path in paths)
-    identity = {
+    hashed = sorted(
+        (str(cache.file_hash(path, files.content_hash)), _delimiter(path, cache), str(_lying(path))) for path in paths
+    )
+    identity: dict[str, Any] = {
         "format": _resolve(paths, format, columns, cache),
         "columns": dict(columns),
         "tags": tags,
-        "files": [digest for digest, _ in hashed],
+        "files": [digest for digest, _, _ in hashed],
     }
-    return identity, {"paths": [path for _, path in hashed]}
+    if any(delimiter for _, delimiter, _ in hashed):
+        identity["delimiter"] = [delimiter for _, delimiter, _ in hashed]
+    return identity, {"paths": [path for _, _, path in hashed]}
+
+
+def _delimiter(path: Path, cache: Any) -> str:
+    """Return what parts a file's columns where it is not the comma of CSV, else nothing: ids of those stay as old."""
+    return str(cache.fact(path, "delimiter", files.delimiter)) if files.is_tsv(path) else ""
+
+
+def _lying(path: Path) -> Path:
+    """Return the absolute path; a link keeps its own name, which may say how to read the file."""
+    return path.parent.resolve() / path.name
 
 
 def examples(params: Mapping[str, Any], where: Mapping[str, Any]) -> Iterator[Example | BadRow]:
@@ -86,7 +104,11 @@ def examples(params: Mapping[str, Any], where: Mapping[str, Any]) -> Iterator[Ex
     """
     for path, digest in zip(where["paths"], params["files"], strict=True):
         if files.content_hash(path) != digest:
-            raise DataError("the file changed since it was planned; run again to plan with the new content", path=path)
+            raise DataError(
+                "the file changed since it was planned; run again to plan with the new content (`touch` it first if "
+                "that has been tried)",
+                path=path,
+            )
         for line, raw in files.rows(path):
             yield _example(params, path, line, raw)
 
@@ -125,10 +147,14 @@ def _expand(given: str | list[str], folder: Path) -> list[Path]:
         matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
         found += [match for match in matches if match.is_file()]
         if not matches:
-            raise DataError("no file matches the pattern", path=str(path))
+            raise files.Absent("no file matches the pattern", path=str(path))
     if not found:
         raise DataError("`path` names no file; give one, or a pattern such as data/*.jsonl")
-    return list(dict.fromkeys(path.resolve() for path in found))
+    # A file that is named twice, by a link perhaps, counts once.
+    files_by_target: dict[Path, Path] = {}
+    for path in found:
+        files_by_target.setdefault(path.resolve(), _lying(path))
+    return list(files_by_target.values())
 
 
 def _resolve(paths: Sequence[Path], format: str, columns: Mapping[str, str], cache: Any) -> str:

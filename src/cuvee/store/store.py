@@ -10,14 +10,16 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import StoreError, UsageError
+from cuvee.store import leases
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -127,18 +129,41 @@ class Store:
         flush_folder(target.parent)
         return target
 
+    def amend(self, kind: str, stage_id: str, **facts: Any) -> None:
+        """Add facts to a finished stage's manifest; never to what its id hashes."""
+        manifest = {**self.manifest(kind, stage_id), **facts}
+        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+        write_whole(self.path(kind, stage_id) / MANIFEST, text)
+
     def shed(self, kind: str, stage_id: str, part: str) -> int:
         """Delete a sub-folder of a finished stage (a model's weights) and say so in its manifest.
+
+        Only a stage that was made to be given up (``disposable`` in its manifest), that no run of another process
+        needs and nobody is making is touched.
 
         Returns:
             Bytes freed.
         """
-        folder = self.path(kind, stage_id)
-        manifest = self.manifest(kind, stage_id)
-        freed = tree_size(folder / part)
-        write_whole(folder / MANIFEST, json.dumps({**manifest, "shed": part}, indent=1, sort_keys=True))
-        shutil.rmtree(folder / part, ignore_errors=True)
-        return freed
+        try:
+            with self.lock(f"{kind}-{stage_id[:ID_LENGTH]}").acquire(blocking=False):
+                manifest = self.manifest(kind, stage_id)
+                if not manifest.get("disposable") or manifest.get("shed") or stage_id in self.leased():
+                    return 0
+                folder = self.path(kind, stage_id) / part
+                freed = tree_size(folder)
+                self.amend(kind, stage_id, shed=part)
+                shutil.rmtree(folder, ignore_errors=True)
+                return freed
+        except Timeout:
+            return 0
+
+    def lease(self, ids: Iterable[str]) -> AbstractContextManager[None]:
+        """Keep stages from being deleted by others while the context is open."""
+        return leases.lease(self.folder / "leases", ids)
+
+    def leased(self) -> set[str]:
+        """Return ids that runs of other processes need."""
+        return leases.leased(self.folder / "leases")
 
     def stages(self) -> Iterator[dict[str, Any]]:
         """Yield the manifests of all finished stages, oldest first; damaged ones are left out."""
