@@ -120,12 +120,16 @@ def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
 
 
 def _keep_template(job: Job, rendered: str, folder: Path, store: Store) -> None:
-    """Write the template that the model was trained with beside its tokenizer."""
+    """Write the template that the model was trained with beside its tokenizer, and where its answers stop."""
     from cuvee.data.chat import Chat
 
+    if not (folder / "tokenizer.json").exists():  # a fake model
+        return
     name = store.manifest("render", rendered)["identity"]["params"]["template"]
-    if name != "tokenizer" and (folder / "tokenizer.json").exists():
-        (folder / "chat_template.jinja").write_text(Chat(folder, name).export_template(), encoding="utf-8")
+    chat = Chat(folder, name)
+    if name != "tokenizer":
+        (folder / "chat_template.jinja").write_text(chat.export_template(), encoding="utf-8")
+    chat.write_generation_config(folder)
 
 
 def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:

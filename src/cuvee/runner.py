@@ -267,7 +267,9 @@ class _Scheduler:
             if self.not_before.get(stage.id, 0) <= now
             and not any(parent.id in self.unfinished for parent in stage.parents())
         ]
-        return sorted(found, key=lambda stage: -self.priority[stage.id])
+        # Where weights are given up, measuring goes before training: what is measured can go.
+        thrifty = self.plan.located.recipe.keep_models != "all"
+        return sorted(found, key=lambda s: (thrifty and s.kind == "train", -self.priority[s.id]))
 
     def _hand_out(self) -> None:
         for stage in self._ready():
@@ -319,8 +321,8 @@ class _Scheduler:
         elif kind == "done":
             self.unfinished.discard(stage.id)
             (self.outcome.executed if event["how"] == "executed" else self.outcome.elsewhere).append(stage.short)
-            self.listen("done", stage, event)
             self._give_up_parents(stage)
+            self.listen("done", stage, event)
         else:
             self._replace(worker)
             self._failed(stage, event["error"], event.get("trace", ""))

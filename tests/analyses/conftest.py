@@ -25,11 +25,12 @@ def build(
     weights: Sequence[float] | None = None,
     items: Sequence[str] | None = None,
     full_size: int = 0,
+    training: Mapping[str, Any] | None = None,
 ) -> Result:
     values = [float(score) for score in scores]
     loss = "loss" in evaluator
     return Result(
-        run=RunInfo(run, strategy or run.split()[0], params or {}, base, seed),
+        run=RunInfo(run, strategy or run.split()[0], params or {}, base, seed, training or {}),
         stage=stage,
         stage_label=ability if stage else "base",
         final=final and stage > 0,

@@ -95,3 +95,21 @@ def test_the_figure_goes_along_the_stages(result):
     (figure,) = by_stage(forgetting.table(path(result, "a", 5, 60, 20), FAST)).figures
     assert [point["x"] for point in figure.series["a"]] == [0, 1, 2]
     assert figure.x_scale == "linear"
+
+
+def test_a_run_starts_at_its_own_base_where_that_was_asked_otherwise(result):
+    """Another template is another question, also to the base model."""
+    from dataclasses import replace
+
+    other = [replace(each, stage_id=f"other-{each.stage}") for each in path(result, "b", 30, 60)]
+    found = by_stage(forgetting.table(path(result, "a", 5, 60) + other, FAST))
+    assert [row["change"] for row in found.rows] == [None, "+55.0", None, "+30.0"]
+
+
+def test_figures_of_several_base_models_are_told_apart(result):
+    from dataclasses import replace
+
+    small = path(result, "a", 5, 60, 20)
+    large = [replace(each, run=replace(each.run, base="large")) for each in small]
+    figures = [figure.title for table in forgetting.table(small + large, FAST) for figure in table.figures]
+    assert [title.partition(", ")[2] for title in figures] == ["base model tiny", "base model large"]

@@ -75,3 +75,46 @@ def test_mixed_sequential_with_another_general_source_is_no_k_0(result, results)
 @pytest.mark.parametrize("value", ["1/256", "1/256 ", Fraction(1, 256), 0.00390625])
 def test_k_is_read_in_every_form_it_is_stored_in(value):
     assert share(value) == Fraction(1, 256)
+
+
+def test_runs_with_other_training_settings_are_a_sweep_of_their_own(result, results):
+    """Their k = 0 and their reference have the same settings; nobody else's stand in."""
+    general, slow = {"general": "general"}, {"learning_rate": 1e-5}
+    results += [
+        result("dmt slow", "math", line(99), strategy="dmt", params={**general, "k": "1/4"}, training=slow),
+        result("mixed slow", "math", line(20), strategy="mixed_sequential", params=general, training=slow),
+        result("multi slow", "math", line(44), strategy="multi_task", training={"learning_rate": "1e-5"}),
+    ]
+    found = [table for table in k_sweep.table(results, FAST) if "every comparison" not in table.title]
+    assert [[(row["k"], row["run"]) for row in table.rows] for table in found] == [
+        [("0", "mixed_sequential"), ("1/256", "dmt k=1/256"), ("1", "dmt k=1"), ("reference", "multi_task")],
+        [("0", "mixed slow"), ("1/4", "dmt slow"), ("reference", "multi slow")],
+    ]
+    assert "This sweep: general=general, training as in the recipe." in found[0].notes
+    assert "This sweep: general=general, training with learning_rate=1e-05." in found[1].notes
+
+
+def test_a_run_that_is_in_no_sweep_is_named_with_the_reason(result, results):
+    general, slow = {"general": "general"}, {"learning_rate": 1e-5}
+    lost = [
+        result("mixed slow", "math", line(20), strategy="mixed_sequential", params=general, training=slow),
+        result("multi slow", "math", line(44), strategy="multi_task", training=slow),
+        result("dmt again", "math", line(61), strategy="dmt", params={**general, "k": 1}),
+        result("dmt lost", "math", line(5), strategy="dmt", params={**general, "k": "1/2"}, stage=0),
+    ]
+    for tables in (k_sweep.table([*results, *lost], FAST), k_sweep.table([*lost, *results], FAST)):
+        overview = tables[0]
+        said = " ".join(overview.notes)
+        assert "mixed slow is k = 0 of no sweep: no dmt run shares its general=general, training with" in said
+        assert "multi slow is the reference of no sweep" in said
+        assert "dmt lost (k = 1/2) is not shown: its final model is not measured." in said
+        assert "is not shown: dmt" in said
+        shown = {row["run"] for row in overview.rows}
+        assert all(each.run.name in shown or each.run.name in said for each in [*results[:4], *lost])
+
+
+def test_a_reference_with_other_training_is_no_reference(result, results):
+    slow = result("multi_task", "math", line(65), training={"epochs": 1})
+    overview = k_sweep.table([*results[:3], slow], FAST)[0]
+    assert [row["k"] for row in overview.rows] == ["0", "1/256", "1"]
+    assert any(note.startswith("There is no reference line") for note in overview.notes)

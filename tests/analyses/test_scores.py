@@ -5,6 +5,7 @@ import pytest
 
 from cuvee.analyses import scores
 from cuvee.analyses.scores import Params
+from cuvee.errors import UsageError
 
 FAST = Params(resamples=2000)
 
@@ -218,3 +219,64 @@ def test_replies_without_an_answer_are_counted(result):
     given = replace(result("a", "math", "1100"), extra={"extracted": [True, True, False, True]})
     numbers = scores.table([given], FAST)[-1]
     assert numbers.rows[0]["without an answer"] == 1
+
+
+def discordant(result, moves, sizes):
+    """Two runs that differ on a few items of each ability: `moves` holds +1 where the first alone is right."""
+    results = []
+    for ability, (own, n) in enumerate(zip(moves, sizes, strict=True)):
+        shared = [float(i % 2) for i in range(n - len(own))]
+        results += [
+            result("first", f"ability {ability}", [*(float(m > 0) for m in own), *shared]),
+            result("second", f"ability {ability}", [*(float(m < 0) for m in own), *shared]),
+        ]
+    return results
+
+
+def test_the_p_over_several_abilities_is_exact_for_a_few_discordant_items(result):
+    """Eight items, all in favour of one run: fair coins do that once in 128."""
+    (row,) = verdict(discordant(result, [[1, 1, 1], [1, 1, 1], [1, 1]], [150, 150, 150])).rows[1:]
+    assert row["p (Holm)"] == pytest.approx(2 / 2**8)
+
+
+@pytest.mark.parametrize("number", [4, 8])
+def test_few_discordant_items_give_no_more_false_claims_than_the_level_says(result, number):
+    """Equal models that differ on a few items by chance; a percentile bootstrap claimed twice as often."""
+    rng = np.random.default_rng(number)
+    wrong = 0
+    for _ in range(200):
+        moves = [rng.choice([-1, 1], size) for size in rng.multinomial(number, [1 / 3] * 3)]
+        found = _verdict_of(discordant(result, moves, [80, 50, 40]))
+        wrong += found.others[0].comparison.p < 0.05
+    assert wrong / 200 <= 0.065
+
+
+def _verdict_of(results):
+    from cuvee.analyses import _results, _verdict
+
+    return _verdict.judge(results, _results.final_samples(results), metric="auto", resamples=2000, seed=0)
+
+
+def test_without_a_discordant_item_the_smallest_visible_difference_is_not_zero(result):
+    (row,) = verdict(discordant(result, [[], [], []], [100, 100, 100])).rows[1:]
+    assert row["smallest visible (points)"] == pytest.approx(100 * 6 / 300)
+
+
+def test_a_metric_that_does_not_exist_is_refused_when_it_is_written():
+    with pytest.raises(ValueError, match="accuracy"):
+        Params(metric="acuracy")
+
+
+def test_a_metric_that_nothing_was_measured_by_is_an_error_that_names_what_is_possible(result):
+    results = [result("a", "math", [1.0, 2.0], evaluator="heldout_loss")]
+    with pytest.raises(UsageError, match="go by accuracy, and the results have loss; set metric: auto or loss"):
+        scores.table(results, Params(metric="accuracy", resamples=2000))
+
+
+def test_a_base_model_without_the_metric_has_no_verdict_and_says_why(result):
+    results = [
+        result("a", "math", "1100", base="one"),
+        result("a", "math", [1.0, 2.0], base="two", evaluator="heldout_loss"),
+    ]
+    second = next(t for t in scores.table(results, Params(metric="accuracy", resamples=2000)) if "two" in t.title)
+    assert second.notes == ["No verdict: no final model has been measured by accuracy, which the verdict was to go by."]

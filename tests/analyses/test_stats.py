@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -100,6 +103,8 @@ def test_different_weights_are_refused_because_another_tokenizer_has_another_sca
 def test_a_missing_score_is_an_error_and_never_a_number(result):
     with pytest.raises(UsageError, match="1 scores are missing"):
         sample([result("a", "math", [1.0, float("nan")])])
+    with pytest.raises(UsageError, match=r"a \(stage 1, exact_answer, math\): 1 scores are missing"):
+        sample([result("a", "math", [1.0, 1.0], weights=[1.0, float("inf")])])
 
 
 def test_nothing_has_no_mean(result):
@@ -124,14 +129,103 @@ def test_the_bootstrap_agrees_with_the_paired_t_interval(result):
 
 def test_bootstrap_intervals_cover_about_95_times_in_100_even_with_few_items(result):
     rng = np.random.default_rng(3)
-    inside = wrong = 0
+    inside = 0
     for number in range(400):
         draws = _stats.resampled_means(rng.normal(0.3, 1, (15, 1)), np.ones(15), 2000, [number])
-        low, high, p, _ = _stats.draws_interval(draws[:, 0] - 0.3)
+        low, high, _ = _stats.draws_interval(draws[:, 0] - 0.3)
         inside += low <= 0 <= high
-        wrong += p < 0.05
     assert 0.92 <= inside / 400 <= 0.98
-    assert wrong / 400 <= 0.08
+
+
+def flips(moves, draws=10_000, number=0):
+    """The p of one comparison from its items' differences."""
+    both = np.column_stack([moves, np.zeros(len(moves))])
+    (p,) = _stats.sign_flip([both], [(0, 1)], draws, [[number]])
+    return p
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_sign_flips_of_0_and_1_are_mcnemars_test(up, down):
+    moves = np.array([1.0] * up + [-1.0] * down + [0.0] * 10) / 70
+    assert flips(moves) == pytest.approx(_stats.mcnemar_p(up, down))
+
+
+def test_sign_flips_agree_with_scipy_on_all_signs():
+    moves = np.random.default_rng(0).normal(0.4, 1, 12)
+    expected = stats.permutation_test((moves,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert flips(moves) == pytest.approx(expected)
+
+
+def test_drawn_signs_agree_with_all_signs():
+    moves = np.random.default_rng(0).normal(0.5, 1, 14)
+    both = np.column_stack([moves, np.zeros(14)])
+    (drawn,) = _stats._flipped([both], [(0, 1)], 40_000, [[0]])
+    assert drawn == pytest.approx(flips(moves), abs=0.006)
+
+
+def test_signs_are_flipped_within_each_ability_on_one_scale():
+    """Two abilities of other sizes: an item of the smaller one moves the mean of both further."""
+    large, small = np.array([[1 / 40, 0.0]] * 3), np.array([[0.0, 1 / 10]])
+    p = _stats.sign_flip([large, small], [(0, 1)], 10_000, [[0], [1]])
+    # -1/40 in all: every sum of three times +-1/40 and +-1/10 is as far out or further.
+    assert p == [1.0]
+    p = _stats.sign_flip([large, -small], [(0, 1)], 10_000, [[0], [1]])
+    assert p == [pytest.approx(2 / 16)]
+
+
+def test_the_p_of_random_signs_is_never_0_and_hangs_on_the_seed_alone():
+    moves = np.linspace(1, 2, 60)
+    assert flips(moves) == 1 / 10_001
+    rough = np.random.default_rng(0).normal(0.2, 1, 60)
+    assert flips(rough) == flips(rough)
+    assert flips(rough) != flips(rough, number=1)
+
+
+def test_several_seeds_of_0_and_1_keep_their_level_with_few_discordant_items(result):
+    """Two equal models whose three seeds now and then differ on one of a few items."""
+    rng = np.random.default_rng(2)
+    wrong = 0
+    for _ in range(250):
+        new, old = [], []
+        for seed in range(3):
+            shared = rng.random(40) < 0.5
+            flip = np.arange(40) < 5
+            coin = rng.random((2, 40)) < 0.5
+            for name, own, found in (("new", coin[0], new), ("old", coin[1], old)):
+                found.append(result(name, "x", np.where(flip, own, shared).astype(float), seed=seed))
+        both = compare(sample(new), sample(old), resamples=2000)
+        assert both.method == "permutation"
+        wrong += both.p < 0.05
+    assert wrong / 250 <= 0.07
+
+
+def test_sign_flips_find_what_the_t_test_finds():
+    rng = np.random.default_rng(11)
+    draws = rng.normal(0.3, 1, (200, 100))
+    found = np.mean([flips(row, 2000) < 0.05 for row in draws])
+    assert found >= np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) - 0.03
+    assert found >= 0.75
+
+
+def test_a_weighted_loss_flips_what_each_item_adds_to_the_mean(result):
+    new = sample([result("new", "x", [2.0, 1.0, 1.0], evaluator="heldout_loss", weights=[100, 1, 1])])
+    old = sample([result("old", "x", [1.0, 2.0, 2.0], evaluator="heldout_loss", weights=[100, 1, 1])])
+    # |100 - 1 - 1| = 98: of eight sums +-100 +-1 +-1 all but none are as far out.
+    assert compare(new, old).p == 1.0
+
+
+def test_without_scipy_it_says_what_to_install(result, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(UsageError, match=r"pip install 'cuvee\[report\]'"):
+        estimate(sample([result("a", "math", "1100")]))
+
+
+def test_the_analyses_are_imported_without_scipy():
+    code = (
+        "import sys; sys.modules['scipy'] = None; "
+        "from cuvee.analyses import forgetting, k_sweep, scores; print(scores.Params())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_mcnemars_interval_covers_about_95_times_in_100():

@@ -104,7 +104,7 @@ def test_bfloat16_is_saved_as_bfloat16(folder: Path, tmp_path: Path) -> None:
 
 def test_auto_takes_what_torch_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert loading.device_of(Runtime(device="auto"), lambda facts: pytest.fail()).type == "cuda"
+    assert loading.device_of(Runtime(device="auto"), lambda facts: pytest.fail("nothing to say")).type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert loading.device_of(Runtime(device="auto")).type == "cpu"
 
@@ -123,4 +123,4 @@ def test_auto_says_so_when_a_gpu_is_there_that_torch_cannot_use(
 def test_a_gpu_asked_for_by_name_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelError, match="no usable GPU"):
-        loading.device_of(Runtime(device="cuda"), lambda facts: pytest.fail())
+        loading.device_of(Runtime(device="cuda"), lambda facts: pytest.fail("nothing to say"))

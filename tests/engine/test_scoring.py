@@ -109,7 +109,9 @@ def test_layouts_that_agree_cost_one_batch_more_and_stay_flat(
         return right(model, flat, segments=segments)
 
     monkeypatch.setattr(scoring, "token_losses", watched)
-    scoring.score(model_folder("llama"), ROWS, RUNTIME, lambda facts: pytest.fail() if "note" in facts else None)
+    scoring.score(
+        model_folder("llama"), ROWS, RUNTIME, lambda facts: pytest.fail("nothing to say") if "note" in facts else None
+    )
     alone = [(name, rows) for segments, name, rows in seen if not segments]
     first = seen[0][2]
     assert [rows for _, rows in alone] == [1] * first

@@ -133,7 +133,7 @@ def make_report(make_results: Callable[..., list[Result]]) -> Callable[..., Repo
                 "kind": "train",
                 "label": "math + code" if i == 3 else f"stage of {name}",
                 "runs": [name] if i != 3 else [n for n in RUNS if "dmt" in n or "mixed" in n],
-                "cached": i % 2 == 0,
+                "finished": i % 2 == 0,
                 "seconds": 312.4 + 77 * i,
                 "cpu_seconds": 1200.0 + i,
                 "rows": 12_345 + i,

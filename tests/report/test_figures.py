@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from xml.etree import ElementTree
 
 import pytest
 
+from cuvee.errors import UsageError
 from cuvee.protocols import Figure
 from cuvee.report.figures import svg
 
@@ -97,3 +99,9 @@ def test_an_empty_figure_does_not_fail():
     assert svg(points({}))
     assert svg(Figure("lines", "t", "x", "y", {}, "linear"))
     assert svg(Figure("matrix", "t", "x", "y", {}))
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"pip install 'cuvee\[report\]'"):
+        svg(points(some(1)))

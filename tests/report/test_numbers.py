@@ -16,7 +16,7 @@ from cuvee.report.numbers import seconds, show
         ("p (Holm)", 0.00004, "< 0.001"),
         ("p (Holm)", 0.0312, "0.031"),
         ("rows", 110142, "110,142"),
-        ("cached", True, "yes"),
+        ("finished", True, "yes"),
         ("anything", None, "–"),
         ("seconds", 1234.5, "1,234"),
         ("value", 0.123456, "0.123"),

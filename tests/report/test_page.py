@@ -4,6 +4,7 @@ import itertools
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -186,6 +187,54 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     with pytest.raises(UsageError, match=r"thesis\.tex"):
         write(ReportData("t", "", "today"), tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_folder_below_a_file_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for folder in (tmp_path / "notes.txt" / "report", tmp_path / "notes.txt" / "a" / "b"):
+        for ask in (page.check_folder, lambda where: write(ReportData("t", "", "today"), where)):
+            with pytest.raises(UsageError, match=r"notes\.txt is a file; name another folder"):
+                ask(folder)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"cannot be written to /proc/nowhere/report: .*; name another folder"):
+        write(ReportData("t", "", "today"), Path("/proc/nowhere/report"))
+    monkeypatch.setattr(page.os, "access", lambda *_: False)
+    with pytest.raises(UsageError, match="may not be written to; name another folder"):
+        page.check_folder(tmp_path / "out")
+
+
+def test_checking_a_folder_refuses_what_writing_refuses_and_makes_nothing(tmp_path):
+    page.check_folder(tmp_path / "new" / "deep")
+    (tmp_path / "empty").mkdir()
+    page.check_folder(tmp_path / "empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    (tmp_path / "empty" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        page.check_folder(tmp_path / "empty")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        page.check_folder(tmp_path / "empty" / "thesis.tex")
+
+
+def test_the_loss_of_each_source_is_folded_away_and_stands_in_markdown(text, folder):
+    inside = text.partition('id="loss-curves"')[2].partition("<h2")[0]
+    before, _, folded = inside.partition("<details>")
+    assert "Training loss" in before
+    assert "Loss by source" not in before
+    assert "<summary>Show the loss of each source, 1 training</summary>" in folded
+    assert "Loss by source: multi_task" in folded.partition("</details>")[0]
+    assert "![Loss by source: multi_task](figures/" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_analysis_that_failed_says_so_in_its_place():
+    data = ReportData("t", "", "today", failures={"scores": "no way", "conflicts": "no road"})
+    found = {section.id: section for section in sections(data)}
+    for id in ("verdict", "strategies"):
+        assert found[id].text == ["Nothing here: analysis scores failed: no way"]
+    assert found["analysis-conflicts"].text == ["Nothing here: analysis conflicts failed: no road"]
+    assert not check(html(data)).wrong
 
 
 def test_a_report_that_fails_leaves_the_old_one_and_no_rubbish(tmp_path, monkeypatch):

@@ -355,7 +355,7 @@ def reservations(verdict: Verdict) -> list[str]:
     if verdict.others:
         words.append(_test_words(verdict))
         smallest = sorted(each.comparison.smallest(each.alpha) for each in verdict.others)
-        span = to.text(smallest[0]) if len(smallest) == 1 else f"{to.text(smallest[0])} to {to.text(smallest[-1])}"
+        span = " to ".join(dict.fromkeys([to.text(smallest[0]), to.text(smallest[-1])]))
         if np.isfinite(smallest[-1]):
             words.append(
                 f"With these items and this correction, true differences in overall below {span} {to.unit} "

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuvee import components
+from cuvee import canonical, components
 from cuvee.canonical import ID_LENGTH
-from cuvee.errors import UsageError
+from cuvee.errors import CuveeError, UsageError
 from cuvee.planner import Evaluated, Plan, display_name
-from cuvee.protocols import Result, Table
+from cuvee.protocols import Ingredient, Result, RunInfo, Table
 from cuvee.report.data import Curve, ReportData
 from cuvee.stage import Stage
 from cuvee.store import Store
@@ -21,26 +25,40 @@ from cuvee.store import Store
 def collect(plan: Plan, store: Store) -> ReportData:
     """Return the report's data from the finished stages of a plan.
 
+    An analysis that fails, and results with scores that are no numbers, are told in the notes; the rest stands.
+
     Raises:
-        UsageError: nothing is graded, or an analysis is named that there is not.
+        UsageError: nothing is graded, an analysis is named that there is not, or the report extra is missing.
     """
-    results = list(read_results(plan, store))
-    if not results:
+    need_extra()
+    graded = list(read_results(plan, store))
+    if not graded:
         raise UsageError("nothing of this recipe is measured yet; `cuvee run` does it")
+    results, missing = finite(graded, plan)
     manifests = {s.id: store.manifest(s.kind, s.id) for s in plan.stages if store.has(s.kind, s.id)}
     curves, by_source = _curves(plan, store, manifests)
+    tables, failures = _analyses(plan, results)
+    failed = [f"analysis {name} failed: {why}" for name, why in failures.items()]
     return ReportData(
         title=_title(plan),
         recipe_text=_without_folders(plan),
         created=time.strftime("%Y-%m-%d %H:%M", time.localtime(max(m["finished"] for m in manifests.values()))),
-        tables={**_analyses(plan, results), "data": _data_tables(plan, manifests)},
-        stages=[_stage(stage, plan, manifests) for stage in plan.stages],
+        tables={**tables, "data": _data_tables(plan, manifests)},
+        stages=_stages(plan, manifests),
         costs=_costs(plan, manifests),
         curves=curves,
         source_curves=by_source,
-        notes=list(_notes(plan, manifests)),
+        failures=failures,
+        notes=list(dict.fromkeys([*failed, *missing, *_notes(plan, manifests)])),
         versions=next(iter(manifests.values()))["versions"],
     )
+
+
+def need_extra() -> None:
+    """Raise UsageError unless what draws and counts for a report is installed."""
+    absent = [name for name in ("scipy", "matplotlib") if find_spec(name) is None]
+    if absent:
+        raise UsageError(f"a report needs {' and '.join(absent)}, not installed here; pip install 'cuvee[report]'")
 
 
 def _without_folders(plan: Plan) -> str:
@@ -57,10 +75,26 @@ def _without_folders(plan: Plan) -> str:
 
 
 def _title(plan: Plan) -> str:
-    bases = ", ".join(
-        Path(base.path).name if Path(base.path).is_absolute() else base.path for base in plan.located.recipe.all_bases
-    )
-    return f"{plan.located.name}: {len(plan.runs)} runs from {bases}"
+    return f"{plan.located.name}: {len(plan.runs)} runs from {', '.join(_base_names(plan).values())}"
+
+
+def _base_names(plan: Plan) -> dict[str, str]:
+    """Return each base model's name by its path: without this machine's folders, and no name twice."""
+    paths = [base.path for base in plan.located.recipe.all_bases]
+    short = [Path(path).name if Path(path).is_absolute() else path for path in paths]
+    return {
+        path: name if short.count(name) == 1 else f"{name} ({number})"
+        for number, (path, name) in enumerate(zip(paths, short, strict=True), 1)
+    }
+
+
+def _told(info: RunInfo, plan: Plan) -> RunInfo:
+    """Return a run with its base model's name in place of the path."""
+    return replace(info, base=_base_names(plan).get(info.base, info.base))
+
+
+def _run_name(info: RunInfo, plan: Plan) -> str:
+    return display_name(_told(info, plan), plan)
 
 
 def read_results(plan: Plan, store: Store) -> Iterator[Result]:
@@ -74,12 +108,44 @@ def read_results(plan: Plan, store: Store) -> Iterator[Result]:
             continue
         if grade.id not in tables:
             tables[grade.id] = pq.read_table(store.path("grade", grade.id) / "results.parquet").to_pydict()
-        yield _result(item, tables[grade.id], store.manifest("grade", grade.id)["summary"]["full"])
+        full = store.manifest("grade", grade.id)["summary"]["full"]
+        yield _result(item, _told(item.run, plan), tables[grade.id], full)
 
 
-def _result(item: Evaluated, columns: Mapping[str, list[Any]], full: int) -> Result:
+def finite(results: Iterable[Result], plan: Plan) -> tuple[list[Result], list[str]]:
+    """Return the results whose scores are all numbers, and what is said of the others.
+
+    A mean over an item that has no score would be no mean of the benchmark, so the whole result is left out.
+    """
+    kept: list[Result] = []
+    wrong: dict[tuple[str, str], tuple[Result, list[str]]] = {}
+    for result in results:
+        if _bad(result):
+            runs = wrong.setdefault((result.stage_id, result.ability), (result, []))[1]
+            runs.append(display_name(result.run, plan))
+        else:
+            kept.append(result)
+    notes = []
+    for result, runs in wrong.values():
+        bad = _bad(result)
+        more = f" and {len(runs) - 2} more" if len(runs) > 2 else ""
+        notes.append(
+            f"{', '.join(runs[:2])}{more}, stage {result.stage} ({result.stage_label}): {len(bad)} of "
+            f"{len(result.items)} scores of {result.evaluator} on {result.ability} are no numbers (such as item "
+            f"{result.items[bad[0]]}: {result.scores[bad[0]]}); the model is left out there. Has its training diverged?"
+        )
+    return kept, notes
+
+
+def _bad(result: Result) -> list[int]:
+    """Places of the scores and weights that are no numbers."""
+    pairs = zip(result.scores, result.weights, strict=True)
+    return [place for place, pair in enumerate(pairs) if not all(v is not None and math.isfinite(v) for v in pair)]
+
+
+def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], full: int) -> Result:
     return Result(
-        run=item.run,
+        run=run,
         stage=item.stage,
         stage_label=item.stage_label,
         final=item.final,
@@ -96,16 +162,79 @@ def _result(item: Evaluated, columns: Mapping[str, list[Any]], full: int) -> Res
     )
 
 
-def _analyses(plan: Plan, results: list[Result]) -> dict[str, list[Table]]:
-    found = {}
+def _analyses(plan: Plan, results: list[Result]) -> tuple[dict[str, list[Table]], dict[str, str]]:
+    """Return the tables of each analysis, and why there are none of those that failed."""
+    found: dict[str, list[Table]] = {}
+    failures: dict[str, str] = {}
     for number, component in enumerate(plan.located.recipe.analyses):
         try:
             module = components.find("analyses", component.name)
         except KeyError as error:
             raise plan.located.error(str(error.args[0]), "analyses", number) from None
         params = plan.located.check(module.Params, component.params, "analyses", number, component.name)
-        found[component.name] = list(module.table(results, params))
-    return found
+        times = sum(earlier.name == component.name for earlier in plan.located.recipe.analyses[:number])
+        name = f"{component.name} {times + 1}" if times else component.name
+        try:
+            found[name] = list(module.table(results, params))
+        except (CuveeError, ValueError, ArithmeticError) as error:
+            failures[name] = str(error) or type(error).__name__
+    return found, failures
+
+
+# --------------------------------------------------------------------------------------------- sources' names
+
+
+Names = Mapping[str, Sequence[Ingredient]]
+"""The recipe's sources by the id of their rendered rows; sources with the same file and settings share one."""
+
+
+def _ingredients(plan: Plan) -> Names:
+    found: dict[str, dict[str, Ingredient]] = {}
+    for run in plan.runs:
+        for name, ingredient in run.ingredients.items():
+            found.setdefault(ingredient.data.id, {})[name] = ingredient
+    return {data: list(by_name.values()) for data, by_name in found.items()}
+
+
+def _joined(names: Iterable[str]) -> str:
+    return " / ".join(dict.fromkeys(names))
+
+
+def _part_names(mix: Stage, known: Names) -> list[str]:
+    """Return the source of each part of a mixture; several names where the recipe's sources are the same rows."""
+    parts = zip(mix.inputs["parts"], mix.params["parts"], strict=True)
+    return [_part_name(data, how, known) for data, how in parts]
+
+
+def _part_name(data: Stage, how: Mapping[str, Any], known: Names) -> str:
+    """A part is a source as the recipe has it, or a share that the strategy took of it."""
+    sources = known.get(data.id, ())
+    fitting = {each.name: fit for each in sources if (fit := _fit(each.how, how)) is not None}
+    best = max(fitting.values(), default=0)
+    return _joined([name for name, fit in fitting.items() if fit == best] or [s.name for s in sources]) or data.label
+
+
+def _fit(source: Mapping[str, Any], part: Mapping[str, Any]) -> int | None:
+    """How many amounts a part has from the source; None if it was not made from it."""
+    own, taken = _amounts(source), _amounts(part)
+    if _filters(source) != _filters(part) or taken[: len(own)] != own:
+        return None
+    return len(own) if all("share" in amount for amount in taken[len(own) :]) else None
+
+
+def _amounts(how: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Amounts one after another; a share of 1 takes everything, and mixtures leave it out."""
+    amounts: list[Mapping[str, Any]] = [
+        amount for amount in how.get("amounts", ()) if "share" not in amount or Fraction(amount["share"]) != 1
+    ]
+    return amounts
+
+
+def _filters(how: Mapping[str, Any]) -> str:
+    return canonical.text({name: value for name, value in how.items() if name != "amounts"})
+
+
+# ------------------------------------------------------------------------------------------------------ data
 
 
 def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
@@ -115,6 +244,7 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
             (
                 "source",
                 "ability",
+                "rendered for",
                 "rows",
                 "quarantined",
                 "repaired",
@@ -152,15 +282,18 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
 
 
 def _source_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    known = _ingredients(plan)
+    bases = _bases_of(plan)
+    several = len(plan.located.recipe.all_bases) > 1
     for stage in plan.stages:
         if stage.kind != "render" or stage.id not in manifests or stage.one("source").id not in manifests:
             continue
         load, render = manifests[stage.one("source").id]["summary"], manifests[stage.id]["summary"]
-        name, ability = plan.sources[stage.one("source").id]
         reasons = {**load["reasons"], **render["reasons"]}
         yield {
-            "source": name,
-            "ability": ability,
+            "source": _joined(i.name for i in known.get(stage.id, ())) or stage.label,
+            "ability": _joined(i.ability for i in known.get(stage.id, ())),
+            "rendered for": _rendering(stage) + (f", {_joined(bases.get(stage.id, ()))}" if several else ""),
             "rows": load["rows"],
             "quarantined": load["bad"],
             "repaired": load["repaired"],
@@ -172,8 +305,23 @@ def _source_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str,
         }
 
 
+def _rendering(stage: Stage) -> str:
+    """The settings that decide tokens and mask, in few words."""
+    params = stage.params
+    return ", ".join(str(params[name]) for name in ("template", "max_length") if name in params)
+
+
+def _bases_of(plan: Plan) -> dict[str, list[str]]:
+    """Return the base models for which rows were rendered, by render stage id."""
+    found: dict[str, list[str]] = {}
+    for run in plan.runs:
+        for ingredient in run.ingredients.values():
+            found.setdefault(ingredient.data.id, []).append(_told(run.info, plan).base)
+    return found
+
+
 def _mixture_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    names = training_names(plan)
+    names, known = training_names(plan), _ingredients(plan)
     told: set[str] = set()
     for stage in plan.stages:
         if stage.kind != "train" or stage.one("data").id not in manifests or stage.id in told:
@@ -181,10 +329,10 @@ def _mixture_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str
         told.add(stage.id)
         mix = stage.one("data")
         summary = manifests[mix.id]["summary"]
-        for data, part in zip(mix.inputs["parts"], summary["parts"], strict=True):
+        for source, part in zip(_part_names(mix, known), summary["parts"], strict=True):
             yield {
                 "training": names[stage.id],
-                "source": plan.sources[data.one("source").id][0],
+                "source": source,
                 "asked": part["asked"],
                 "pool": part["pool"],
                 "held out": part["heldout"],
@@ -201,27 +349,52 @@ def training_names(plan: Plan) -> dict[str, str]:
     runs_of: dict[str, list[str]] = {}
     for run in plan.runs:
         for number, model in enumerate(run.models, start=1):
-            name = display_name(run.info, plan)
+            name = _run_name(run.info, plan)
             runs_of.setdefault(model.id, []).append(f"{name}, stage {number}" if len(run.models) > 1 else name)
     return {
         key: names[0] + (f" (shared by {len(names)} runs)" if len(names) > 1 else "") for key, names in runs_of.items()
     }
 
 
-def _stage(stage: Stage, plan: Plan, manifests: Mapping[str, Any]) -> dict[str, Any]:
+def _stages(plan: Plan, manifests: Mapping[str, Any]) -> list[dict[str, Any]]:
+    paths = {display_name(run.info, plan): _run_name(run.info, plan) for run in plan.runs}
+    runs_of = {key: [paths.get(name, name) for name in names] for key, names in plan.runs_of.items()}
+    labels = _labels(plan)
+    return [_stage(stage, labels, runs_of, manifests) for stage in plan.stages]
+
+
+def _labels(plan: Plan) -> dict[str, str]:
+    """Return what loads and renders are called: every source that they serve."""
+    found: dict[str, list[str]] = {}
+    for run in plan.runs:
+        for ingredient in run.ingredients.values():
+            for stage in (ingredient.data, ingredient.data.one("source")):
+                found.setdefault(stage.id, []).append(ingredient.name)
+    return {key: _joined(names) for key, names in found.items()}
+
+
+def _stage(
+    stage: Stage, labels: Mapping[str, str], runs_of: Mapping[str, Sequence[str]], manifests: Mapping[str, Any]
+) -> dict[str, Any]:
     manifest = manifests.get(stage.id)
     summary = manifest["summary"] if manifest else {}
     return {
         "short": stage.short,
         "id": stage.id,
         "kind": stage.kind,
-        "label": stage.label,
-        "runs": list(plan.runs_of.get(stage.id, ())),
-        "cached": manifest is not None,
-        "seconds": manifest["seconds"] if manifest else None,
-        "cpu_seconds": manifest["cpu_seconds"] if manifest else None,
+        "label": labels.get(stage.id, stage.label),
+        "runs": runs_of.get(stage.id, []),
+        "finished": manifest is not None,
+        "seconds": _took(manifest, "seconds") if manifest else None,
+        "cpu_seconds": _took(manifest, "cpu_seconds") if manifest else None,
         **{name: summary.get(name) for name in ("rows", "supervised_tokens", "total_tokens", "steps")},
     }
+
+
+def _took(manifest: Mapping[str, Any], name: str) -> float:
+    """Seconds of a stage. A training counts all its attempts; a manifest knows the last one alone."""
+    all_attempts = manifest["summary"].get(name) if manifest["kind"] == "train" else None
+    return float(manifest[name] if all_attempts is None else all_attempts)
 
 
 def _costs(plan: Plan, manifests: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,8 +405,8 @@ def _costs(plan: Plan, manifests: Mapping[str, Any]) -> dict[str, Any]:
     alone = [trainings[model.id] for run in plan.runs for model in run.models if model.id in trainings]
     found: dict[str, Any] = {"trainings": len(trainings), "trainings_if_alone": len(alone)}
     for name in ("seconds", "cpu_seconds"):
-        found[name] = sum(m[name] for m in trainings.values())
-        found[f"{name}_if_alone"] = sum(m[name] for m in alone)
+        found[name] = sum(_took(m, name) for m in trainings.values())
+        found[f"{name}_if_alone"] = sum(_took(m, name) for m in alone)
     for name in ("supervised_tokens", "total_tokens"):
         found[name] = sum(m["summary"][name] for m in trainings.values())
         found[f"{name}_if_alone"] = sum(m["summary"][name] for m in alone)
@@ -245,25 +418,32 @@ def _curves(
 ) -> tuple[dict[str, Curve], dict[str, dict[str, Curve]]]:
     curves: dict[str, Curve] = {}
     by_source: dict[str, dict[str, Curve]] = {}
+    known = _ingredients(plan)
+    mixes = {model.id: model.one("data") for run in plan.runs for model in run.models}
     for stage_id, name in training_names(plan).items():
         log = store.path("train", stage_id) / "log.jsonl"
         if stage_id not in manifests or not log.exists():
             continue
         records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         curves[name] = [(r["step"], r["loss"]) for r in records]
-        by_source[name] = _source_curves(records, manifests[stage_id]["summary"]["parts"])
+        by_source[name] = _source_curves(records, _part_names(mixes[stage_id], known))
     return curves, by_source
 
 
-def _source_curves(records: list[dict[str, Any]], parts: list[dict[str, str]]) -> dict[str, Curve]:
-    """Return the loss of each source over windows of steps: a source with few rows is not in every step."""
+def _source_curves(records: list[dict[str, Any]], names: Sequence[str]) -> dict[str, Curve]:
+    """Return the loss of each source over windows of steps: a source with few rows is not in every step.
+
+    Args:
+        records: of the training's log.
+        names: of the mixture's parts.
+    """
     window = max(1, len(records) // 60)
     found: dict[str, list[tuple[int, float]]] = {}
     for start in range(0, len(records), window):
         sums: dict[str, tuple[float, int]] = {}
         for record in records[start : start + window]:
             for part, value in record["parts"].items():
-                name = parts[int(part)]["source"]
+                name = names[int(part)]
                 nll, tokens = sums.get(name, (0.0, 0))
                 sums[name] = (nll + value["nll"], tokens + value["tokens"])
         for name, (nll, tokens) in sums.items():

@@ -25,14 +25,15 @@ class ReportData:
         created: when, as text; passed in.
         tables: by analysis, in the order to show them. ``scores``, ``forgetting`` and ``k_sweep`` have their
             own places, tables under ``data`` go to the data accounting, others follow in order.
-        stages: one mapping a stage: ``short, kind, label, runs`` (names of the runs it belongs to), ``cached,
-            seconds, cpu_seconds, rows, supervised_tokens, total_tokens, steps, id``. What a kind does not
-            have is absent or None.
+        stages: one mapping a stage: ``short, kind, label, runs`` (names of the runs it belongs to),
+            ``finished`` (is in the store), ``seconds, cpu_seconds, rows, supervised_tokens, total_tokens, steps,
+            id``. What a kind does not have is absent or None.
         costs: ``trainings`` done, ``trainings_if_alone`` (had every run worked alone) and the same pair for
             ``seconds``, ``cpu_seconds``, ``supervised_tokens``, ``total_tokens``; absent where unknown. Other
             keys are shown as they are.
         curves: training loss by name of a training.
         source_curves: training loss of each source, by name of a training and source.
+        failures: why an analysis has no tables, by its name.
         notes: what the reader must know about this very report: failed stages, caveats.
         versions: software by name.
     """
@@ -45,5 +46,6 @@ class ReportData:
     costs: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     source_curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

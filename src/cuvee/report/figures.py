@@ -18,6 +18,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from cuvee.errors import UsageError
 from cuvee.protocols import Figure
 
 if TYPE_CHECKING:
@@ -41,10 +42,16 @@ def svg(figure: Figure, *, name: str = "figure") -> str:
     Args:
         figure: what to draw.
         name: prefix of the ids inside, so that several figures can stand in one page.
+
+    Raises:
+        UsageError: matplotlib is not installed.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure as Canvas
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise UsageError(f"figures need matplotlib ({error}); pip install 'cuvee[report]'") from None
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's own style must not change a report

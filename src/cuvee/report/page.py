@@ -8,6 +8,7 @@ and everything that is not ours is escaped.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -34,12 +35,15 @@ def write(data: ReportData, folder: Path) -> list[Path]:
     Everything is written to a temporary folder beside `folder`, which then takes its place.
 
     Raises:
-        UsageError: `folder` holds something that is no report.
+        UsageError: `folder` holds something that is no report, or cannot be made.
     """
+    check_folder(folder)
     folder = folder.absolute()
-    _refuse_foreign(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise _impossible(folder, error.strerror or str(error)) from None
     try:
         _fill(data, work)
         work.chmod(0o755)  # mkdtemp makes private folders; a report is there to be shown
@@ -62,15 +66,40 @@ def markdown(data: ReportData) -> str:
 # ------------------------------------------------------------------------------------------------- folders
 
 
-def _refuse_foreign(folder: Path) -> None:
-    if folder.is_file():
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that `write` would refuse; makes nothing, and can be asked before hours of work.
+
+    Raises:
+        UsageError: it is a file, lies below one or where nothing may be written, or holds other files.
+    """
+    folder = folder.absolute()
+    above = next(path for path in folder.parents if _exists(path))
+    if not above.is_dir():
+        raise _impossible(folder, f"{above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _impossible(folder, f"{above} may not be written to")
+    if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder for the report")
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise _impossible(folder, "it may not be replaced")
     foreign = sorted(path.name for path in folder.glob("*") if path.name not in CONTENTS) if folder.is_dir() else []
     if foreign:
         raise UsageError(
             f"{folder} holds files that are no report ({', '.join(foreign[:3])}) and would be replaced; "
             "name a new or empty folder"
         )
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there; what lies below a file or behind a closed door counts as absent."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _impossible(folder: Path, why: str) -> UsageError:
+    return UsageError(f"the report cannot be written to {folder}: {why}; name another folder")
 
 
 def _fill(data: ReportData, work: Path) -> None:

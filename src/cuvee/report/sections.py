@@ -52,7 +52,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of the page: a marked sentence, paragraphs, tables, figures, preformatted text."""
+    """One heading of the page: a marked sentence, paragraphs, tables, figures, preformatted text.
+
+    `folded` are figures that the HTML page shows on a click alone.
+    """
 
     id: str
     title: str
@@ -60,6 +63,8 @@ class Section:
     text: Sequence[str] = ()
     blocks: Sequence[Block] = ()
     drawings: Sequence[Drawing] = ()
+    folded: Sequence[Drawing] = ()
+    folded_title: str = ""
     preformatted: str = ""
     points: Sequence[str] = ()
 
@@ -71,7 +76,7 @@ class Section:
     @property
     def all_drawings(self) -> list[Drawing]:
         """Figures of the section and of its tables."""
-        return [*self.drawings, *(drawing for block in self.blocks for drawing in block.drawings)]
+        return [*self.drawings, *self.folded, *(drawing for block in self.blocks for drawing in block.drawings)]
 
 
 class Maker:
@@ -111,14 +116,17 @@ def sections(data: ReportData) -> list[Section]:
     scores = list(data.tables.get("scores", ()))
     verdict = [each for each in scores if each.title.startswith(("Verdict", "What the leading run"))]
     own_place = {"scores", "forgetting", "k_sweep", "data"}
-    others = [name for name in data.tables if name not in own_place]
+    others = [name for name in {**data.tables, **data.failures} if name not in own_place]
     make = Maker()
     found = [
         _verdict(make, data, verdict),
         _analysis(make, data, "scores", "strategies", "Strategies", [each for each in scores if each not in verdict]),
         _analysis(make, data, "forgetting", "forgetting", "Forgetting", data.tables.get("forgetting", ())),
         _analysis(make, data, "k_sweep", "k-sweep", "k sweep", data.tables.get("k_sweep", ())),
-        *(_analysis(make, data, name, f"analysis-{slug(name)}", _heading(name), data.tables[name]) for name in others),
+        *(
+            _analysis(make, data, name, f"analysis-{slug(name)}", _heading(name), data.tables.get(name, ()))
+            for name in others
+        ),
         _curves(make, data),
         _accounting(make, data),
         _cost(make, data),
@@ -155,18 +163,26 @@ _CAVEATS = (
 
 
 def _verdict(make: Maker, data: ReportData, tables: Sequence[Table]) -> Section:
-    lead = [each.notes[0] for each in tables if each.title.startswith("Verdict") and each.notes]
+    lead = [_lead(each) for each in tables if each.title.startswith("Verdict") and each.notes]
     rest = [replace(each, notes=each.notes[1:]) if each.title.startswith("Verdict") else each for each in tables]
-    text = [] if tables else [_absent("scores")]
+    text = [] if tables else [_absent(data, "scores")]
     return Section("verdict", "Verdict", lead=lead, text=text, blocks=make.blocks(rest))
 
 
+def _lead(table: Table) -> str:
+    """The verdict's sentence; with several base models, whose it is."""
+    _, _, base = table.title.partition(", ")
+    return f"{base[0].upper()}{base[1:]}: {table.notes[0]}" if base else table.notes[0]
+
+
 def _analysis(make: Maker, data: ReportData, name: str, id: str, title: str, tables: Sequence[Table]) -> Section:
-    text = [] if name in data.tables else [_absent(name)]
+    text = [] if name in data.tables else [_absent(data, name)]
     return Section(id, title, text=text, blocks=make.blocks(tables))
 
 
-def _absent(name: str) -> str:
+def _absent(data: ReportData, name: str) -> str:
+    if name in data.failures:
+        return f"Nothing here: analysis {name} failed: {data.failures[name]}"
     return f"Nothing here: the recipe did not ask for it. Add {name} to its analyses."
 
 
@@ -186,12 +202,19 @@ def _curves(make: Maker, data: ReportData) -> Section:
         )
         for i, part in enumerate(parts, 1)
     ]
-    figures += [_curve_figure(f"Loss by source: {name}", by) for name, by in data.source_curves.items() if by]
+    by_source = [_curve_figure(f"Loss by source: {name}", by) for name, by in data.source_curves.items() if by]
     points = max((len(c) for c in [*data.curves.values(), *_inner(data.source_curves)]), default=0)
     text = ["Loss per supervised token of each optimiser step's batch (nats, lower is better)."]
     if points > CURVE_POINTS:
         text.append(f"Curves of more than {CURVE_POINTS} steps are averaged over equal runs of steps.")
-    return Section("loss-curves", "Loss curves", text=text, drawings=[make.drawing(each) for each in figures])
+    return Section(
+        "loss-curves",
+        "Loss curves",
+        text=text,
+        drawings=[make.drawing(each) for each in figures],
+        folded=[make.drawing(each) for each in by_source],
+        folded_title=f"Show the loss of each source, {len(by_source)} training{'s' * (len(by_source) != 1)}",
+    )
 
 
 def _inner(curves: Mapping[str, Mapping[str, Curve]]) -> Iterable[Curve]:
@@ -248,8 +271,12 @@ def _cost(make: Maker, data: ReportData) -> Section:
     if rows:
         tables.append(Table("What was spent and what sharing equal stages saved", list(rows[0]), rows))
     if timed:
-        keys = ["kind", "label", "runs", "cached", "seconds", "cpu_seconds", "short"]
-        tables.append(_stage_table("Time by stage", timed, keys))
+        keys = ["kind", "label", "runs", "finished", "seconds", "cpu_seconds", "short"]
+        notes = [
+            "`finished`: the stage is in the store. A training's seconds are those of all its attempts, another "
+            "stage's those of the last one."
+        ]
+        tables.append(replace(_stage_table("Time by stage", data.stages, keys), notes=notes))
     return Section("cost", "Cost", lead=lead, blocks=make.blocks(tables))
 
 

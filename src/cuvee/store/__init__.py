@@ -7,7 +7,7 @@
   locks/                  one writer a stage, across processes
   leases/                 what runs under way need, so that nobody deletes it
   journal.jsonl           what was started, resumed, finished, failed, and when
-  pins.json               hashes of outside files by size and time
+  pins.json               hashes of outside files by size, times and inode
 """
 
 from cuvee.store.store import Store
