@@ -24,7 +24,7 @@ from cuvee.runtime import Runtime, cores
 from cuvee.stage import Base, Stage
 from cuvee.store import Store
 
-CPU_RATE = 20e9
+CPU_RATE = 40e9
 """Assumed useful floating-point operations a second and core: what small float32 models reached on server cores."""
 
 GPU_RATE = 150e12
@@ -329,7 +329,8 @@ def _items(stage: Stage, book: _Book) -> Size:
     items = min(round(rows * share), params["items"] or rows)
     tokens = sum(size.total_tokens for size in sizes) * items // max(1, rows)
     if stage.kind == "generate":
-        tokens = items * int(params.get("max_new_tokens", 0))
+        # Answers end before the limit; half of it is a guess on the safe side.
+        tokens = items * int(params.get("max_new_tokens", 0)) // 2
     return Size(items, tokens, rows_exact=share == 1 and all(s.rows_exact for s in sizes), tokens_exact=False)
 
 

@@ -76,7 +76,8 @@ def print_plan(view: Mapping[str, Any]) -> None:
 def _data_branch(branch: Tree, view: Mapping[str, Any]) -> None:
     for stage in view["stages"]:
         if stage["kind"] in ("base", "render"):
-            text = Text(f"{stage['kind']} {stage['label']}  ")
+            kind = "" if stage["component"] == "tokenizer" else f"{stage['kind']} "
+            text = Text(f"{kind}{stage['label']}  ")
             if stage["kind"] == "render":
                 text.append(_sizes(stage))
             branch.add(text.append(_mark(stage)))

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from cuvee.analyses import scores
+from cuvee.analyses._results import Measure
+from cuvee.analyses._verdict import primary
 from cuvee.analyses.scores import Params
 from cuvee.errors import UsageError
 
@@ -280,3 +282,14 @@ def test_a_base_model_without_the_metric_has_no_verdict_and_says_why(result):
     ]
     second = next(t for t in scores.table(results, Params(metric="accuracy", resamples=2000)) if "two" in t.title)
     assert second.notes == ["No verdict: no final model has been measured by accuracy, which the verdict was to go by."]
+
+
+def test_the_verdict_goes_by_what_covers_most_abilities() -> None:
+    def measure(metric: str, ability: str) -> Measure:
+        return Measure(f"{metric} of it", ability, metric, metric == "accuracy")
+
+    losses = [measure("loss", ability) for ability in ("math", "code")]
+    assert primary([*losses, measure("accuracy", "math")]) == tuple(losses)
+    both = [measure("accuracy", ability) for ability in ("math", "code")]
+    assert primary([*losses, *both]) == tuple(both)
+    assert primary([]) == ()

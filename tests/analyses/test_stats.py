@@ -176,6 +176,7 @@ def test_signs_are_flipped_within_each_ability_on_one_scale():
 def test_the_p_of_random_signs_is_never_0_and_hangs_on_the_seed_alone():
     moves = np.linspace(1, 2, 60)
     assert flips(moves) == 1 / 10_001
+    assert flips(np.linspace(1, 2, 3000)) == 1 / 10_001  # far too many sums to count, and no overflow
     rough = np.random.default_rng(0).normal(0.2, 1, 60)
     assert flips(rough) == flips(rough)
     assert flips(rough) != flips(rough, number=1)

@@ -39,8 +39,8 @@ RESAMPLES = 10_000
 _CELLS = 2_000_000
 """Resampled item counts held at once: 16 MB."""
 
-_ENUMERATED = 1 << 17
-"""Different sums of signed differences up to which all are taken: always with 16 nonzero differences, and
+_ENUMERATED = 17
+"""Binary logarithm of how many sums of signed differences are all taken: always with 16 nonzero differences, and
 with far more where many are of equal size, as differences of 0/1 scores are."""
 
 
@@ -358,7 +358,7 @@ def _enumerated(moves: Floats) -> float | None:
     units = np.round(moves / largest, 12)  # equal sizes that rounding made unequal
     units = units[units != 0]
     sizes, counts = np.unique(np.abs(units), return_counts=True)
-    if float(np.prod(counts + 1.0)) > _ENUMERATED:
+    if float(np.log2(counts + 1.0).sum()) > _ENUMERATED:
         return None
     sums, chances = np.zeros(1), np.ones(1)
     for size, count in zip(sizes, counts.tolist(), strict=True):

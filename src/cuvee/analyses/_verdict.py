@@ -2,7 +2,7 @@
 
 The rule, in one place:
 
-    measures   one evaluator an ability: accuracy where any run has one, else loss (or the metric asked for)
+    measures   one evaluator an ability: of the metric that covers most abilities (or the one asked for)
     overall    unweighted mean over abilities of the run's mean on each, averaged over seeds
     leader     the run with the best overall; the base model takes part
     tests      one ability: exact McNemar test for 0/1 scores of one seed; else sign flips of the paired
@@ -129,10 +129,17 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
 
 
 def primary(known: Sequence[Measure], metric: str = "auto") -> tuple[Measure, ...]:
-    """Return one measure an ability, all of one metric: the first evaluator of each ability that has it."""
-    present = list(dict.fromkeys(measure.metric for measure in known))
+    """Return one measure an ability, all of one metric: the first evaluator of each ability that has it.
+
+    ``auto`` takes the metric that covers most abilities, among equals accuracy before loss: a verdict on balance
+    must not go by the one ability that happens to have an accuracy.
+    """
     if metric == "auto":
-        metric = next((wanted for wanted in ("accuracy", "loss", *present) if wanted in present), "")
+        covered: dict[str, set[str]] = {}
+        for measure in known:
+            covered.setdefault(measure.metric, set()).add(measure.ability)
+        order = ["accuracy", "loss", *covered]
+        metric = min(covered, key=lambda name: (-len(covered[name]), order.index(name)), default="")
     by_ability: dict[str, Measure] = {}
     for measure in known:
         if measure.metric == metric:

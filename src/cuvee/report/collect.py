@@ -278,7 +278,38 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
             ),
         ),
     )
-    return [table for table in tables if table.rows]
+    return [table for table in (_run_costs(plan, manifests), *tables) if table.rows]
+
+
+def _run_costs(plan: Plan, manifests: Mapping[str, Any]) -> Table:
+    """What each run's trainings took: strategies that see more rows are not compute-matched."""
+    rows = []
+    for run in plan.runs:
+        summaries = [manifests[model.id]["summary"] for model in run.models if model.id in manifests]
+        if len(summaries) == len(run.models):
+            sums = {name: sum(s[name] for s in summaries) for name in ("steps", "supervised_tokens", "total_tokens")}
+            took = sum(s["seconds"] for s in summaries)
+            own = sum(len(plan.runs_of.get(model.id, ())) == 1 for model in run.models)
+            rows.append(
+                {
+                    "run": display_name(run.info, plan),
+                    "trainings": len(run.models),
+                    "of them shared": len(run.models) - own,
+                    "steps": sums["steps"],
+                    "supervised tokens": sums["supervised_tokens"],
+                    "tokens": sums["total_tokens"],
+                    "seconds": round(took, 1),
+                }
+            )
+    return Table(
+        "What each run costs",
+        ("run", "trainings", "of them shared", "steps", "supervised tokens", "tokens", "seconds"),
+        rows,
+        notes=(
+            "Each run as if it had trained alone, all its stages and epochs. Runs that see more tokens are not "
+            "compute-matched: a better score may be the price of more training.",
+        ),
+    )
 
 
 def _source_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
