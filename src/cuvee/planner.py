@@ -112,13 +112,17 @@ class Plan:
     @cached_property
     def runs_of(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the runs each stage id belongs to."""
-        found: dict[str, dict[str, None]] = {}
-        grades: dict[int, list[Stage]] = {}
+        behind: dict[str, set[str]] = {}
+        for stage in self.stages:
+            behind[stage.id] = {stage.id}.union(*(behind[parent.id] for parent in stage.parents()))
+        members: dict[int, set[str]] = {id(run.info): set(behind[run.models[-1].id]) for run in self.runs}
         for item in self.evaluated:
-            grades.setdefault(id(item.run), []).append(item.grade)
+            members[id(item.run)] |= behind[item.grade.id]
+        found: dict[str, list[str]] = {}
         for run in self.runs:
-            for stage in walk([run.models[-1], *grades.get(id(run.info), [])]):
-                found.setdefault(stage.id, {})[display_name(run.info, self)] = None
+            name = display_name(run.info, self)
+            for stage_id in members[id(run.info)]:
+                found.setdefault(stage_id, []).append(name)
         return {key: tuple(names) for key, names in found.items()}
 
     @property
@@ -164,6 +168,7 @@ class _Builder:
         self.loaded = {name: self._load(name, source) for name, source in self.recipe.sources.items()}
         self.benchmarks: dict[tuple[str, str], Loaded] = {}
         self.graded: dict[Any, Results] = {}
+        self.settings: dict[Any, tuple[Settings, dict[str, Ingredient]]] = {}
 
     def build(self) -> Plan:
         self._check_analyses()
@@ -260,20 +265,25 @@ class _Builder:
         yield from _named(drafts)
 
     def _plan_run(self, info: RunInfo, run: Run, params: Params, key: tuple[str | int, ...], base: Base) -> PlannedRun:
-        values = self.recipe.training.model_dump(exclude_unset=True)
-        settings = Settings(
-            self.located.check(Training, {**values, **run.training}, *key, "training"),
-            self.recipe.heldout,
-            self.recipe.split_seed,
-            info.seed,
-        )
-        ingredients = self._ingredients(base, settings)
+        settings, ingredients = self._setting(run, key, base, info.seed)
         module = components.find("strategies", run.strategy)
         try:
             final = module.plan(ingredients, base, settings, params)
         except RecipeError as error:
             raise self.located.error(error.message, *key, *filter(None, error.key.split("."))) from error
         return PlannedRun(info, base, _chain(final), settings, ingredients)
+
+    def _setting(
+        self, run: Run, key: tuple[str | int, ...], base: Base, seed: int
+    ) -> tuple[Settings, dict[str, Ingredient]]:
+        """Return what all values of a run's axes share: its settings and its sources."""
+        asked = (key, base.id, seed)
+        if asked not in self.settings:
+            values = {**self.recipe.training.model_dump(exclude_unset=True), **run.training}
+            training = self.located.check(Training, values, *key, "training")
+            settings = Settings(training, self.recipe.heldout, self.recipe.split_seed, seed)
+            self.settings[asked] = settings, self._ingredients(base, settings)
+        return self.settings[asked]
 
     def _ingredients(self, base: Base, settings: Settings) -> dict[str, Ingredient]:
         found = {}

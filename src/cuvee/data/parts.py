@@ -101,8 +101,11 @@ def choose(rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed
     for amount in how.get("amounts", ()):
         chosen = _amount(chosen, amount)
     rows, copies = chosen.rows, chosen.copies
-    ordered = np.lexsort((copies, rows))
-    rows, copies = rows[ordered], copies[ordered]
+    if copies.any():
+        ordered = np.lexsort((copies, rows))
+        rows, copies = rows[ordered], copies[ordered]
+    else:
+        rows = np.sort(rows)
     lost = int(rendered.dropped[rows].sum())
     if lost == len(rows):
         raise DataError(
