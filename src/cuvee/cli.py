@@ -188,7 +188,7 @@ def run(
     cuvee run examples/demo.yaml
     cuvee run examples/real.yaml sources.math.path=gsm8k_train.jsonl.gz
     """
-    from cuvee import cost, runner, terminal
+    from cuvee import cost, planview, runner, terminal
     from cuvee.runtime import Runtime
 
     located, planned, opened = _open(recipe, overrides, store, fake=fake)
@@ -201,7 +201,9 @@ def run(
         page.check_folder(folder)  # before hours of work, not after
     with terminal.Progress(len(costs.todo), quiet=as_json) as progress:
         outcome = runner.execute(planned, runtime, progress.listen, costs.seconds)
-    summary = terminal.closing(planned, opened, outcome)
+    summary = {**terminal.closing(planned, opened, outcome), "notes": planview.losses(planned, opened)}
+    if fake:
+        summary["notes"].insert(0, "the fake engine made these numbers: they mean nothing")
     if not as_json:
         terminal.print_closing(summary)
     # After the closing table: a report that fails must not hide what was done.
@@ -282,7 +284,7 @@ def why(first: str, second: str, store: Path, as_json: bool) -> None:
     cuvee why train-3f9a1c20 train-77b0e1d4
     cuvee why examples/demo.yaml train-3f9a1c20
     """
-    from cuvee import explain, planview
+    from cuvee import planview
     from cuvee.store import Store
 
     if Path(first).suffix in (".yaml", ".yml"):
@@ -290,8 +292,7 @@ def why(first: str, second: str, store: Path, as_json: bool) -> None:
         lines = planview.why_in(planned, opened, second)
     else:
         opened = Store(store)
-        sides = [opened.manifest(*opened.resolve(name))["identity"] for name in (first, second)]
-        lines = explain.difference(*sides) or ["the two are the same stage"]
+        lines = planview.differences(opened, first, second)
     if as_json:
         _echo({"difference": lines})
     else:

@@ -36,13 +36,18 @@ GENERATION_SLOWDOWN = 6.0
 
 @dataclass(frozen=True)
 class Size:
-    """How much a stage handles; `rows_exact` and `tokens_exact` say which numbers are certain."""
+    """How much a stage handles.
+
+    `kept` is the share of a rendered source's rows that have tokens left (an estimate until it is rendered);
+    `rows_exact` and `tokens_exact` say which numbers are certain.
+    """
 
     rows: int = 0
     total_tokens: int = 0
     supervised_tokens: int = 0
     steps: int = 0
     longest: int = 0
+    kept: float = 1.0
     rows_exact: bool = True
     tokens_exact: bool = True
 
@@ -185,9 +190,11 @@ def _render(stage: Stage, book: _Book) -> Size:
     found = book.estimates.get(source.id) or components.find("sources", source.component).estimate(
         source.identity["params"], source.locate
     )
-    total, supervised, longest = _sampled_tokens(stage, tokenizer, found)
+    total, supervised, longest, kept = _sampled_tokens(stage, tokenizer, found)
     return replace(
         size,
+        kept=kept,
+        rows_exact=False,  # how many rows rendering loses is known afterwards
         total_tokens=round(total * size.rows),
         supervised_tokens=round(supervised * size.rows),
         longest=longest,
@@ -195,22 +202,24 @@ def _render(stage: Stage, book: _Book) -> Size:
     )
 
 
-def _sampled_tokens(stage: Stage, tokenizer: Stage, found: Estimate) -> tuple[float, float, int]:
-    """Return mean tokens and supervised tokens a row, and the longest row, of a source's sample."""
+def _sampled_tokens(stage: Stage, tokenizer: Stage, found: Estimate) -> tuple[float, float, int, float]:
+    """Return mean tokens and supervised tokens a row, the longest row, and the share kept, of a source's sample."""
     sample = found.sample
     if not sample:
-        return 0.0, 0.0, 0
+        return 0.0, 0.0, 0, 1.0
     if tokenizer.component != "declared":
         from cuvee.data.chat import Chat
 
         chat = Chat(Path(str(tokenizer.locate["path"])), **stage.identity["params"])
         rows = chat.render(list(sample))
         lengths = [len(row.ids) for row in rows]
-        return statistics.fmean(lengths), statistics.fmean(row.num_supervised for row in rows), max(lengths)
+        supervised = [row.num_supervised for row in rows]
+        kept = sum(count > 0 for count in supervised) / len(rows)
+        return statistics.fmean(lengths), statistics.fmean(supervised), max(lengths), kept
     # Without a tokenizer at hand: four characters a token, the usual figure for English.
     texts = [sum(len(m.content) for m in e.messages) / 4 for e in sample]
     answers = [sum(len(m.content) for m in e.messages if m.role == "assistant") / 4 for e in sample]
-    return statistics.fmean(texts), statistics.fmean(answers), round(max(texts))
+    return statistics.fmean(texts), statistics.fmean(answers), round(max(texts)), 1.0
 
 
 def _mix(stage: Stage, book: _Book) -> Size:
@@ -284,23 +293,24 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
                 )
             rows = max(1, math.floor(Fraction(amount["share"]) * rows))
         elif "count" in amount:
-            if amount["count"] > part.rows and part.rows_exact:
+            if amount["count"] > part.rows:
                 raise UsageError(
                     f"{who()}: count: {amount['count']:,} asked, {part.rows:,} rows are there before any is held out; "
                     f"say count: {rows} or less, or a share above 1 to repeat rows on purpose"
                 )
-            rows, exact = min(rows, amount["count"]), rows >= amount["count"]
+            rows, exact = min(rows, amount["count"]), part.rows_exact and rows >= amount["count"]
         else:
-            if amount["tokens"] > part.supervised_tokens * 1.5:
+            there = part.supervised_tokens * rows // max(1, part.rows)
+            if amount["tokens"] > there * 1.1:
                 raise UsageError(
-                    f"{who()}: tokens: {amount['tokens']:,} asked, about {part.supervised_tokens:,} supervised tokens "
-                    "are there; say fewer, or a share above 1 to repeat rows on purpose"
+                    f"{who()}: tokens: {amount['tokens']:,} asked, about {there:,} supervised tokens are there; "
+                    "say fewer, or a share above 1 in its place to repeat rows on purpose"
                 )
             mean = part.supervised_tokens / max(1, part.rows)
             rows, exact = min(rows, int(amount["tokens"] / max(1.0, mean))), False
     scale = rows / max(1, part.rows)
     return Size(
-        rows,
+        round(rows * part.kept),
         round(part.total_tokens * scale),
         round(part.supervised_tokens * scale),
         longest=part.longest,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,12 +10,6 @@ from cuvee.stage import Stage
 
 MAX_CANDIDATES = 200
 """Stored stages compared with a missing one, newest first: keeps a plan of thousands of stages fast."""
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the lines in which two identities differ: ``- old`` and ``+ new``."""
-    lines = difflib.ndiff(canonical.pretty(old).splitlines(), canonical.pretty(new).splitlines())
-    return [line for line in lines if line[:1] in "+-"]
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:

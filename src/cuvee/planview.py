@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from cuvee import components as found
@@ -220,6 +222,65 @@ def why_in(plan: Plan, store: Store, name: str) -> list[str]:
         else:
             lines.append(f"{stage.short} ({stage.label}): {stored.reason(stage)}")
     return lines
+
+
+def differences(store: Store, first: str, second: str) -> list[str]:
+    """Return how two finished stages differ, and where their inputs differ, how those do.
+
+    Raises:
+        UsageError: a name that is no finished stage, or two kinds that cannot be compared.
+    """
+    sides = [store.manifest(*store.resolve(name)) for name in (first, second)]
+    lines = [f"{_short(m)} ({m['label']})" for m in sides]
+    if sides[0]["kind"] != sides[1]["kind"]:
+        raise UsageError(f"{lines[0]} and {lines[1]} are of two kinds; name two stages of one kind")
+    found = list(_compare(store, sides[0], sides[1], "  "))
+    return [f"{lines[0]} → {lines[1]}", *(found or ["  the same stage"])]
+
+
+def _short(manifest: dict[str, Any]) -> str:
+    return f"{manifest['kind']}-{manifest['id'][:ID_LENGTH]}"
+
+
+def _compare(store: Store, old: dict[str, Any], new: dict[str, Any], indent: str) -> Iterator[str]:
+    for path, before, after in explain.changed(old["identity"], new["identity"]):
+        if not path.startswith("inputs."):
+            yield f"{indent}{path}: {'absent' if before is None else before} → {'absent' if after is None else after}"
+    for role in sorted({*old["inputs"], *new["inputs"]}):
+        pairs = zip_longest(old["inputs"].get(role, ()), new["inputs"].get(role, ()))
+        for before, after in pairs:
+            if before == after:
+                continue
+            yield f"{indent}{role}: {_cut(before)} → {_cut(after)}"
+            if before and after and all(store.has(*name.split("-", 1)) for name in (before, after)):
+                inner = [store.manifest(*name.split("-", 1)) for name in (before, after)]
+                yield from _compare(store, inner[0], inner[1], indent + "  ")
+
+
+def _cut(name: str | None) -> str:
+    return "absent" if name is None else name[: name.index("-") + 1 + ID_LENGTH]
+
+
+def losses(plan: Plan, store: Store, least: float = 0.05) -> list[str]:
+    """Return a sentence for every source of which more than `least` of the chosen rows were lost at rendering."""
+    found: dict[str, str] = {}
+    for stage in plan.stages:
+        if stage.kind != "mix" or not store.has(stage.kind, stage.id):
+            continue
+        parts = store.manifest(stage.kind, stage.id)["summary"]["parts"]
+        for data, part in zip(stage.inputs["parts"], parts, strict=True):
+            lost = part["chosen"] - part["rows"]
+            if lost <= least * part["chosen"] or not store.has(data.kind, data.id):
+                continue
+            reasons = store.manifest(data.kind, data.id)["summary"]["reasons"]
+            why = max(reasons, key=lambda reason: reasons[reason], default="see the render stage")
+            name = plan.sources[data.one("source").id][0]
+            found.setdefault(
+                name,
+                f"{name}: {lost} of {part['chosen']} chosen rows were lost at rendering ({why}); "
+                "raise training.max_length or choose more rows",
+            )
+    return list(found.values())
 
 
 def stored(store: Store) -> dict[str, Any]:

@@ -25,6 +25,9 @@ from cuvee.errors import RecipeError, UsageError, did_you_mean
 Lines = Mapping[tuple[str | int, ...], int]
 """Line of each key's path in the recipe file."""
 
+COMMAND_LINE = -1
+"""In place of a line: the key was set on the command line."""
+
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -290,6 +293,12 @@ class Recipe(_Part):
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
+def _where(file: str, line: int) -> str:
+    if line == COMMAND_LINE:
+        return "command line"
+    return f"{file}:{line}" if file and line else file
+
+
 def _line(lines: Lines, path: tuple[str | int, ...]) -> int:
     for end in range(len(path), -1, -1):
         if path[:end] in lines:
@@ -381,7 +390,7 @@ def _recipe_error(
         path = _location(item, data)
         message = _readable(item, model, path or key or ("recipe",))
         line = _line(lines, (*key, *path))
-        where = f"{file}:{line}" if file and line else file
+        where = _where(file, line)
         fault = RecipeError(message, key=".".join(str(step) for step in (*key, *path)), where=where)
         if str(fault) not in [str(other) for other in faults]:
             faults.append(fault)
@@ -476,6 +485,19 @@ def _step_into(here: Any, step: str, assignment: str) -> Any:
     raise UsageError(f"'{assignment}': cannot go into '{step}', its parent holds a plain value")
 
 
+def _without_given(lines: Lines, assignments: Iterable[str]) -> dict[tuple[str | int, ...], int]:
+    """Return the lines of the keys, with `COMMAND_LINE` for those that the command line set or added."""
+    found = dict(lines)
+    for assignment in assignments:
+        steps = assignment.partition("=")[0].strip().split(".")
+        path: tuple[str | int, ...] = tuple(int(step) if step.isdigit() else step for step in steps)
+        for end in range(1, len(path) + 1):
+            if path[:end] not in found or end == len(path):
+                found[path[:end]] = COMMAND_LINE
+        found = {key: line for key, line in found.items() if len(key) <= len(path) or key[: len(path)] != path}
+    return found
+
+
 def _from_here(assignment: str) -> str:
     """A file named on the command line is meant from the working folder, not from the recipe's."""
     key, equals, value = assignment.partition("=")
@@ -515,7 +537,7 @@ class Located:
     def error(self, message: str, *key: str | int) -> RecipeError:
         """Return an error at a key of this recipe."""
         line = _line(self.lines, key)
-        where = f"{self.file}:{line}" if self.file and line else self.file
+        where = _where(self.file, line)
         return RecipeError(message, key=".".join(str(step) for step in key), where=where)
 
     def check(self, model: type[AnyModel], data: Any, *key: str | int) -> AnyModel:
@@ -551,9 +573,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Located:
     assignments = [_from_here(assignment) for assignment in overrides]
     if assignments:
         data = override(data, assignments)
-        # A key set on the command line has no line in the file.
-        given = [tuple(a.partition("=")[0].strip().split(".")) for a in assignments]
-        lines = {key: line for key, line in lines.items() if tuple(map(str, key)) not in given}
+        lines = _without_given(lines, assignments)
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     recipe = validate(Recipe, data, lines=lines, file=str(path))
     return Located(recipe, path.parent.resolve(), str(path), lines, text)

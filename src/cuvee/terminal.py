@@ -258,6 +258,8 @@ def print_closing(summary: Mapping[str, Any]) -> None:
         for run, values in cells.items():
             table.add_row(Text(run), *(values.get(column, "") for column in columns))
         console.print(table)
+    for note in summary.get("notes", ()):
+        console.print(Text(f"note: {note}", style="yellow"))
     elsewhere = f", {len(summary['elsewhere'])} by another process" if summary["elsewhere"] else ""
     console.print(
         f"{len(summary['executed'])} stage(s) executed{elsewhere}, {summary['cached']} cached, "

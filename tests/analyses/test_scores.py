@@ -293,3 +293,9 @@ def test_the_verdict_goes_by_what_covers_most_abilities() -> None:
     both = [measure("accuracy", ability) for ability in ("math", "code")]
     assert primary([*losses, *both]) == tuple(both)
     assert primary([]) == ()
+
+
+def test_when_all_runs_score_the_same_nobody_leads(result):
+    found = verdict([result(run, "math", line("math", 0)) for run in ("multi_task", "dmt k=1/4")])
+    assert found.title
+    assert any("No run leads: all have the same overall" in note for note in (found.title, *found.notes))

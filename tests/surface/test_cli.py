@@ -195,7 +195,9 @@ def test_status_why_list_and_show_tell_what_is_there(cuvee: Cuvee) -> None:
     shown = json.loads(cuvee("show", trained[0][:14], "--json").stdout)
     assert shown["summary"]["steps"] > 0
     assert Path(shown["folder"]).is_dir()
-    assert any(line.startswith(("+", "-")) for line in cuvee("why", *trained[:2]).stdout.splitlines())
+    reasons = cuvee("why", *trained[:2]).stdout
+    assert reasons.startswith(f"{trained[0]} (")
+    assert "  data: mix-" in reasons
     assert "in the store" in cuvee("why", "r.yaml", "train").stdout
     assert "multi_task" in cuvee("list", "components").stdout
 
@@ -275,3 +277,21 @@ def test_a_full_disk_fails_clearly_and_leaves_nothing_half_written(cuvee: Cuvee,
     assert "Traceback" not in found.stderr
     assert not list((place / ".cuvee").glob("load/*"))
     assert cuvee("run", "r.yaml", "--no-report").returncode == 0
+
+
+def test_rows_lost_at_rendering_are_said_aloud(cuvee: Cuvee, place: Path) -> None:
+    mixed = "".join(
+        json.dumps({"question": f"q {i}", "answer": "word " * 400 if i % 2 else "a"}) + "\n" for i in range(80)
+    )
+    code, _ = run_with(cuvee, place, mixed)
+    assert code == 0
+    found = cuvee("run", "r.yaml", "heldout=0.2")
+    assert "chosen rows were lost at rendering" in found.stdout
+    assert "raise training.max_length" in found.stdout
+    planned = json.loads(cuvee("plan", "r.yaml", "heldout=0.2", "--store", "other", "--json").stdout)
+    assert not any(stage["rows_exact"] for stage in planned["stages"] if stage["kind"] == "train")
+
+
+def test_the_place_of_a_fault_on_the_command_line_is_the_command_line(cuvee: Cuvee) -> None:
+    assert "command line: trainng: unknown key" in cuvee("plan", "r.yaml", "trainng.epochs=1").stderr
+    assert "command line: training.epoch: unknown key" in cuvee("plan", "r.yaml", "training.epoch=1").stderr

@@ -31,6 +31,7 @@ from cuvee.analyses._stats import (
     compare_all,
     draws_for,
     draws_interval,
+    estimate,
     holm,
     resampled_means,
     seed_differences,
@@ -98,6 +99,7 @@ class Verdict:
     left_out: Mapping[str, str] = field(default_factory=dict)
     pairs: int = 0
     metric: str = "auto"
+    passed_over: str = ""
 
     @property
     def leader(self) -> str:
@@ -117,15 +119,31 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
     known = measures(result for result in results if result.final)
     chosen = primary(known, metric)
     complete, left_out = _complete(samples, chosen)
+    passed_over = ""
+    if metric == "auto" and chosen and _all_equal(complete):
+        # Every run scored the same on every ability (all zero, say): that metric says nothing, another may.
+        others = [measure for measure in known if measure.metric != chosen[0].metric]
+        if others and not _all_equal(_complete(samples, primary(others))[0]):
+            passed_over = chosen[0].metric
+            chosen = primary(others)
+            complete, left_out = _complete(samples, chosen)
     if not chosen or not complete:
         return Verdict(chosen, left_out=left_out, metric=metric)
     order, standings, pairs = _ranked(complete, chosen, resamples, seed)
     corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
     alpha = LEVEL / max(1, len(pairs))
     leader = order[0]
-    others = [Against(run, pairs[leader, run], corrected[leader, run], alpha) for run in order[1:]]
+    against = [Against(run, pairs[leader, run], corrected[leader, run], alpha) for run in order[1:]]
     costs = _costs(leader, samples, _all_abilities(known, chosen), resamples, seed)
-    return Verdict(chosen, tuple(standings), tuple(others), tuple(costs), left_out, len(pairs))
+    return Verdict(
+        chosen, tuple(standings), tuple(against), tuple(costs), left_out, len(pairs), passed_over=passed_over
+    )
+
+
+def _all_equal(complete: Mapping[str, Sequence[Sample]]) -> bool:
+    """Return whether no run differs from another on any ability's mean."""
+    means = {tuple(round(estimate(part).value, 12) for part in parts) for run, parts in complete.items() if run != BASE}
+    return len(means) <= 1 and len(complete) > 1
 
 
 def primary(known: Sequence[Measure], metric: str = "auto") -> tuple[Measure, ...]:
@@ -298,7 +316,10 @@ def conclusion(verdict: Verdict) -> str:
     if not verdict.standings:
         return "No verdict: " + (_why(verdict) or "no final model has been evaluated") + "."
     to = verdict.measures[0].scale
-    head = f"{verdict.leader} leads (overall {to.text(verdict.standings[0].overall)} {to.unit})"
+    best = verdict.standings[0].overall
+    if verdict.others and all(each.overall == best for each in verdict.standings):
+        return f"No run leads: all have the same overall ({to.text(best)} {to.unit})."
+    head = f"{verdict.leader} leads (overall {to.text(best)} {to.unit})"
     if not verdict.others:
         return (
             f"{verdict.leader} is the only run that can be judged (overall "
@@ -355,6 +376,8 @@ def reservations(verdict: Verdict) -> list[str]:
     to = verdict.measures[0].scale
     parts = ", ".join(f"{m.ability} ({m.evaluator})" for m in verdict.measures)
     words = [f"Overall is the unweighted mean over abilities of {verdict.measures[0].metric}: {parts}."]
+    if verdict.passed_over:
+        words.append(f"Not by {verdict.passed_over}: all runs have the same {verdict.passed_over} on every ability.")
     unseen = [cost.measure for cost in verdict.costs if cost.measure not in verdict.measures]
     if unseen:
         names = ", ".join(f"{m.ability} ({m.evaluator}, {m.metric})" for m in unseen)

@@ -336,10 +336,9 @@ def _tokens(chosen: _Selection, tokens: int) -> _Selection:
     each = chosen.rendered.num_supervised[chosen.rows]
     there = int(each.sum())
     if tokens > there:
-        needed = Fraction(tokens, there) if there else Fraction(1)
         raise DataError(
-            f"tokens: {tokens:,} asked, {there:,} supervised tokens are there; say tokens: {there} or less, or "
-            f"share: {-(-needed.numerator // needed.denominator)} before it to repeat rows on purpose"
+            f"tokens: {tokens:,} asked, {there:,} supervised tokens are there; say tokens: {there} or less, "
+            "or a share above 1 in its place to repeat rows on purpose"
         )
     ranked = chosen.ranked()
     fitting = int(np.searchsorted(np.cumsum(each[ranked]), tokens, side="right"))

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuvee import canonical, components
+from cuvee import canonical, components, planview
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
 from cuvee.planner import Evaluated, Plan, display_name
@@ -49,7 +49,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
         curves=curves,
         source_curves=by_source,
         failures=failures,
-        notes=list(dict.fromkeys([*failed, *missing, *_notes(plan, manifests)])),
+        notes=list(dict.fromkeys([*failed, *missing, *_notes(plan, store, manifests)])),
         versions=next(iter(manifests.values()))["versions"],
     )
 
@@ -485,7 +485,7 @@ def _source_curves(records: list[dict[str, Any]], names: Sequence[str]) -> dict[
     return {name: points for name, points in sorted(found.items())}
 
 
-def _notes(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
+def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[str]:
     missing = [stage.short for stage in plan.stages if stage.id not in manifests]
     if missing:
         yield f"{len(missing)} of {len(plan.stages)} stages are missing, such as {missing[0]}: this report is partial."
@@ -494,6 +494,7 @@ def _notes(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
     sources = plan.located.recipe.sources.values()
     if any(isinstance(source.path, str) and source.path.startswith("builtin:") for source in sources):
         yield "The built-in sources are synthetic: what holds here need not hold for real data and large models."
+    yield from planview.losses(plan, store)
     if len(plan.located.recipe.seeds) == 1:
         yield "One training seed: the intervals hold what other items would change, not what another seed would."
     resumed = [m for m in manifests.values() if m["summary"].get("resumed_from")]
