@@ -47,6 +47,8 @@ def collect(plans: Iterable[Plan], store: Store, *, delete: bool) -> dict[str, A
 def _remove(store: Store, manifest: dict[str, Any], short: str) -> bool:
     try:
         with store.lock(short).acquire(blocking=False):
+            if manifest["id"] in store.leased():  # a run began since the list was made
+                return False
             store.remove(manifest["kind"], manifest["id"])
             store.journal("removed", short)
             return True

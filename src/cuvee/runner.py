@@ -90,6 +90,8 @@ def execute(
     if todo:
         store.prepare()
         with store.lease(stage.id for stage in plan.stages):
+            # Asked again under the lease: what somebody deleted just before is made again.
+            todo = wanted(plan, store)
             _claim(plan, store)
             _Scheduler(plan, store, todo, decided(runtime, len(todo)), listen, costs or {}, outcome).work()
             shed_models(plan, store)

@@ -120,3 +120,15 @@ def test_given_up_weights_are_told_in_the_manifest(tmp_path: Path) -> None:
     assert store.shed("train", ID, "model") == 5
     assert json.loads((folder / "manifest.json").read_text())["shed"] == "model"
     assert not (folder / "model").exists()
+
+
+def test_a_lease_is_whole_for_whoever_looks_and_gone_with_its_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.prepare()
+    with store.lease([ID, OTHER]):
+        (found,) = (store.folder / "leases").glob("*.json")
+        assert json.loads(found.read_text()) == sorted([ID, OTHER])
+        assert store.leased() == set()  # one's own lease is no obstacle
+        found.rename(found.with_name("1-dead.json"))  # as a process leaves it that was killed
+        assert store.leased() == set()
+        assert not list((store.folder / "leases").glob("*.json"))

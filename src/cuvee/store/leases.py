@@ -27,7 +27,10 @@ def lease(folder: Path, ids: Iterable[str]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
     with FileLock(path.with_suffix(".lock")):
-        path.write_text(json.dumps(sorted(ids)), encoding="utf-8")
+        # Renamed into place, so that nobody reads half of it.
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps(sorted(ids)), encoding="utf-8")
+        os.replace(draft, path)
         try:
             yield
         finally:
