@@ -26,8 +26,10 @@ class Message:
         return {"role": self.role, "content": self.content, **self.extra}
 
 
-def _digest(messages: Sequence[Message]) -> bytes:
-    data = [[m.role, m.content, *([m.extra] if m.extra else [])] for m in messages]
+def _digest(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> bytes:
+    data: list[Any] = [[m.role, m.content, *([m.extra] if m.extra else [])] for m in messages]
+    if tools:
+        data.append({"tools": list(tools)})
     # surrogatepass: broken surrogates in real files must not crash hashing; they hash to themselves.
     form = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.blake2b(form.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -37,19 +39,22 @@ def _digest(messages: Sequence[Message]) -> bytes:
 class Example:
     """One conversation.
 
-    Its id is the hash of roles, contents and tool calls, never of metadata: equal rows share it and are
-    told apart by their occurrence number, which the load stage gives.
+    Its id is the hash of roles, contents, tool calls and the tools on offer, never of metadata: equal rows share
+    it and are told apart by their occurrence number, which the load stage gives. `tools` are the descriptions of
+    functions that a template shows the model; the prompt key leaves them out, so that a question that is held out
+    under one set of tools is held out under all.
     """
 
     messages: tuple[Message, ...]
     tags: tuple[str, ...] = ()
     path: str = ""
     line: int = 0
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @cached_property
     def key(self) -> bytes:
         """The id as 16 raw bytes."""
-        return _digest(self.messages)
+        return _digest(self.messages, self.tools)
 
     @property
     def id(self) -> str:

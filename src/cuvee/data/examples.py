@@ -210,7 +210,7 @@ def _example(row: dict[str, Any]) -> tuple[Example, int]:
     messages = tuple(_message(turn) for turn in json.loads(row["messages"]))
     tags = tuple(row["tags"])
     if row["repair"]:
-        return Repaired(messages, tags, row["path"], row["line"], row["repair"]), row["occurrence"]
+        return Repaired(messages, tags, row["path"], row["line"], repair=row["repair"]), row["occurrence"]
     return Example(messages, tags, row["path"], row["line"]), row["occurrence"]
 
 

@@ -138,7 +138,7 @@ def example(
     messages, repair = conversation(renamed(raw, columns or {}), format)
     labels = _tags(raw, tags)
     if repair:
-        return Repaired(messages, labels, path, line, repair)
+        return Repaired(messages, labels, path, line, repair=repair)
     return Example(messages, labels, path, line)
 
 
