@@ -13,11 +13,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "cuvee"
 FLOORS = {
     0: {"errors", "values", "canonical", "seeds"},
     1: {"stage", "protocols", "recipe", "runtime"},
-    2: {"store", "data", "engine"},
-    3: {"sources", "strategies", "evaluators", "analyses"},
+    2: {"store", "data", "engine", "sandbox"},
+    3: {"sources", "taggers", "strategies", "evaluators", "analyses"},
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
-    | {"collect_garbage", "modelcard", "needs"},
-    5: {"cli", "api", "planview", "terminal", "report", "__init__", "__main__"},
+    | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging"},
+    5: {"cli", "api", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
+    | {"__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 HEAVY = {"torch", "transformers"}

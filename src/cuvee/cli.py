@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cuvee.errors import CuveeError, UsageError, did_you_mean
+from cuvee.errors import CuveeError, UsageError, WorkFailed, did_you_mean
 
 if TYPE_CHECKING:
     from cuvee.planner import Plan
     from cuvee.recipe import Located
+    from cuvee.runtime import Runtime
     from cuvee.store import Store
 
 INTERRUPTED = 130
@@ -39,6 +40,8 @@ def app() -> None:
 
     \b
     cuvee init recipe.yaml      write a small recipe
+    cuvee inspect recipe.yaml   the rows as the model will see them
+    cuvee preflight recipe.yaml checks of masks, lengths, duplicates, leaks
     cuvee plan recipe.yaml      what it comes to, and what it costs
     cuvee run recipe.yaml       do what is missing, and write the report
     """
@@ -64,7 +67,28 @@ def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
-def _open(recipe: Path, overrides: tuple[str, ...], store: Path, *, fake: bool = False) -> tuple[Located, Plan, Store]:
+def _accept_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--accept",
+        multiple=True,
+        metavar="NAME",
+        help="Train although a check speaks against it, such as overlap/math/gsm8k; written in the model's lineage.",
+    )(command)
+
+
+def _runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads a worker; 0 divides the cores."),
+        click.option("--workers", type=click.IntRange(0), default=0, help="Stages at once; 0 decides by the machine."),
+    ):
+        command = option(command)
+    return command
+
+
+def _open(
+    recipe: Path, overrides: tuple[str, ...], store: Path, *, fake: bool = False, accept: tuple[str, ...] = ()
+) -> tuple[Located, Plan, Store]:
     from cuvee import planner
     from cuvee.pins import Pins
     from cuvee.recipe import load
@@ -72,6 +96,9 @@ def _open(recipe: Path, overrides: tuple[str, ...], store: Path, *, fake: bool =
 
     more = ["base=fake:dry", "bases=[]"] if fake else []
     located = load(recipe, [*overrides, *more])
+    if accept:
+        every = [*located.recipe.preflight.accept, *accept]
+        located = load(recipe, [*overrides, *more, f"preflight.accept={json.dumps(every)}"])
     opened = Store(store)
     return located, planner.make(located, Pins(opened.pins, located.folder / "recipe.lock")), opened
 
@@ -156,9 +183,8 @@ def plan(
 @_recipe_arguments
 @_store_option
 @_json_option
-@click.option("--workers", type=click.IntRange(0), default=0, help="Stages at once; 0 decides by the machine.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads a worker; 0 divides the cores.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@_runtime_options
+@_accept_option
 @click.option("--micro-tokens", type=click.IntRange(1), default=4096, show_default=True, help="Tokens a forward pass.")
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Between two checkpoints.")
 @click.option("--checkpoint-steps", type=click.IntRange(0), default=0, help="Steps between two checkpoints.")
@@ -174,6 +200,7 @@ def run(
     workers: int,
     threads: int,
     device: str,
+    accept: tuple[str, ...],
     micro_tokens: int,
     checkpoint_seconds: float,
     checkpoint_steps: int,
@@ -191,7 +218,7 @@ def run(
     from cuvee import cost, planview, runner, terminal
     from cuvee.runtime import Runtime
 
-    located, planned, opened = _open(recipe, overrides, store, fake=fake)
+    located, planned, opened = _open(recipe, overrides, store, fake=fake, accept=accept)
     runtime = Runtime(store, workers, threads, device, micro_tokens, checkpoint_seconds, checkpoint_steps, step_sleep)
     costs = cost.estimate(planned, opened, runtime)
     folder = report_folder or _default_report(located.name, fake)
@@ -231,6 +258,114 @@ def _write_report(planned: Plan, store: Store, folder: Path) -> Path | None:
         page.write(collect.collect(planned, store), folder)
         stamp.write(planned, store, folder)
     return folder / "report.html"
+
+
+def _prepare(planned: Plan, runtime: Runtime, kinds: tuple[str, ...], *, quiet: bool) -> None:
+    """Execute the stages of some kinds and what they need, and nothing that trains."""
+    from cuvee import cost, needs, runner, terminal
+    from cuvee.store import Store
+
+    targets = [stage for stage in planned.stages if stage.kind in kinds]
+    todo = needs.wanted(planned, Store(runtime.store), targets)
+    costs = cost.estimate(planned, Store(runtime.store), runtime)
+    with terminal.Progress(len(todo), quiet=quiet) as progress:
+        outcome = runner.execute(planned, runtime, progress.listen, costs.seconds, targets)
+    if outcome.failed:
+        raise WorkFailed("\n".join(f"{name}: {error}" for name, error in outcome.failed.items()))
+
+
+@app.command()
+@_recipe_arguments
+@_store_option
+@_json_option
+@_runtime_options
+@_accept_option
+def preflight(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    store: Path,
+    as_json: bool,
+    workers: int,
+    threads: int,
+    device: str,
+    accept: tuple[str, ...],
+) -> None:
+    """Check the data of a recipe before anything is trained: masks, end tokens, lengths, duplicates, leaks.
+
+    Exit code 1 when a check speaks against training and is not accepted.
+
+    \b
+    cuvee preflight examples/real.yaml
+    cuvee preflight examples/real.yaml --accept lengths/general
+    """
+    from cuvee import gate, terminal_inspect
+    from cuvee.runtime import Runtime
+
+    _, planned, opened = _open(recipe, overrides, store, accept=accept)
+    if not planned.preflights:
+        names = ", ".join(sorted({stage.label for stage in planned.provisional()}))
+        raise UsageError(f"{names}: only declared, not at hand; there is nothing to check yet")
+    _prepare(planned, Runtime(store, workers, threads, device), ("preflight",), quiet=as_json)
+    found = [one for stage in planned.preflights for one in gate.findings(planned, opened, stage)]
+    refused = [one for stage in planned.preflights for one in gate.refused(planned, opened, stage)]
+    accepted = [one.name for one in found if one.level == "fail" and one not in refused]
+    if as_json:
+        _echo(terminal_inspect.findings_view(found, accepted))
+    else:
+        terminal_inspect.print_findings(found, accepted)
+    for name in gate.unknown(planned, opened):
+        raise UsageError(f"there is no finding '{name}' to accept.{did_you_mean(name, [one.name for one in found])}")
+    if refused:
+        raise WorkFailed(f"{len(refused)} check(s) speak against training: {', '.join(one.name for one in refused)}")
+
+
+@app.command()
+@_recipe_arguments
+@_store_option
+@_json_option
+@_runtime_options
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="Only this source; may be given again.")
+@click.option("--rows", type=click.IntRange(0), default=3, show_default=True, help="Examples shown of each source.")
+@click.option("--find", metavar="TEXT", help="Show examples that hold this text, or whose id begins so.")
+@click.option("--tokens", is_flag=True, help="Show where each token ends.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the same as one HTML page.")
+def inspect(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    store: Path,
+    as_json: bool,
+    workers: int,
+    threads: int,
+    device: str,
+    sources: tuple[str, ...],
+    rows: int,
+    find: str | None,
+    tokens: bool,
+    html: Path | None,
+) -> None:
+    """Show examples as the model will see them, sizes by source, lengths, and asked against achieved shares.
+
+    Reads, renders and mixes what is missing; trains nothing.
+
+    \b
+    cuvee inspect examples/demo.yaml
+    cuvee inspect examples/demo.yaml --source math --rows 5 --html inspect.html
+    """
+    from cuvee import inspection, terminal_inspect
+    from cuvee.runtime import Runtime
+
+    _, planned, opened = _open(recipe, overrides, store)
+    _prepare(planned, Runtime(store, workers, threads, device), ("render", "mix", "tag"), quiet=as_json)
+    found = inspection.collect(planned, opened, sources=sources or None, rows=rows, find=find)
+    if as_json:
+        _echo(inspection.view(found))
+    else:
+        terminal_inspect.print_inspection(found, tokens=tokens)
+    if html:
+        from cuvee.report import inspect_page
+
+        inspect_page.write(found, html)
+        click.echo(f"page: {html}", err=as_json)
 
 
 @app.command()
@@ -324,22 +459,46 @@ def list_(what: str, store: Path, as_json: bool) -> None:
 @click.argument("stage")
 @_store_option
 @_json_option
-def show(stage: str, store: Path, as_json: bool) -> None:
+@click.option("--rows", is_flag=True, help="Of a model: which rows it has seen, how often, in which training.")
+@click.option(
+    "--find", default="", metavar="TEXT", help="With --rows: rows whose id begins or whose file:line ends so."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="With --rows: write all rows as Parquet.")
+def show(stage: str, store: Path, as_json: bool, rows: bool, find: str, out: Path | None) -> None:
     """Show one finished stage: what it is, what went in, what came out, where its files are.
 
     \b
     cuvee show train-3f9a1c20
+    cuvee show train-3f9a1c20 --rows --out rows.parquet
+    cuvee show train-3f9a1c20 --rows --find gsm8k_train.jsonl:17
     """
     from cuvee import terminal
     from cuvee.store import Store
 
     opened = Store(store)
+    if (find or out) and not rows:
+        raise UsageError("--find and --out look at the rows of a model: add --rows")
+    if rows:
+        _show_rows(opened, stage, as_json, find, out)
+        return
     kind, stage_id = opened.resolve(stage)
     manifest = {**opened.manifest(kind, stage_id), "folder": str(opened.path(kind, stage_id))}
     if as_json:
         _echo(manifest)
     else:
         terminal.print_manifest(manifest)
+
+
+def _show_rows(store: Store, stage: str, as_json: bool, find: str, out: Path | None) -> None:
+    from cuvee import exposure, terminal
+
+    view = exposure.describe(store, stage, find)
+    if as_json:
+        _echo(view)
+    else:
+        terminal.print_rows(view)
+    if out:
+        click.echo(f"{exposure.write(store, stage, out):,} rows: {out}", err=as_json)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cuvee import bases, canonical, components, needs, runner
+from cuvee import bases, canonical, components, lookups, needs, runner
 from cuvee.errors import DataError, UsageError
 from cuvee.planner import Plan
 from cuvee.protocols import Estimate
@@ -169,7 +169,10 @@ def _check_bad(stage: Stage, summary: Mapping[str, Any], book: _Book) -> None:
 def _stored(summary: Mapping[str, Any]) -> Size:
     names = ("rows", "total_tokens", "supervised_tokens", "steps", "longest")
     rows, total, supervised, steps, longest = (int(summary.get(name) or 0) for name in names)
-    return Size(rows or int(summary.get("items") or 0), total, supervised, steps, longest)
+    # Of a mixture it is the rows of a training: more than examples where long ones were split.
+    return Size(
+        int(summary.get("pieces") or 0) or rows or int(summary.get("items") or 0), total, supervised, steps, longest
+    )
 
 
 def _load(stage: Stage, book: _Book) -> Size:
@@ -241,7 +244,7 @@ def _mix(stage: Stage, book: _Book) -> Size:
 
 def _exact_part(data: Stage, how: Mapping[str, Any], stage: Stage, book: _Book) -> Size | None:
     """Return exact numbers when the rendered source is stored: the same choice that the mix will make."""
-    if data.id not in book.present:
+    if data.id not in book.present or not lookups.present(how, book.store):
         return None
     params = stage.identity["params"]
     asked = (data.id, canonical.text(how), params["heldout"], params["split_seed"], params["seed"])
@@ -260,9 +263,11 @@ def _chosen(data: Stage, how: Mapping[str, Any], params: Mapping[str, Any], book
     if data.id not in book.rendered:
         book.rendered[data.id] = Rendered(book.store.path(data.kind, data.id))
     rendered = book.rendered[data.id]
-    chosen = choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"])
+    source = data.one("source").id
+    out, tags = lookups.excluded(source, how, book.store), lookups.tags(how, book.store)
+    chosen = choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"], out, tags)
     return Size(
-        chosen.counts["rows"] - chosen.counts["lost"],
+        int(rendered.num_pieces[chosen.rows].sum()),
         chosen.counts["total_tokens"],
         chosen.counts["supervised_tokens"],
         longest=int(rendered.num_tokens.max(initial=0)),
@@ -282,7 +287,7 @@ def _who(data: Stage, stage: Stage, book: _Book) -> Callable[[], str]:
 def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[], str]) -> Size:
     heldout = Fraction(stage.identity["params"]["heldout"])
     rows = part.rows - round(part.rows * heldout)
-    exact = part.rows_exact and not heldout and not {"drop", "keep", "duplicates"} & set(how)
+    exact = part.rows_exact and not heldout and not {"drop", "keep", "duplicates", "excluded"} & set(how)
     for amount in how.get("amounts", []):
         if "share" in amount:
             # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
@@ -445,5 +450,5 @@ def _weights(stage: Stage, book: _Book) -> int:
 def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
     ends: dict[str, float] = {}
     for stage in plan.stages:
-        ends[stage.id] = seconds[stage.id] + max((ends[p.id] for p in stage.parents()), default=0.0)
+        ends[stage.id] = seconds[stage.id] + max((ends[p.id] for p in plan.before(stage)), default=0.0)
     return max(ends.values(), default=0.0)

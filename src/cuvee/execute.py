@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cuvee import components
+from cuvee import components, lookups
 from cuvee.bases import FAKE_TOKENIZER, MODEL
 from cuvee.errors import StageFailed
 from cuvee.job import Input, Job
@@ -74,16 +74,82 @@ def _render(job: Job, work: Path, store: Store, runtime: Runtime, progress: Prog
     from cuvee.data.chat import Chat
 
     chat = Chat(model_folder(job.one("tokenizer")), **job.params)
-    return {**rendered.write(work, job.one("source").folder, chat), **chat.describe()}
+    return {**rendered.write(work, job.one("source").folder, chat, threads=max(1, runtime.threads)), **chat.describe()}
+
+
+def _tag(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import tagging
+
+    return tagging.write(components.find("taggers", job.component), job, work, runtime, progress)
+
+
+def _duplicates(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee.data import duplicates
+
+    return duplicates.write(work, [item.folder for item in job.inputs["sources"]], job.params)
+
+
+def _overlap(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee.data import overlap
+
+    return overlap.write(work, job.one("source").folder, job.one("benchmark").folder, job.params)
+
+
+def _preflight(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee.data import preflight
+    from cuvee.data.chat import Chat
+
+    data = job.inputs["data"]
+    rendering = store.manifest("render", data[0].id)["identity"]["params"]
+    inputs = preflight.Inputs(
+        [_checked_source(item, store) for item in data],
+        Chat(model_folder(job.one("tokenizer")), **rendering),
+        next((_repeated(item, store) for item in job.inputs["duplicates"]), None),
+        [_compared(item, store) for item in job.inputs["overlaps"]],
+    )
+    return preflight.write(work, preflight.check(inputs, job.params))
+
+
+def _checked_source(item: Input, store: Store) -> Any:
+    from cuvee.data import preflight
+
+    source = _source_of(item.id, store)
+    summaries = [store.manifest(kind, one)["summary"] for kind, one in (("load", source), ("render", item.id))]
+    return preflight.Source(source, store.path("load", source), item.folder, *summaries)
+
+
+def _repeated(item: Input, store: Store) -> Any:
+    from cuvee.data import preflight
+
+    manifest = store.manifest(item.kind, item.id)
+    return preflight.Repeated(item.folder, manifest["summary"], manifest["identity"]["inputs"]["sources"])
+
+
+def _compared(item: Input, store: Store) -> Any:
+    from cuvee.data import preflight
+
+    manifest = store.manifest(item.kind, item.id)
+    identity = manifest["identity"]
+    source, benchmark = (identity["inputs"][role][0] for role in ("source", "benchmark"))
+    heldout = identity["params"]["items"] == "heldout"
+    return preflight.Compared(item.folder, manifest["summary"], source, benchmark, heldout)
 
 
 def _mix(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee.data import mixture
     from cuvee.data.rendered import Rendered
 
-    sources = job.inputs["parts"]
-    names = [job.names.get(_source_of(item.id, store), (item.label, ""))[0] for item in sources]
-    return mixture.write(work, [Rendered(item.folder) for item in sources], job.params, names)
+    parts = job.inputs["parts"]
+    sources = [_source_of(item.id, store) for item in parts]
+    hows = job.params["parts"]
+    return mixture.write(
+        work,
+        [Rendered(item.folder) for item in parts],
+        job.params,
+        [job.names.get(source, (item.label, ""))[0] for source, item in zip(sources, parts, strict=True)],
+        excluded=[lookups.excluded(source, how, store) for source, how in zip(sources, hows, strict=True)],
+        tags=[lookups.tags(how, store) for how in hows],
+    )
 
 
 def _source_of(rendered: str, store: Store) -> str:
@@ -94,6 +160,7 @@ def _source_of(rendered: str, store: Store) -> str:
 
 def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import engine, modelcard
+    from cuvee.data import ledger
     from cuvee.data.batches import micro_batches, plan_steps
     from cuvee.data.mixture import MixtureRows
     from cuvee.data.rendered import Rendered
@@ -113,6 +180,7 @@ def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
     summary = engine.for_model(start).train(
         start, rows, steps, hyper, work / MODEL, work, runtime, progress, micro_batches=micro_batches
     )
+    ledger.write(work, rows, steps, [_source_of(part, store) for part in part_ids])
     modelcard.write(work / MODEL, job, store, summary, names)
     _keep_template(job, part_ids[0], work / MODEL, store)
     # The first name a source had; names are no part of the id, so another recipe may call it otherwise.
@@ -139,8 +207,10 @@ def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
 
     params = job.params
     sources = [Rendered(item.folder) for item in job.inputs["data"]]
+    hows = params.get("filters", ())
+    tags = [lookups.tags(how, store) for how in hows]
     ids, rows, full = items.token_rows(
-        sources, Fraction(params["heldout"]), params["split_seed"], params["items"], params.get("filters", ())
+        sources, Fraction(params["heldout"]), params["split_seed"], params["items"], hows, tags
     )
     _need_items(ids, job)
     folder = model_folder(job.one("model"))
@@ -167,26 +237,30 @@ def _generate(job: Job, work: Path, store: Store, runtime: Runtime, progress: Pr
     from cuvee import engine
     from cuvee.data import items
     from cuvee.data.chat import Chat
+    from cuvee.engine.decoding import Decoding, Prompt
 
     params = job.params
     module = components.find("evaluators", job.component)
     heldout = Fraction(params["heldout"]) if params["heldout"] else None
     folders = [item.folder for item in job.inputs["items"]]
-    found = items.examples(folders, heldout, params["split_seed"] or 0, None, params.get("filters", ()))
+    hows = params.get("filters", ())
+    tags = [lookups.tags(how, store) for how in hows]
+    found = items.examples(folders, heldout, params["split_seed"] or 0, None, hows, tags)
     asked = [module.request(example) for example in found[: params["items"]]]
     _need_items([request.item for request in asked], job)
     folder = model_folder(job.one("model"))
     chat = Chat(tokenizer_folder(job.one("model")), params["template"])
-    prompts = [chat.prompt(request.messages) for request in asked]
+    prompts = [Prompt(request.item, chat.prompt(request.messages, request.tools)) for request in asked]
     ability = job.names.get(job.inputs["items"][0].id, ("", ""))[1]
     replies = engine.for_model(folder).generate(
         folder,
         prompts,
-        params["max_new_tokens"],
+        Decoding(params["max_new_tokens"]),
         chat.stop_ids,
         runtime,
         progress,
         params["precision"],
+        journal=work / "answers.jsonl",
         references=[chat.tokenizer.encode(r.reference, add_special_tokens=False).ids for r in asked],
         ability=ability,
     )
@@ -264,6 +338,10 @@ Execute = Callable[[Job, Path, Store, Runtime, Progress], dict[str, Any]]
 TABLE: Mapping[str, Execute] = {
     "base": _base,
     "load": _load,
+    "tag": _tag,
+    "duplicates": _duplicates,
+    "overlap": _overlap,
+    "preflight": _preflight,
     "render": _render,
     "mix": _mix,
     "train": _train,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Job:
         locate: where outside data lies.
         names: source name and ability by load stage id, for logs and model cards.
         keep: whether a model's weights are to stay when nothing needs them any more.
+        preflight: the checks that a training passed, and the findings that were accepted; for its lineage.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Job:
     locate: Mapping[str, Any]
     names: Mapping[str, tuple[str, str]]
     keep: bool = True
+    preflight: Mapping[str, Any] = field(default_factory=dict)
 
     def one(self, role: str) -> Input:
         """Return the only input of `role`."""
@@ -70,7 +72,14 @@ class Job:
         return Job(**{**data, "inputs": inputs, "names": names})
 
 
-def make(stage: Stage, store: Store, names: Mapping[str, tuple[str, str]], *, keep: bool = True) -> Job:
+def make(
+    stage: Stage,
+    store: Store,
+    names: Mapping[str, tuple[str, str]],
+    *,
+    keep: bool = True,
+    preflight: Mapping[str, Any] | None = None,
+) -> Job:
     """Return the job of a stage whose inputs are finished."""
     return Job(
         id=stage.id,
@@ -87,4 +96,5 @@ def make(stage: Stage, store: Store, names: Mapping[str, tuple[str, str]], *, ke
         locate=dict(stage.locate),
         names=dict(names),
         keep=keep,
+        preflight=preflight or {},
     )

@@ -25,7 +25,11 @@ def write(folder: Path, job: Job, store: Store, summary: Mapping[str, Any], part
     """
     lineage = list(_lineage(job, store))
     (folder / "cuvee.json").write_text(
-        json.dumps({"id": job.id, "identity": job.identity, "lineage": lineage}, indent=1, sort_keys=True),
+        json.dumps(
+            {"id": job.id, "identity": job.identity, "lineage": lineage, "preflight": dict(job.preflight)},
+            indent=1,
+            sort_keys=True,
+        ),
         encoding="utf-8",
     )
     (folder / "README.md").write_text("\n".join(_text(job, store, summary, parts, lineage)) + "\n", encoding="utf-8")
@@ -68,6 +72,8 @@ def _text(
         yield f"| {name} | {value} |"
     yield from ("", f"Steps: {summary['steps']}. Loss of the first step {summary['first_loss']:.4f}, of the last ")
     yield f"{summary['final_loss']:.4f}. Whether that is good is in the report's evaluations, not here."
+    for finding in job.preflight.get("accepted", ()):
+        yield f"\nTrained although a check spoke against it ({finding['name']}): {finding['text']}"
     yield from ("", "Lineage, nearest first (`cuvee.json` holds every stage's full identity):", "")
     for item in lineage:
         yield f"- `{item['kind']}-{item['id'][:ID_LENGTH]}` {item['label']}"

@@ -6,6 +6,8 @@ trained again only when something new is asked of it, and an input that nothing 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cuvee.planner import Plan
 from cuvee.stage import Stage
 from cuvee.store import Store
@@ -18,18 +20,21 @@ def present(store: Store, stage: Stage) -> bool:
     return stage.kind != "train" or not store.manifest(stage.kind, stage.id).get("shed")
 
 
-def wanted(plan: Plan, store: Store) -> list[Stage]:
-    """Return the stages to execute, inputs first."""
-    needed = {item.grade.id for item in plan.evaluated} | kept_models(plan)
-    # A final model that nothing measures and nobody keeps is still to be trained once.
-    trained = {run.models[-1].id for run in plan.runs if not store.has("train", run.models[-1].id)}
-    needed |= trained
+def wanted(plan: Plan, store: Store, targets: Iterable[Stage] | None = None) -> list[Stage]:
+    """Return the stages to execute, inputs first: for the whole recipe, or for some stages of it only."""
+    needed = _leaves(plan, store) if targets is None else {stage.id for stage in targets}
     found: list[Stage] = []
     for stage in reversed(plan.stages):
         if stage.id in needed and not present(store, stage):
             found.append(stage)
-            needed.update(parent.id for parent in stage.parents())
+            needed.update(parent.id for parent in plan.before(stage))
     return found[::-1]
+
+
+def _leaves(plan: Plan, store: Store) -> set[str]:
+    # A final model that nothing measures and nobody keeps is still to be trained once.
+    trained = {run.models[-1].id for run in plan.runs if not store.has("train", run.models[-1].id)}
+    return {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained
 
 
 def kept_models(plan: Plan) -> set[str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, get_origin
 
@@ -17,11 +18,13 @@ from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
 from cuvee.protocols import EvaluatorParams, Ingredient, Params, RunInfo
 from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Source, Training
+from cuvee.screening import Screening
 from cuvee.stage import (
     Base,
     Loaded,
     Model,
-    Rendered,
+    Part,
+    Preflight,
     Results,
     Stage,
     Trained,
@@ -94,6 +97,8 @@ class Plan:
         refs: the recipe's base of each base stage id.
         declared: declared sizes by load stage id.
         sources: name and ability of the sources behind each load stage id.
+        benchmarks: names of the benchmarks behind each load stage id.
+        gates: the preflights that each training waits for, by the training's id.
     """
 
     located: Located
@@ -102,19 +107,31 @@ class Plan:
     refs: Mapping[str, BaseModelRef] = field(default_factory=dict)
     declared: Mapping[str, Declared] = field(default_factory=dict)
     sources: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    benchmarks: Mapping[str, str] = field(default_factory=dict)
+    gates: Mapping[str, tuple[Preflight, ...]] = field(default_factory=dict)
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """All stages, inputs before what needs them, equal ones once."""
+        """All stages, what must be finished first before what needs it, equal ones once."""
         finals = [run.models[-1] for run in self.runs]
-        return walk([*finals, *(item.grade for item in self.evaluated)])
+        return walk([*self.preflights, *finals, *(item.grade for item in self.evaluated)])
+
+    @property
+    def preflights(self) -> list[Preflight]:
+        """The preflights, each once."""
+        return list({gate.id: gate for gates in self.gates.values() for gate in gates}.values())
+
+    def before(self, stage: Stage) -> Iterator[Stage]:
+        """Yield what must be finished before a stage: its inputs, and the preflights that a training waits for."""
+        yield from stage.parents()
+        yield from self.gates.get(stage.id, ())
 
     @cached_property
     def runs_of(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the runs each stage id belongs to."""
         behind: dict[str, set[str]] = {}
         for stage in self.stages:
-            behind[stage.id] = {stage.id}.union(*(behind[parent.id] for parent in stage.parents()))
+            behind[stage.id] = {stage.id}.union(*(behind[parent.id] for parent in self.before(stage)))
         members: dict[int, set[str]] = {id(run.info): set(behind[run.models[-1].id]) for run in self.runs}
         for item in self.evaluated:
             members[id(item.run)] |= behind[item.grade.id]
@@ -166,12 +183,15 @@ class _Builder:
         self.refs: dict[str, BaseModelRef] = {}
         self.tokenizers: dict[str, Base] = {}
         self.loaded = {name: self._load(name, source) for name, source in self.recipe.sources.items()}
-        self.benchmarks: dict[tuple[str, str], Loaded] = {}
+        self.benchmarks: dict[Any, Loaded] = {}
+        self.gates: dict[str, tuple[Preflight, ...]] = {}
+        self.preflights: dict[Any, Preflight] = {}
         self.graded: dict[Any, Results] = {}
         self.settings: dict[Any, tuple[Settings, dict[str, Ingredient]]] = {}
 
     def build(self) -> Plan:
         self._check_analyses()
+        self.screening = Screening(self.located, self.pins, self.loaded, self._named_benchmarks())
         runs: list[PlannedRun] = []
         evaluated: list[Evaluated] = []
         for base, seed, (info, run, params, key) in itertools.product(
@@ -183,7 +203,30 @@ class _Builder:
             planned = self._plan_run(info, run, params, key, base)
             runs.append(planned)
             evaluated += self._evaluate(planned)
-        return Plan(self.located, tuple(runs), tuple(evaluated), self.refs, self.declared, self.sources)
+            self._gate(planned)
+        names = {stage.id: name for name, stage in self.screening.benchmarks.items()}
+        return Plan(
+            self.located,
+            tuple(runs),
+            tuple(evaluated),
+            self.refs,
+            self.declared,
+            self.sources,
+            names,
+            self.gates,
+        )
+
+    def _gate(self, run: PlannedRun) -> None:
+        """Let a run's trainings wait for the checks of its sources as it renders them."""
+        settings = run.settings.values
+        asked = (self.tokenizers[run.base.id].id, tuple(settings.rendering().items()))
+        if asked not in self.preflights:
+            renders = [ingredient.data for ingredient in run.ingredients.values()]
+            found = self.screening.preflight(renders, self.tokenizers[run.base.id], settings.template)
+            if found is None:
+                return
+            self.preflights[asked] = found
+        self.gates |= {model.id: (self.preflights[asked],) for model in run.models}
 
     def _check_analyses(self) -> None:
         """Refuse a wrong analysis before anything is trained; one without parameters needs no import for that."""
@@ -211,10 +254,11 @@ class _Builder:
 
     def _load(self, name: str, source: Source) -> Loaded:
         self._check_columns(name, source)
-        rule = "drop" if source.drop else "keep" if source.keep else ""
-        if rule and source.tags is None and source.declared is None:
-            message = "looks at tags, and the source has none; name the column that holds them with tags: COLUMN"
-            raise self.located.error(message, "sources", name, rule)
+        tagged = source.tags is not None or source.taggers or source.declared is not None
+        for key, rule in (("drop", source.drop), ("keep", source.keep)):
+            if rule and rule.tags is not None and not tagged:
+                message = "looks at tags, and the source has none; name a column with tags: COLUMN, or taggers: [rules]"
+                raise self.located.error(message, "sources", name, key)
         try:
             stage = self._load_stage(name, source)
         except DataError as error:
@@ -227,6 +271,10 @@ class _Builder:
         for key in ("columns", "tags") if made else ():
             if getattr(source, key):
                 raise self.located.error("is for files; this source is no file", "sources", name, key)
+        hub = isinstance(source.path, str) and source.path.startswith("hf://")
+        for key in () if hub else ("subset", "split"):
+            if getattr(source, key):
+                raise self.located.error("is for data sets of the hub (hf://datasets/...)", "sources", name, key)
         if str(source.path).startswith("builtin:") and source.format != "auto":
             raise self.located.error("is for files; this source is no file", "sources", name, "format")
 
@@ -289,18 +337,15 @@ class _Builder:
         found = {}
         for name, source in self.recipe.sources.items():
             rendered = render(self.loaded[name], self.tokenizers[base.id], settings.values.rendering())
-            found[name] = Ingredient(name, source.ability, rendered, _how(source))
+            tags, excluded = self.screening.tags(name), self.screening.excluded(name)
+            found[name] = Ingredient(name, source.ability, rendered, _how(source), tags, excluded)
         return found
 
     def _evaluate(self, run: PlannedRun) -> Iterator[Evaluated]:
         seen: set[tuple[str, str]] = set()
         for number, component in enumerate(self.recipe.evaluation):
             key = ("evaluation", number)
-            try:
-                module = components.find("evaluators", component.name)
-            except KeyError as error:
-                raise self.located.error(str(error.args[0]), *key) from None
-            params = self.located.check(module.Params, component.params, *key, component.name)
+            module, params = self._evaluator(number, component)
             abilities = list(dict.fromkeys(source.ability for source in self.recipe.sources.values()))
             if params.ability is not None and params.ability not in abilities:
                 raise self.located.error(
@@ -314,6 +359,14 @@ class _Builder:
                     )
                 seen.add(label)
                 yield from self._measure(run, component, module, params, ability, key)
+
+    def _evaluator(self, number: int, component: Component) -> tuple[Any, Any]:
+        """Return an evaluator's module and its checked parameters."""
+        try:
+            module = components.find("evaluators", component.name)
+        except KeyError as error:
+            raise self.located.error(str(error.args[0]), "evaluation", number) from None
+        return module, self.located.check(module.Params, component.params, "evaluation", number, component.name)
 
     def _measure(
         self,
@@ -356,31 +409,23 @@ class _Builder:
         ingredients = [i for i in run.ingredients.values() if i.ability == ability]
         split = {"heldout": self.recipe.heldout, "split_seed": self.recipe.split_seed, "items": params.items}
         common = {**split, "precision": run.settings.values.precision}
-        hows = [{rule: i.how[rule] for rule in ("drop", "keep") if rule in i.how} for i in ingredients]
         if module.ANSWERS == "score":
             self._need_heldout(ability, key)
-            answers: Any = score(model, list(zip([i.data for i in ingredients], hows, strict=True)), common)
+            answers: Any = score(model, [ingredient.part for ingredient in ingredients], common)
             return grade(answers, component.name, module.VERSION, {})
-        items: list[tuple[Loaded, dict[str, Any]]]
         if getattr(params, "path", None):
-            items = [(self._benchmark(component, params, key), {})]
+            items = [Part(self._benchmark(component, params, key))]
             common["heldout"] = None
             if params.items is None:
                 common["split_seed"] = None  # nothing is drawn
         else:
             self._need_heldout(ability, key)
-            items = [(self._source_of(i.data), how) for i, how in zip(ingredients, hows, strict=True)]
+            items = [replace(ingredient.part, data=ingredient.data.one("source")) for ingredient in ingredients]
         asked = components.without_absent(module, module.request_params(params))
         asked = {**common, **asked, "template": run.settings.values.template}
         answers = generate(model, items, component.name, module.REQUEST_VERSION, asked)
         graded = components.without_absent(module, module.grade_params(params))
         return grade(answers, component.name, module.VERSION, graded)
-
-    @staticmethod
-    def _source_of(data: Rendered) -> Loaded:
-        source = data.one("source")
-        assert isinstance(source, Loaded)
-        return source
 
     def _need_heldout(self, ability: str, key: tuple[str | int, ...]) -> None:
         if not self.recipe.heldout:
@@ -400,6 +445,26 @@ class _Builder:
                 raise self.located.error(str(error), *key, component.name, "path") from error
         return self.benchmarks[key_of]
 
+    def _named_benchmarks(self) -> dict[str, Loaded]:
+        """Return the files of questions that the recipe judges by, or names for the preflight, by name."""
+        found: dict[str, Loaded] = {}
+        for number, component in enumerate(self.recipe.evaluation):
+            params = self._evaluator(number, component)[1]
+            if getattr(params, "path", None):
+                stage = self._benchmark(component, params, ("evaluation", number))
+                found.setdefault(params.name or component.name, stage)
+        for name, given in self.recipe.preflight.benchmarks.items():
+            key = ("preflight", "benchmarks", name)
+            if name in found:
+                raise self.located.error("an evaluation has this name already; give this one another", *key)
+            # A benchmark with a few odd rows is still worth comparing with.
+            source = Source(**dict(given), ability="benchmark", max_bad=Fraction(1))
+            try:
+                found[name] = self._load_stage(name, source)
+            except DataError as error:
+                raise self.located.error(str(error), *key, "path") from error
+        return found
+
 
 def _source_component(source: Source) -> tuple[str, dict[str, Any]]:
     if source.rows is not None:
@@ -407,8 +472,10 @@ def _source_component(source: Source) -> tuple[str, dict[str, Any]]:
     if isinstance(source.path, str) and source.path.startswith("builtin:"):
         return "tiny", {"name": source.path.removeprefix("builtin:")}
     given = {"path": source.path or "", "format": source.format, "columns": source.columns, "tags": source.tags}
-    hub = isinstance(source.path, str) and source.path.startswith("hf://")
-    return ("hub" if hub else "local"), given
+    if isinstance(source.path, str) and source.path.startswith("hf://"):
+        asked = {"subset": source.subset, "split": source.split}
+        return "hub", {**given, **{name: value for name, value in asked.items() if value is not None}}
+    return "local", given
 
 
 def _how(source: Source) -> dict[str, Any]:
@@ -416,11 +483,11 @@ def _how(source: Source) -> dict[str, Any]:
     how: dict[str, Any] = {}
     if source.amount:
         how["amounts"] = [source.amount.canonical()]
-    if source.duplicates != "keep":
-        how["duplicates"] = source.duplicates
+    if source.duplicates.drop and source.duplicates.near is None:
+        how["duplicates"] = "drop"
     for name, rule in (("drop", source.drop), ("keep", source.keep)):
         if rule:
-            how[name] = {"tags": rule.tags}
+            how[name] = rule.canonical()
     return how
 
 

@@ -12,7 +12,7 @@ from cuvee.canonical import ID_LENGTH
 from cuvee.cost import Costs
 from cuvee.errors import UsageError
 from cuvee.planner import Plan, display_name
-from cuvee.stage import Stage
+from cuvee.stage import KIND_VERSIONS, Stage
 from cuvee.store import Store
 
 SCHEMA = "cuvee.plan/1"
@@ -67,7 +67,7 @@ def _text(value: Any) -> Any:
 def _stage(stage: Stage, plan: Plan, costs: Costs, stored: explain.Stored) -> dict[str, Any]:
     size = costs.sizes[stage.id]
     cached = stage.id not in costs.todo
-    waits = any(parent.id in costs.todo for parent in stage.parents())
+    waits = any(parent.id in costs.todo for parent in plan.before(stage))
     return {
         "id": stage.id,
         "short": stage.short,
@@ -96,7 +96,7 @@ def schema() -> dict[str, Any]:
     stage = {
         "id": text | {"description": "64 hex digits: hash of kind, versions, component, params, input ids"},
         "short": text | {"description": "kind and first digits of the id; the folder in the store"},
-        "kind": {"enum": ["base", "load", "render", "mix", "train", "score", "generate", "grade"]},
+        "kind": {"enum": sorted(KIND_VERSIONS)},
         "component": text,
         "label": text | {"description": "for people; no part of the id"},
         "params": {"type": "object"},

@@ -4,6 +4,7 @@ A component is a module. Its file name is its name in a recipe. It holds `VERSIO
 the verbs of its folder:
 
     sources      pin(params, folder), examples(params, where), estimate(params, where)
+    taggers      tags(example, params), or request(example, params) and parse(text, params)
     strategies   plan(sources, start, hyper, params)
     evaluators   request(example), grade(request, response, params), or grade(likelihood)
     analyses     table(results, params)
@@ -12,13 +13,13 @@ the verbs of its folder:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cuvee.stage import Model, Rendered, Trained
+from cuvee.stage import Excluded, Model, Part, Rendered, Tagged, Trained
 from cuvee.values import BadRow, Example, Message
 
 
@@ -40,17 +41,26 @@ class Ingredient:
         ability: what it teaches.
         data: its rendered rows.
         how: which rows: amounts taken one after another, filters; canonical values.
+        tags: taggings that filters look at.
+        excluded: stages that name rows to leave out.
     """
 
     name: str
     ability: str
     data: Rendered
     how: Mapping[str, Any]
+    tags: tuple[Tagged, ...] = ()
+    excluded: tuple[Excluded, ...] = ()
 
     def share(self, fraction: Fraction) -> Ingredient:
         """Return the same source reduced to a share of what it was: a nested subset of floor(share * n) rows."""
         amounts = [*self.how.get("amounts", []), {"share": fraction}]
-        return Ingredient(self.name, self.ability, self.data, {**self.how, "amounts": amounts})
+        return replace(self, how={**self.how, "amounts": amounts})
+
+    @property
+    def part(self) -> Part:
+        """The source as a mixture takes it."""
+        return Part(self.data, self.how, self.tags, self.excluded)
 
 
 class Hyper(Protocol):
@@ -103,6 +113,36 @@ class Source(Protocol):
         """Look at the source without loading it."""
 
 
+# ------------------------------------------------------------------------------------------------- taggers
+
+
+class RuleTagger(Protocol):
+    """Tags an example by looking at it."""
+
+    VERSION: int
+    Params: type[Params]
+
+    def tags(self, example: Example, params: Any) -> tuple[str, ...]: ...
+
+
+class ModelTagger(Protocol):
+    """Tags an example by asking a model: one of the graph (`params.model`) or one of a server (`params.endpoint`).
+
+    `identity` leaves out what cannot change an answer (how many are asked at once, how long to wait). `parse`
+    returns None for an answer that cannot be read, which is counted and is not the same as no tags. `is_cut` says
+    whether a question had to be shortened, which is counted too.
+    """
+
+    VERSION: int
+    Params: type[Params]
+
+    def request(self, example: Example, params: Any) -> tuple[Message, ...]: ...
+    def parse(self, text: str, params: Any) -> tuple[str, ...] | None: ...
+    def generation(self, params: Any) -> Mapping[str, Any]: ...
+    def identity(self, params: Any) -> Mapping[str, Any]: ...
+    def is_cut(self, example: Example, params: Any) -> bool: ...
+
+
 # ---------------------------------------------------------------------------------------------- evaluators
 
 
@@ -124,11 +164,12 @@ class EvaluatorParams(Params):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a model is asked: the conversation so far, and the right answer for the grader."""
+    """What a model is asked: the conversation so far with its tools, and the right answer for the grader."""
 
     item: str
     messages: tuple[Message, ...]
     reference: str
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,10 +120,74 @@ class Declared(_Part):
     supervised_tokens: Annotated[Number, Field(gt=0)] | None = None
 
 
-class TagRule(_Part):
-    """Rows by a regular expression over their tags."""
+class Rule(_Part):
+    """Rows by their tags or their length; `drop` takes rows that meet any condition, `keep` those that meet all.
 
-    tags: Annotated[str, AfterValidator(_expression)]
+    Args:
+        tags: regular expression, searched in each tag.
+        stem: look at tags as InsTag normalises them: lower case, words stemmed ("coding" is then "code").
+        ignore_case: letters of both cases match.
+        longer_than, shorter_than: tokens of the whole conversation before any length rule.
+        answer_longer_than, answer_shorter_than: supervised tokens before any length rule.
+    """
+
+    tags: Annotated[str, AfterValidator(_expression)] | None = None
+    stem: bool = False
+    ignore_case: bool = False
+    longer_than: Annotated[Number, Field(ge=0)] | None = None
+    shorter_than: Annotated[Number, Field(ge=1)] | None = None
+    answer_longer_than: Annotated[Number, Field(ge=0)] | None = None
+    answer_shorter_than: Annotated[Number, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Rule:
+        conditions = ("tags", "longer_than", "shorter_than", "answer_longer_than", "answer_shorter_than")
+        if all(getattr(self, name) is None for name in conditions):
+            raise ValueError(f"needs at least one of {', '.join(conditions)}")
+        if self.tags is None and (self.stem or self.ignore_case):
+            raise ValueError("stem and ignore_case say how to look at tags; give tags")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what was asked for."""
+        return {name: value for name, value in self if value}
+
+
+class Duplicates(_Part):
+    """What counts as the same row, written ``keep``, ``drop``, ``near`` or ``{near: 0.9, on: prompt}``.
+
+    Args:
+        near: least Jaccard similarity of word n-grams; null looks for equal rows only.
+        on: what near rows are compared by.
+        drop: whether all but one are left out.
+    """
+
+    _SHORT: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "keep": {"drop": False, "near": None},
+        "drop": {"near": None},
+        "near": {},
+    }
+
+    near: Annotated[Share, Field(gt=0, le=1)] | None = Fraction(4, 5)
+    on: Literal["conversation", "prompt", "answer"] = "conversation"
+    drop: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in cls._SHORT:
+            raise ValueError(
+                f"{value!r} is not possible.{did_you_mean(value, cls._SHORT)} Or {{near: 0.9, on: prompt}}"
+            )
+        return cls._SHORT[value]
+
+
+class Across(Duplicates):
+    """Duplicates across sources: a row that an earlier source of `order` holds is left out of the later ones."""
+
+    order: tuple[str, ...]
 
 
 class DeclaredBase(_Part):
@@ -144,6 +208,23 @@ class BaseModelRef(_Part):
         return {"path": value} if isinstance(value, str) else value
 
 
+class Component(_Part):
+    """A component by name with its parameters, written ``name`` or ``{name: {parameters}}``."""
+
+    name: str
+    params: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
+            ((name, params),) = value.items()
+            return {"name": name, "params": params or {}}
+        return value
+
+
 class Source(_Part):
     """A named set of examples that teaches one ability.
 
@@ -154,9 +235,12 @@ class Source(_Part):
         amount: how much of it is used; everything when absent.
         format: the row format; found by looking when ``auto``.
         columns: own column names to the format's names.
+        subset, split: which part of a hub data set that is named without a file.
         tags: name of a tag column.
-        drop, keep: rows by their tags.
-        duplicates: ``keep`` equal rows or ``drop`` all but the first.
+        taggers: taggers whose tags `drop` and `keep` see besides the column's.
+        drop, keep: rows by their tags and lengths.
+        duplicates: ``keep`` equal rows, ``drop`` all but the first, or ``near`` ({near, on}): near ones as well.
+        overlap: ``drop`` rows that hold items of the recipe's benchmarks; ``keep`` leaves it to the preflight.
         max_bad: largest share of unusable rows before the load is an error.
         declared: sizes to plan with when the data is not at hand.
     """
@@ -167,10 +251,14 @@ class Source(_Part):
     amount: Amount | None = None
     format: str = "auto"
     columns: Mapping[str, str] = Field(default_factory=dict)
+    subset: str | None = None
+    split: str | None = None
     tags: str | None = None
-    drop: TagRule | None = None
-    keep: TagRule | None = None
-    duplicates: Literal["keep", "drop"] = "keep"
+    taggers: tuple[Component, ...] = ()
+    drop: Rule | None = None
+    keep: Rule | None = None
+    duplicates: Duplicates = Duplicates(near=None, drop=False)
+    overlap: Literal["keep", "drop"] = "keep"
     max_bad: Annotated[Share, Field(ge=0, le=1)] = Fraction(1, 100)
     declared: Declared | None = None
 
@@ -204,7 +292,7 @@ class Training(_Part):
     max_length: Annotated[int, Field(ge=8, strict=True)] = 2048
     template: Literal["tokenizer", "vicuna_v1.1", "alpaca", "chatml", "plain"] = "tokenizer"
     mask: Literal["all", "last"] = "all"
-    too_long: Literal["trim", "drop", "error"] = "trim"
+    too_long: Literal["trim", "drop", "split", "error"] = "trim"
 
     def rendering(self) -> dict[str, Any]:
         """Return what decides token ids and loss masks."""
@@ -236,21 +324,35 @@ class Run(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Component(_Part):
-    """A component by name with its parameters, written ``name`` or ``{name: {parameters}}``."""
+class Benchmark(_Part):
+    """A file of questions that a model will be judged by, for the overlap check."""
 
-    name: str
-    params: Mapping[str, Any] = Field(default_factory=dict)
+    path: str | tuple[str, ...]
+    format: str = "auto"
+    columns: Mapping[str, str] = Field(default_factory=dict)
+    subset: str | None = None
+    split: str | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
-            ((name, params),) = value.items()
-            return {"name": name, "params": params or {}}
-        return value
+
+class Preflight(_Part):
+    """What is checked before the first training.
+
+    Args:
+        accept: findings that are known and meant, by name or its beginning: ``overlap/math/gsm8k``, ``lengths``.
+        max_lost: largest share of a source's rows, or of its supervised tokens, that may be lost to `max_length`.
+        max_overlap: largest share of a benchmark's items that a source may hold.
+        ngram, coverage: an item is held when so large a share of its word n-grams occurs in a row.
+        near: least Jaccard similarity of near duplicates; null looks for equal rows only.
+        benchmarks: question files besides those the evaluation names.
+    """
+
+    accept: tuple[str, ...] = ()
+    max_lost: Annotated[Share, Field(ge=0, le=1)] = Fraction(1, 4)
+    max_overlap: Annotated[Share, Field(ge=0, le=1)] = Fraction(1, 100)
+    ngram: Annotated[int, Field(ge=3, le=50, strict=True)] = 8
+    coverage: Annotated[Share, Field(gt=0, le=1)] = Fraction(1, 2)
+    near: Annotated[Share, Field(gt=0, le=1)] | None = Fraction(4, 5)
+    benchmarks: Mapping[str, Benchmark] = Field(default_factory=dict)
 
 
 class Recipe(_Part):
@@ -259,6 +361,8 @@ class Recipe(_Part):
     base: BaseModelRef | None = None
     bases: tuple[BaseModelRef, ...] = ()
     sources: Mapping[str, Source]
+    duplicates: Across | None = None
+    preflight: Preflight = Field(default_factory=Preflight)
     heldout: Annotated[Share, Field(ge=0, lt=1)] = Fraction(1, 50)
     split_seed: int = 0
     training: Training = Field(default_factory=Training)

@@ -14,14 +14,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from cuvee import job
+from cuvee import gate, job
 from cuvee.bases import MODEL
 from cuvee.errors import UsageError, WorkFailed
 from cuvee.needs import kept_models, present, wanted
@@ -63,6 +63,7 @@ def execute(
     runtime: Runtime,
     listen: Listener = lambda event, stage, facts: None,
     costs: Mapping[str, float] | None = None,
+    targets: Sequence[Stage] | None = None,
 ) -> Outcome:
     """Execute what a plan lacks.
 
@@ -71,6 +72,7 @@ def execute(
         runtime: how to do it.
         listen: told of every event.
         costs: seconds by stage id; the stage with the longest way to a leaf goes first.
+        targets: execute no more than these stages and what they need; the whole recipe when None.
 
     Raises:
         UsageError: the plan holds data or a model that is only declared.
@@ -83,7 +85,7 @@ def execute(
             "Give a path that exists, such as sources.NAME.path=FILE or base=FOLDER"
         )
     store = Store(runtime.store)
-    todo = wanted(plan, store)
+    todo = wanted(plan, store, targets)
     _check_extras(todo, plan)
     outcome = Outcome(cached=len(plan.stages) - len(todo))
     started = time.time()
@@ -91,7 +93,7 @@ def execute(
         store.prepare()
         with store.lease(stage.id for stage in plan.stages):
             # Asked again under the lease: what somebody deleted just before is made again.
-            todo = wanted(plan, store)
+            todo = wanted(plan, store, targets)
             _claim(plan, store)
             _Scheduler(plan, store, todo, decided(runtime, len(todo)), listen, costs or {}, outcome).work()
             shed_models(plan, store)
@@ -239,10 +241,10 @@ class _Scheduler:
         self.waiting = {stage.id: stage for stage in todo}
         self.children: dict[str, list[str]] = {}
         for stage in todo:
-            for parent in stage.parents():
+            for parent in plan.before(stage):
                 self.children.setdefault(parent.id, []).append(stage.id)
         self.kept = kept_models(plan)
-        self.priority = _critical_path(todo, costs)
+        self.priority = _critical_path(todo, costs, plan.before)
         self.unfinished = set(self.waiting)
         self.not_before: dict[str, float] = {}
         self.workers: list[_Process] = []
@@ -252,6 +254,9 @@ class _Scheduler:
     def work(self) -> None:
         """Run until every wanted stage is finished, failed or skipped."""
         try:
+            for stage in self.plan.preflights:
+                if stage.id not in self.unfinished:
+                    self._pass(stage)
             while self.unfinished:
                 self._hand_out()
                 for key, _ in self.selector.select(timeout=RETRY_SECONDS):
@@ -267,7 +272,7 @@ class _Scheduler:
             stage
             for stage in self.waiting.values()
             if self.not_before.get(stage.id, 0) <= now
-            and not any(parent.id in self.unfinished for parent in stage.parents())
+            and not any(parent.id in self.unfinished for parent in self.plan.before(stage))
         ]
         # Where weights are given up, measuring goes before training: what is measured can go.
         thrifty = self.plan.located.recipe.keep_models != "all"
@@ -279,7 +284,8 @@ class _Scheduler:
             if worker is None:
                 return
             del self.waiting[stage.id]
-            work = job.make(stage, self.store, self.plan.sources, keep=stage.id in self.kept)
+            passed = gate.passed(self.plan, self.store, stage)
+            work = job.make(stage, self.store, self.plan.sources, keep=stage.id in self.kept, preflight=passed)
             worker.give(stage, work)
             self.listen("started", stage, {})
 
@@ -325,6 +331,8 @@ class _Scheduler:
             (self.outcome.executed if event["how"] == "executed" else self.outcome.elsewhere).append(stage.short)
             self._give_up_parents(stage)
             self.listen("done", stage, event)
+            if stage.kind == "preflight":
+                self._pass(stage)
         else:
             self._replace(worker)
             self._failed(stage, event["error"], event.get("trace", ""))
@@ -348,6 +356,11 @@ class _Scheduler:
         self.listen("failed", stage, {"error": error, "trace": trace})
         self._skip_children(stage, stage)
 
+    def _pass(self, stage: Stage) -> None:
+        """Let no training start that a finished preflight speaks against."""
+        if self.children.get(stage.id) and (refusal := gate.refusal(self.plan, self.store, stage)):
+            self._failed(stage, refusal)
+
     def _skip_children(self, stage: Stage, cause: Stage) -> None:
         for child_id in self.children.get(stage.id, []):
             child = self.waiting.pop(child_id, None)
@@ -358,13 +371,15 @@ class _Scheduler:
                 self._skip_children(child, cause)
 
 
-def _critical_path(todo: Iterable[Stage], costs: Mapping[str, float]) -> dict[str, float]:
+def _critical_path(
+    todo: Iterable[Stage], costs: Mapping[str, float], before: Callable[[Stage], Iterable[Stage]]
+) -> dict[str, float]:
     """Return for each stage the seconds from its start to the end of its longest chain."""
     longest: dict[str, float] = {}
     below: dict[str, float] = {}
     for stage in reversed(list(todo)):
         longest[stage.id] = costs.get(stage.id, 0.01) + below.get(stage.id, 0.0)
-        for parent in stage.parents():
+        for parent in before(stage):
             below[parent.id] = max(below.get(parent.id, 0.0), longest[stage.id])
     return longest
 

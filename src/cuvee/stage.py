@@ -1,9 +1,12 @@
 """A stage: one frozen description of work. Building a graph of stages runs nothing.
 
-    source ── load ── render ──┐
-    base ─────────────┘        ├─ mix ── train ── score ── grade
-    base ──────────────────────┼──────────┘   └── generate ── grade
-    source ── load ── render ──┘
+    source ── load ─┬─ render ────────┐
+                    ├─ tag ───────────┤
+                    ├─ duplicates ────┼─ mix ── train ── score ── grade
+    benchmark ─ load ── overlap ──────┘          │  └── generate ── grade
+    base ────────────────────────────────────────┘
+
+A preflight looks at renders, duplicates and overlaps; trainings wait for it, and their ids do not hang on it.
 
 A stage's id is the hash of its kind and the kind's version, its component and the component's version, its
 canonical parameters and its inputs' ids by role. `label` (for people) and `locate` (where outside data lies
@@ -21,9 +24,13 @@ from cuvee import canonical
 
 KIND_VERSIONS = {
     "base": 1,
-    "load": 1,
-    "render": 1,
-    "mix": 1,
+    "load": 2,
+    "tag": 1,
+    "duplicates": 1,
+    "overlap": 1,
+    "render": 2,
+    "mix": 2,
+    "preflight": 1,
     "train": 1,
     "score": 1,
     "generate": 1,
@@ -102,6 +109,26 @@ class Loaded(Stage):
     """Examples of one source after conversion and quarantine."""
 
 
+class Tagged(Stage):
+    """Tags of one source's examples, by a tagger."""
+
+
+class Duplicates(Stage):
+    """Rows of several sources that repeat an earlier one."""
+
+
+class Overlap(Stage):
+    """Rows of one source that hold items of one benchmark."""
+
+
+Excluded = Duplicates | Overlap
+"""What names rows that a mixture can leave out."""
+
+
+class Preflight(Stage):
+    """What was found wrong with the data before any training."""
+
+
 class Rendered(Stage):
     """One source's examples as token ids with loss mask, for one tokenizer and template."""
 
@@ -137,22 +164,113 @@ def render(source: Loaded, tokenizer: Base, params: Mapping[str, Any]) -> Render
     return Rendered("render", "chat", 1, params, {"source": (source,), "tokenizer": (tokenizer,)}, source.label)
 
 
-def mix(parts: Iterable[tuple[Rendered, Mapping[str, Any]]], params: Mapping[str, Any], *, label: str) -> Mixture:
+@dataclass(frozen=True)
+class Part:
+    """Rows of one source in a mixture or an evaluation.
+
+    Args:
+        data: where they come from: rendered for trainings and losses, loaded for requests.
+        how: which of them (see `data.parts`); canonical values.
+        tags: taggings whose tags `drop` and `keep` look at, besides the source's own.
+        excluded: stages that name rows to leave out.
+    """
+
+    data: Stage
+    how: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[Tagged, ...] = ()
+    excluded: tuple[Excluded, ...] = ()
+
+    def described(self) -> dict[str, Any]:
+        """Return `how` with the ids of the stages it looks at; taggings that no rule asks for are left out."""
+        found = dict(self.how)
+        if self.used_tags:
+            found["tagged"] = [stage.id for stage in self.used_tags]
+        if self.excluded:
+            found["excluded"] = sorted(stage.id for stage in self.excluded)
+        return found
+
+    @property
+    def used_tags(self) -> tuple[Tagged, ...]:
+        """The taggings that a rule asks for, in the order of their ids."""
+        asked = any("tags" in (self.how.get(rule) or {}) for rule in ("drop", "keep"))
+        return tuple(sorted(self.tags, key=lambda stage: stage.id)) if asked else ()
+
+    @property
+    def filters(self) -> Part:
+        """The same rows by their filters alone: what an evaluator's items go by."""
+        rules = {rule: self.how[rule] for rule in ("drop", "keep") if rule in self.how}
+        return Part(self.data, rules, self.tags)
+
+
+def _roles(parts: Iterable[Part]) -> dict[str, tuple[Stage, ...]]:
+    """Return the stages that parts look at besides their rows, each once."""
+    parts = list(parts)
+    tags = {stage.id: stage for part in parts for stage in part.used_tags}
+    excluded = {stage.id: stage for part in parts for stage in part.excluded}
+    roles: dict[str, dict[str, Any]] = {"tags": tags, "excluded": excluded}
+    return {role: tuple(found[key] for key in sorted(found)) for role, found in roles.items() if found}
+
+
+def tag(
+    source: Loaded,
+    component: str,
+    version: int,
+    params: Mapping[str, Any],
+    models: tuple[Base, ...] = (),
+    locate: Mapping[str, Any] | None = None,
+) -> Tagged:
+    """Describe tagging a source's examples; `models` is the model that a model tagger asks, if it is a local one."""
+    inputs: dict[str, tuple[Stage, ...]] = {"source": (source,)}
+    if models:
+        inputs["model"] = models
+    return Tagged("tag", component, version, params, inputs, source.label, locate or {})
+
+
+def duplicates(sources: Iterable[Loaded], params: Mapping[str, Any], *, label: str) -> Duplicates:
+    """Describe looking for equal and near-equal rows; a row of an earlier source stays."""
+    return Duplicates("duplicates", "jaccard", 1, params, {"sources": tuple(sources)}, label)
+
+
+def overlap(source: Loaded, benchmark: Loaded, params: Mapping[str, Any]) -> Overlap:
+    """Describe looking for a benchmark's items in a source's rows."""
+    label = f"{source.label} / {benchmark.label}"
+    return Overlap("overlap", "ngram", 1, params, {"source": (source,), "benchmark": (benchmark,)}, label)
+
+
+def preflight(
+    data: Iterable[Rendered],
+    tokenizer: Base,
+    duplicates: Iterable[Duplicates],
+    overlaps: Iterable[Overlap],
+    params: Mapping[str, Any],
+) -> Preflight:
+    """Describe the checks before training: masks, end tokens, templates, lengths, duplicates, overlap."""
+    inputs: dict[str, tuple[Stage, ...]] = {
+        "data": tuple(sorted(data, key=lambda stage: stage.id)),
+        "tokenizer": (tokenizer,),
+        "duplicates": tuple(duplicates),
+        "overlaps": tuple(sorted(overlaps, key=lambda stage: stage.id)),
+    }
+    return Preflight("preflight", "checks", 1, params, inputs, "preflight")
+
+
+def mix(parts: Iterable[Part], params: Mapping[str, Any], *, label: str) -> Mixture:
     """Describe a mixture: rendered sources with how much of each.
 
     Parts are put in the order of their ids, so that the order in the recipe changes nothing. A mixture of
     whole sources does not depend on the seed, and does not have it.
     """
+    parts = list(parts)
     # All of a source and a share of 1 are the same.
-    parts = [(data, _without_whole(how)) for data, how in parts]
-    ordered = sorted(parts, key=lambda part: (part[0].id, canonical.text(part[1])))
+    described = [(part.data, _without_whole(part.described())) for part in parts]
+    ordered = sorted(described, key=lambda part: (part[0].id, canonical.text(part[1])))
     drawn = any(how.get("amounts") for _, how in ordered)
     return Mixture(
         "mix",
         "union",
         1,
         {**params, "seed": params["seed"] if drawn else None, "parts": [how for _, how in ordered]},
-        {"parts": tuple(data for data, _ in ordered)},
+        {"parts": tuple(data for data, _ in ordered), **_roles(parts)},
         label,
     )
 
@@ -168,30 +286,25 @@ def train(start: Model, data: Mixture, params: Mapping[str, Any], *, label: str)
     return Trained("train", "full", 1, params, {"model": (start,), "data": (data,)}, label)
 
 
-def score(model: Model, data: Iterable[tuple[Rendered, Mapping[str, Any]]], params: Mapping[str, Any]) -> Scores:
+def score(model: Model, data: Iterable[Part], params: Mapping[str, Any]) -> Scores:
     """Describe the loss of a model on held-out rows of rendered sources, each with its filters."""
-    sources, asked = _filtered(data)
-    return Scores("score", "loss", 1, {**params, **asked}, {"model": (model,), "data": sources}, model.label)
+    roles, asked = _filtered(data, "data")
+    return Scores("score", "loss", 1, {**params, **asked}, {"model": (model,), **roles}, model.label)
 
 
-def generate(
-    model: Model,
-    items: Iterable[tuple[Loaded, Mapping[str, Any]]],
-    component: str,
-    version: int,
-    params: Mapping[str, Any],
-) -> Responses:
+def generate(model: Model, items: Iterable[Part], component: str, version: int, params: Mapping[str, Any]) -> Responses:
     """Describe a model's answers to the requests an evaluator makes of `items`, sources with their filters."""
-    sources, asked = _filtered(items)
-    inputs = {"model": (model,), "items": sources}
-    return Responses("generate", component, version, {**params, **asked}, inputs, model.label)
+    roles, asked = _filtered(items, "items")
+    return Responses("generate", component, version, {**params, **asked}, {"model": (model,), **roles}, model.label)
 
 
-def _filtered(pairs: Iterable[tuple[Stage, Mapping[str, Any]]]) -> tuple[tuple[Stage, ...], dict[str, Any]]:
-    """Return sources in the order of their ids, and the parameter that holds their filters if there are any."""
-    ordered = sorted(pairs, key=lambda pair: (pair[0].id, canonical.text(pair[1])))
-    filters = [how for _, how in ordered]
-    return tuple(stage for stage, _ in ordered), {"filters": filters} if any(filters) else {}
+def _filtered(parts: Iterable[Part], role: str) -> tuple[dict[str, tuple[Stage, ...]], dict[str, Any]]:
+    """Return sources in the order of their ids with what they look at, and the parameter that holds their filters."""
+    parts = [part.filters for part in parts]
+    ordered = sorted(parts, key=lambda part: (part.data.id, canonical.text(part.described())))
+    filters = [part.described() for part in ordered]
+    roles = {role: tuple(part.data for part in ordered), **_roles(parts)}
+    return roles, {"filters": filters} if any(filters) else {}
 
 
 def grade(answers: Scores | Responses, component: str, version: int, params: Mapping[str, Any]) -> Results:

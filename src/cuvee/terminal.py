@@ -29,7 +29,8 @@ WIDE = 240
 """Columns when the output is no terminal: whoever reads a file wants whole lines."""
 
 
-def _console() -> Console:
+def make_console() -> Console:
+    """Return what is printed to: as wide as the terminal, wide where the output is none."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
@@ -53,7 +54,7 @@ def size(count: float) -> str:
 
 def print_plan(view: Mapping[str, Any]) -> None:
     """Draw the tree of runs and stages with sizes, then what sharing saves and what the rest costs."""
-    console = _console()
+    console = make_console()
     by_id = {stage["id"]: stage for stage in view["stages"]}
     tree = Tree(Text(view["recipe"] or "recipe"))
     _data_branch(tree.add("data"), view)
@@ -74,13 +75,25 @@ def print_plan(view: Mapping[str, Any]) -> None:
 
 
 def _data_branch(branch: Tree, view: Mapping[str, Any]) -> None:
+    by_id = {stage["id"]: stage for stage in view["stages"]}
     for stage in view["stages"]:
-        if stage["kind"] in ("base", "render"):
-            kind = "" if stage["component"] == "tokenizer" else f"{stage['kind']} "
-            text = Text(f"{kind}{stage['label']}  ")
+        if stage["kind"] in ("base", "render", "tag", "duplicates", "preflight"):
+            text = Text(_data_line(stage))
             if stage["kind"] == "render":
-                text.append(_sizes(stage))
+                format = by_id[stage["inputs"]["source"][0]]["params"].get("format")
+                text.append(f"read as {format}, " if format else "").append(_sizes(stage))
             branch.add(text.append(_mark(stage)))
+    overlaps = [stage for stage in view["stages"] if stage["kind"] == "overlap"]
+    if overlaps:
+        missing = sum(not stage["cached"] for stage in overlaps)
+        branch.add(f"overlap with benchmarks and held-out rows: {len(overlaps)} comparisons, {missing} to do")
+
+
+def _data_line(stage: Mapping[str, Any]) -> str:
+    kind, label = stage["kind"], stage["label"]
+    if stage["component"] == "tokenizer" or kind == "preflight":
+        return f"{label}  "
+    return f"{kind} {label}{' by ' + stage['component'] if kind == 'tag' else ''}  "
 
 
 def _sizes(stage: Mapping[str, Any]) -> str:
@@ -245,7 +258,7 @@ def _base_name(info: RunInfo, plan: Plan) -> str:
 
 def print_closing(summary: Mapping[str, Any]) -> None:
     """Draw the closing table."""
-    console = _console()
+    console = make_console()
     columns = list(dict.fromkeys((row["evaluator"], row["ability"]) for row in summary["results"]))
     if columns:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -275,7 +288,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 def print_status(view: Mapping[str, Any]) -> None:
     """Draw the state of a plan's stages; finished ones only as a count."""
-    console = _console()
+    console = make_console()
     console.print(", ".join(f"{count} {state}" for state, count in sorted(view["counts"].items())))
     styles = {"running": "cyan", "failed": "red", "stopped": "yellow"}
     for stage in view["stages"]:
@@ -286,7 +299,7 @@ def print_status(view: Mapping[str, Any]) -> None:
 
 def print_list(view: Mapping[str, Any]) -> None:
     """Draw rows of plain values as a table."""
-    console = _console()
+    console = make_console()
     if not view["rows"]:
         console.print("nothing yet")
         return
@@ -301,7 +314,7 @@ def print_list(view: Mapping[str, Any]) -> None:
 
 def print_manifest(manifest: Mapping[str, Any]) -> None:
     """Draw a stage's manifest: parameters, inputs, summary, times, place."""
-    console = _console()
+    console = make_console()
     console.print(f"{manifest['kind']}-{manifest['id']}", soft_wrap=True)
     facts = {
         "label": manifest["label"],
@@ -322,3 +335,22 @@ def print_manifest(manifest: Mapping[str, Any]) -> None:
             console.print(Text(title, style="bold"))
         for name, value in values.items():
             console.print(Text(f"  {name}: {value}"))
+
+
+def print_rows(view: Mapping[str, Any]) -> None:
+    """Draw what a model has seen: a line a training and source, then single rows."""
+    console = make_console()
+    summary = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "source", "rows", "times", "supervised tokens"):
+        summary.add_column(name, justify="left" if name in ("stage", "source") else "right")
+    for line in view["summary"]:
+        counts = (number(line[name]) for name in ("rows", "times", "supervised_tokens"))
+        summary.add_row(Text(line["stage"]), Text(line["source"]), *counts)
+    console.print(summary)
+    for row in view["rows"]:
+        steps = ", ".join(map(str, row["steps"]))
+        place = f"{row['path']}:{row['line']}"
+        text = f"{row['stage']}  {place}  {row['id'][:12]}  {row['times']} time(s), steps {steps}"
+        console.print(Text(text), soft_wrap=True)
+    if view["found"] > len(view["rows"]):
+        console.print(f"... {view['found'] - len(view['rows']):,} more; --out FILE.parquet writes all, --find searches")

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any
 
 
@@ -27,12 +28,19 @@ class Message:
 
 
 def _digest(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> bytes:
-    data: list[Any] = [[m.role, m.content, *([m.extra] if m.extra else [])] for m in messages]
-    if tools:
-        data.append({"tools": list(tools)})
     # surrogatepass: broken surrogates in real files must not crash hashing; they hash to themselves.
-    form = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.blake2b(form.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(_form(messages, tools).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _form(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+    """Return compact JSON with sorted keys: a list of [role, content] with what else a template may use."""
+    if tools or any(m.extra for m in messages):
+        data: list[Any] = [[m.role, m.content, *([m.extra] if m.extra else [])] for m in messages]
+        if tools:
+            data.append({"tools": list(tools)})
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # The same text, four times as fast: most rows are nothing but roles and contents.
+    return f"[{','.join([f'[{encode_basestring(m.role)},{encode_basestring(m.content)}]' for m in messages])}]"
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Example:
     Its id is the hash of roles, contents, tool calls and the tools on offer, never of metadata: equal rows share
     it and are told apart by their occurrence number, which the load stage gives. `tools` are the descriptions of
     functions that a template shows the model; the prompt key leaves them out, so that a question that is held out
-    under one set of tools is held out under all.
+    under one set of tools is held out under all. `extra` keeps columns of the raw row that a judge asks for.
     """
 
     messages: tuple[Message, ...]
@@ -50,6 +58,7 @@ class Example:
     path: str = ""
     line: int = 0
     tools: tuple[Mapping[str, Any], ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def key(self) -> bytes:

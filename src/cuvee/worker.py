@@ -38,7 +38,7 @@ from cuvee.store.store import write_whole
 
 ATTEMPTS = "attempts.json"
 
-RESUMABLE = ("train",)
+RESUMABLE = ("train", "tag", "generate")
 """Kinds whose unfinished work is taken up again; others start afresh."""
 
 
@@ -126,6 +126,7 @@ class Worker:
             "versions": versions(),
             "python": sys.version.split()[0],
             "disposable": not job.keep,
+            **({"preflight": dict(job.preflight)} if job.preflight else {}),
         }
 
 

@@ -23,6 +23,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "hub": {"path": "hf://datasets/a/b/c.jsonl"},
     "inline": {"rows": []},
     "tiny": {"name": "math"},
+    "instag": {"model": "builtin:tiny"},
     "sequential": {"order": ["a", "b"]},
     "mixed_sequential": {"general": "a"},
     "dmt": {"general": "a", "k": "1/4"},
@@ -86,6 +87,9 @@ def test_it_offers_the_verbs_of_its_folder(component: tuple[str, str, Any]) -> N
         wanted: tuple[str, ...] = ("grade",)
         if module.ANSWERS == "generate":
             wanted = ("grade", "request", "request_params", "grade_params")
+    elif folder == "taggers":
+        asks = hasattr(module, "request")
+        wanted = ("request", "parse", "generation", "identity", "is_cut") if asks else ("tags",)
     else:
         wanted = VERBS[folder]
     assert [verb for verb in wanted if not callable(getattr(module, verb, None))] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cuvee.data import templates
+from cuvee.data import masks, templates
 from cuvee.data.chat import Chat, Row
 from cuvee.errors import DataError, ModelError
 from cuvee.values import Example, Message
@@ -165,6 +166,28 @@ def test_a_turn_without_end_token_is_counted(model: Make, talk: Talk) -> None:
     assert row.open_turns == 2
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(words, answers), min_size=1, max_size=3),
+    st.sampled_from([*sorted(ENDS), TRIMMING, THINKING, DEFAULT_SYSTEM, DOUBLING]),
+    st.sampled_from(["", " Be kind. "]),
+    st.sampled_from(["all", "last"]),
+)
+def test_shapes_of_conversations_say_what_looking_at_each_one_says(
+    model: Make, talk: Talk, pairs: list[tuple[str, str]], template: str, system: str, mask: str
+) -> None:
+    folder = model() if template in ENDS else model(template=template)
+    chat = Chat(folder, template if template in ENDS else "tokenizer", mask=mask)
+    thought = [(question, f"<think>{answer}</think>{answer}") for question, answer in pairs[:1]]
+    for turns in (pairs, thought + pairs):
+        example = talk(*itertools.chain(*turns), system=system)
+        quick = only(chat, example)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(masks.Shapes, "spans", lambda *_: None)
+            slow = only(chat, example)
+        assert (quick.ids.tolist(), quick.spans) == (slow.ids.tolist(), slow.spans)
+
+
 # -------------------------------------------------------------------------------------------------- length
 
 
@@ -211,6 +234,135 @@ def test_trimming_only_shortens(model: Make, talk: Talk, pairs: list[tuple[str, 
         assert len(cut.spans) == sum(end <= limit for _, end in whole.spans)
 
 
+# --------------------------------------------------------------------------------------------------- split
+
+
+def parts_of(row: Row) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """Return ids and spans of each piece."""
+    bounds = [0, *row.cuts, len(row.ids)]
+    return [
+        (row.ids[a:b].tolist(), [(start - a, end - a) for start, end in row.spans if a <= start < b])
+        for a, b in itertools.pairwise(bounds)
+    ]
+
+
+def test_a_long_conversation_becomes_pieces_of_whole_exchanges_under_the_same_system_turn(
+    model: Make, talk: Talk
+) -> None:
+    chat = Chat(model(), "chatml", max_length=70, too_long="split")
+    row = only(chat, talk("Hi", "Hello", "x" * 200, "y", "So?", "Yes", system="Be kind."))
+    first, second = (chat.text(ids) for ids, _ in parts_of(row))
+    head = "<s><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n"
+    assert first == head + "Hi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
+    assert second == head + "So?<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>\n"
+    assert (row.status, row.reason) == ("split", "longer than 70 tokens; 1 exchange left out")
+    assert (row.num_pieces, row.num_supervised) == (2, supervised_tokens(chat, "Hello", "Yes"))
+    assert row.full_supervised == supervised_tokens(chat, "Hello", "y", "Yes")
+    assert row.full_tokens > 200
+
+
+def supervised_tokens(chat: Chat, *answers: str) -> int:
+    return sum(len(chat.tokenizer.encode(answer + "<|im_end|>", add_special_tokens=False)) for answer in answers)
+
+
+def test_an_exchange_runs_from_its_question_through_its_last_answer(model: Make) -> None:
+    turns = [("user", "Hi"), ("user", "You?"), ("assistant", "I"), ("tool", "t"), ("assistant", "am")]
+    turns += [("system", "Short!"), ("user", "Bye"), ("assistant", "Bye")]
+    chat = Chat(model(), "chatml", max_length=60, too_long="split")
+    row = only(chat, Example(tuple(Message(role, text) for role, text in turns)))
+    texts = [chat.text(ids) for ids, _ in parts_of(row)]
+    assert [text.count("<|im_start|>") for text in texts] == [5, 3]
+    assert texts[1].startswith("<s><|im_start|>system\nShort!")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(words, answers), min_size=1, max_size=6),
+    st.integers(20, 120),
+    st.sampled_from(["all", "last"]),
+    st.sampled_from(["", "Be kind."]),
+    st.sampled_from(sorted(ENDS)),
+)
+def test_pieces_are_their_own_conversations_in_order_and_hold_every_exchange_that_fits(
+    model: Make, talk: Talk, pairs: list[tuple[str, str]], limit: int, mask: str, system: str, name: str
+) -> None:
+    folder = model()
+    whole = Chat(folder, name, mask=mask)
+    row = only(
+        Chat(folder, name, mask=mask, max_length=limit, too_long="split"),
+        talk(*itertools.chain(*pairs), system=system),
+    )
+    plain = only(whole, talk(*itertools.chain(*pairs), system=system))
+    assert (row.full_tokens, row.full_supervised) == (len(plain.ids), plain.num_supervised)
+
+    def alone(run: list[tuple[str, str]]) -> Row:
+        return only(whole, talk(*itertools.chain(*run), system=system))
+
+    if len(plain.ids) <= limit:
+        assert (row.status, row.ids.tolist(), row.spans) == ("kept", plain.ids.tolist(), plain.spans)
+        return
+    fitting = [pair for pair in pairs if len(alone([pair]).ids) <= limit]
+    assert row.status == ("split" if fitting else "dropped")
+    rest = list(pairs)
+    for ids, spans in parts_of(row) if fitting else ():
+        while len(alone(rest[:1]).ids) > limit:
+            rest = rest[1:]
+        size = next(n for n in range(len(rest), 0, -1) if alone(rest[:n]).ids.tolist() == ids)
+        assert spans == list(alone(rest[:size]).spans)
+        assert size == len(rest) or len(alone(rest[: size + 1]).ids) > limit >= len(ids)
+        rest = rest[size:]
+    assert not any(pair in fitting for pair in rest)
+
+
+def test_a_conversation_has_no_more_pieces_than_can_be_told_apart(
+    model: Make, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cuvee.data.chat.MAX_PIECES", 2)
+    chat = Chat(model(), "chatml", max_length=30, too_long="split")
+    row = only(chat, talk(*["Hi", "Yo"] * 5))
+    assert row.num_pieces == 2
+    assert row.reason.endswith("; 3 exchanges left out")
+
+
+# ------------------------------------------------------------------------------------------ what is counted
+
+OFFERED = "{% for tool in tools or [] %}{{ tool.name + ';' }}{% endfor %}" + DEFAULT_SYSTEM
+
+
+def test_tools_on_offer_are_shown_and_templates_that_leave_them_out_are_counted(model: Make, talk: Talk) -> None:
+    plain = talk("Hi", "Hello")
+    example = Example(plain.messages, tools=({"name": "add"}, {"name": "sub"}))
+    chat = Chat(model(template=OFFERED))
+    row = only(chat, example)
+    assert chat.text(row.ids).startswith("add;sub;<|im_start|>system")
+    assert supervised(chat, row) == ["Hello<|im_end|>"]
+    prompt = chat.prompt(plain.messages[:1], example.tools)
+    assert prompt == row.ids[: len(prompt)].tolist()
+    assert prompt != chat.prompt(plain.messages[:1])
+    assert not row.tools_ignored
+    blind = Chat(model(template=DEFAULT_SYSTEM))
+    assert only(blind, example).tools_ignored
+    assert not only(blind, plain).tools_ignored
+    np.testing.assert_array_equal(only(blind, example).ids, only(blind, plain).ids)
+
+
+def test_messages_that_write_special_tokens_are_counted_and_stay(model: Make, talk: Talk) -> None:
+    chat = Chat(model(), "plain")
+    row = only(chat, talk("Say </s> now <s>", "</s>", "Hi < s >", "Yes"))
+    assert (row.status, row.specials) == ("kept", 2)
+    assert only(chat, talk("Hi", "Hello")).specials == 0
+
+
+def test_lengths_before_any_rule_are_kept_whatever_the_rule(model: Make, talk: Talk) -> None:
+    example = talk("Hi", "Hello", "x" * 300, "y" * 30)
+    whole = only(Chat(folder := model(), "chatml"), example)
+    for rule in ("trim", "drop", "split"):
+        row = only(Chat(folder, "chatml", max_length=60, too_long=rule), example)
+        assert (row.full_tokens, row.full_supervised) == (len(whole.ids), whole.num_supervised)
+    refused = only(Chat(folder, "vicuna_v1.1"), Example((Message("tool", "x"), *example.messages)))
+    assert (refused.full_tokens, refused.full_supervised, refused.num_pieces) == (0, 0, 0)
+
+
 # --------------------------------------------------------------------------------------------- refusals
 
 
@@ -243,7 +395,7 @@ def test_a_tool_call_that_is_shown_is_supervised(model: Make) -> None:
     ("arguments", "message"),
     [
         ({"mask": "lst"}, "Did you mean 'last'"),
-        ({"too_long": "split"}, "drop, error, trim"),
+        ({"too_long": "cut"}, "drop, error, split, trim"),
         ({"max_length": 0}, "1 or more"),
     ],
 )

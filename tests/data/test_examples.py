@@ -4,8 +4,11 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cuvee.data import examples
 from cuvee.data.formats import Repaired
@@ -20,12 +23,19 @@ def test_what_is_written_is_read_again_in_order(tmp_path: Path, talk: Talk) -> N
     rows = [
         talk("Hi \U0001f600", "Hello\x00\n", path="a.jsonl", line=3),
         Example((Message("user", "Call f"), call), ("math", "code|x")),
-        Repaired(talk("Again", "Yes").messages, (), "b", 2, "cut"),
+        Repaired(talk("Again", "Yes").messages, (), "b", 2, repair="cut"),
     ]
     summary = examples.write(tmp_path, rows, Fraction(0))
     assert [example for example, _ in examples.read(tmp_path)] == rows
     assert [example.id for example, _ in examples.read(tmp_path)] == [row.id for row in rows]
-    assert summary == {"rows": 3, "bad": 0, "repaired": 1, "bytes": 7 + 7 + 6 + 5 + 3, "reasons": {"cut": 1}}
+    assert summary == {
+        "rows": 3,
+        "bad": 0,
+        "repaired": 1,
+        "bytes": 7 + 7 + 6 + 5 + 3,
+        "left_out": 0,
+        "reasons": {"cut": 1},
+    }
 
 
 def test_equal_rows_are_counted_in_stream_order_across_row_groups(
@@ -78,3 +88,31 @@ def test_no_row_left_is_an_error(tmp_path: Path) -> None:
         examples.write(tmp_path, [], Fraction(1))
     with pytest.raises(DataError, match=r"no usable row \(1 bad ones\)"):
         examples.write(tmp_path, [BadRow("x", 1, "why")], Fraction(1))
+
+
+def test_tools_on_offer_are_read_again(tmp_path: Path, talk: Talk) -> None:
+    tools = ({"type": "function", "function": {"name": "f", "parameters": {"x": "\u00e9 \ud83d"}}}, {"name": "g"})
+    rows = [Example(talk("Hi", "Hello").messages, tools=tools), talk("Hi", "Hello")]
+    examples.write(tmp_path, rows, Fraction(0))
+    found = [example for example, _ in examples.read(tmp_path)]
+    assert [example.tools for example in found] == [tools, ()]
+    assert [example.id for example in found] == [row.id for row in rows]
+    assert found[0].id != found[1].id
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 6), max_size=40))
+def test_occurrences_count_equal_ids_in_order(names: list[int]) -> None:
+    # Keys that agree in their first half only are different keys.
+    keys = np.array([[1] * 8 + [name // 2] + [0] * 6 + [name % 2] for name in names], np.uint8).reshape(-1, 16)
+    expected = [names[:at].count(name) for at, name in enumerate(names)]
+    assert examples.occurrences(keys).tolist() == expected
+
+
+def test_occurrence_numbers_come_with_rows_in_any_order(tmp_path: Path, talk: Talk) -> None:
+    a, b = talk("a", "1"), talk("b", "2")
+    examples.write(tmp_path, [a, b, a, a, b], Fraction(0))
+    assert [number for _, number in examples.read_rows(tmp_path, [3, 0, 4, 2])] == [2, 0, 1, 1]
+    batches = list(examples.batches(tmp_path, 2))
+    assert [batch.occurrences.tolist() for batch in batches] == [[0, 0], [1, 2], [1]]
+    assert [batch.columns["id"].to_pylist() for batch in batches] == [[a.key, b.key], [a.key, a.key], [b.key]]

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from cuvee.data import files, formats
+from cuvee.data import formats
+from cuvee.data import turns as of_turns
 from cuvee.errors import DataError
+from cuvee.values import BadRow
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "messages": {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]},
     "sharegpt": {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+    "pairs": {"history": [{"user": "2 + 2?", "bot": "4"}]},
     "alpaca": {"instruction": "2 + 2?", "input": "", "output": "4"},
     "prompt_completion": {"query": "2 + 2?", "response": "4"},
     "question_answer": {"question": "2 + 2?", "answer": "4", "origin": "test"},
@@ -18,10 +22,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 
 def turns(raw: dict[str, Any], format: str) -> list[tuple[str, str]]:
-    return [(message.role, message.content) for message in formats.convert(raw, format)]
+    return [(message.role, message.content) for message in formats.example(raw, format).messages]
 
 
-@pytest.mark.parametrize("format", formats.FORMATS)
+def repair(raw: dict[str, Any], format: str) -> str:
+    row = formats.example(raw, format)
+    return row.repair if isinstance(row, formats.Repaired) else ""
+
+
+def test_all_formats_are_tried_here_or_with_the_trees() -> None:
+    assert {*EXAMPLES, *formats.TREES} == {*formats.FORMATS}
+
+
+@pytest.mark.parametrize("format", EXAMPLES)
 def test_every_format_is_told_by_looking_and_gives_the_same_conversation(format: str) -> None:
     raw = EXAMPLES[format]
     assert formats.detect([raw, {**raw, "id": 7}]) == format
@@ -36,9 +49,60 @@ def test_ids_do_not_depend_on_the_format_or_on_metadata() -> None:
 
 
 def test_conversations_may_hold_roles_and_contents() -> None:
-    raw = {"conversations": EXAMPLES["messages"]["messages"]}
-    assert formats.detect([raw]) == "messages"
-    assert turns(raw, "messages")[1] == ("assistant", "4")
+    for name in ("conversations", "conversation", "items"):
+        for format, rows in (("messages", "messages"), ("sharegpt", "conversations")):
+            raw = {name: EXAMPLES[format][rows]}
+            assert formats.detect([raw]) == format
+            assert turns(raw, format)[1] == ("assistant", "4")
+
+
+@pytest.mark.parametrize(
+    ("raw", "format"),
+    [
+        ({"conversation": [{"input": "2 + 2?", "output": "4"}]}, "pairs"),  # Capybara, XTuner
+        ({"conversation": [{"human": "2 + 2?", "assistant": "4"}]}, "pairs"),  # Firefly
+        ({"instruction": "2 + 2?", "context": "", "response": "4"}, "alpaca"),  # databricks-dolly-15k
+        ({"question": "2 + 2?", "response": "4", "system_prompt": ""}, "prompt_completion"),  # OpenOrca
+        ({"query": "2 + 2?", "answer": "4"}, "question_answer"),  # CodeFeedback
+        ({"problem": "2 + 2?", "solution": "4", "answer": None}, "question_answer"),  # MATH, OSS-Instruct
+        ({"messages": None, "conversations": EXAMPLES["messages"]["messages"]}, "messages"),
+        ({"prompt": EXAMPLES["messages"]["messages"][:1], "completion": "4"}, "prompt_completion"),
+    ],
+)
+def test_well_known_sets_are_told_by_looking_too(raw: dict[str, Any], format: str) -> None:
+    assert formats.detect([raw]) == format
+    assert turns(raw, format) == [("user", "2 + 2?"), ("assistant", "4")]
+
+
+def test_the_context_of_dolly_is_the_input_of_alpaca() -> None:
+    raw = {"instruction": "Who?", "context": "Anna sings.", "response": "Anna"}
+    assert turns(raw, "alpaca")[0] == ("user", "Who?\nInput:\nAnna sings.")
+
+
+@pytest.mark.parametrize("format", ["messages", "sharegpt", "pairs", "alpaca", "prompt_completion", "question_answer"])
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_a_system_column_comes_first_whatever_the_format(format: str, column: str) -> None:
+    assert turns({**EXAMPLES[format], column: "Be brief."}, format)[0] == ("system", "Be brief.")
+    assert len(turns({**EXAMPLES[format], column: " "}, format)) == 2
+
+
+def test_a_conversation_keeps_the_system_text_of_its_own() -> None:
+    own = {"role": "system", "content": "Be kind."}
+    raw = {"messages": [own, *EXAMPLES["messages"]["messages"]]}
+    assert turns({**raw, "system": "Be brief."}, "messages")[0] == ("system", "Be kind.")
+    assert repair({**raw, "system": "Be brief."}, "messages") == of_turns.SYSTEM
+    assert repair({**raw, "system": "Be kind."}, "messages") == ""
+
+
+def test_a_system_text_in_the_first_exchange_comes_first() -> None:
+    raw = {"conversation": [{"system": "Be brief.", "input": "2 + 2?", "output": "4"}]}
+    assert turns(raw, "pairs")[0] == ("system", "Be brief.")
+
+
+def test_two_turns_of_one_role_in_a_row_are_kept() -> None:
+    raw = {"messages": [{"role": "user", "content": "Hi."}, *EXAMPLES["messages"]["messages"]]}
+    assert [role for role, _ in turns(raw, "messages")] == ["user", "user", "assistant"]
+    assert repair(raw, "messages") == ""
 
 
 def test_one_odd_row_among_many_does_not_change_the_format() -> None:
@@ -46,8 +110,8 @@ def test_one_odd_row_among_many_does_not_change_the_format() -> None:
 
 
 def test_no_format_lists_the_keys_seen_and_the_formats_possible() -> None:
-    with pytest.raises(DataError, match=r"keys problem, solution; possible: messages .*question_answer.*columns"):
-        formats.detect([{"problem": "2 + 2?", "solution": "4"}])
+    with pytest.raises(DataError, match=r"keys target, task; possible: messages .*question_answer.*columns"):
+        formats.detect([{"task": "2 + 2?", "target": "4"}])
 
 
 @pytest.mark.parametrize(
@@ -76,12 +140,11 @@ def test_a_piece_that_starts_with_an_answer_is_repaired_and_says_so() -> None:
     found = formats.example(raw, "sharegpt")
     assert [message.role for message in found.messages] == ["system", "user", "assistant"]
     assert isinstance(found, formats.Repaired)
-    assert found.repair == f"{formats.LEADING}; {formats.TRAILING}"
+    assert found.repair == f"{of_turns.LEADING}; {of_turns.TRAILING}"
 
 
 def test_tool_calls_go_into_extra_and_results_are_tool_turns() -> None:
     raw = {
-        "tools": "[...]",
         "conversations": [
             {"from": "human", "value": "Weather?"},
             {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Rom"}}'},
@@ -89,10 +152,74 @@ def test_tool_calls_go_into_extra_and_results_are_tool_turns() -> None:
             {"from": "gpt", "value": "Blue."},
         ],
     }
-    messages, repair = formats.conversation(raw, "sharegpt")
+    messages = formats.example(raw, "sharegpt").messages
     assert [message.role for message in messages] == ["user", "assistant", "tool", "assistant"]
     assert messages[1].extra["tool_calls"][0]["function"]["name"] == "weather"
-    assert repair == formats.TOOLS
+
+
+TOOL = {"name": "weather", "description": "Says the weather.", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[TOOL], json.dumps([TOOL]), [{"type": "function", "function": TOOL}]],
+    ids=["list", "JSON text", "as the templates want it"],
+)
+def test_tools_are_part_of_the_example_in_one_form(given: Any) -> None:
+    for format in formats.WITH_TOOLS:
+        row = formats.example({**EXAMPLES[format], "tools": given}, format)
+        assert row.tools == ({"type": "function", "function": TOOL},)
+        assert row.id != formats.example(EXAMPLES[format], format).id
+        assert not isinstance(row, formats.Repaired)
+
+
+@pytest.mark.parametrize("given", [None, "", " ", [], "[]", "null"])
+def test_no_tools_are_no_tools(given: Any) -> None:
+    assert formats.example({**EXAMPLES["messages"], "tools": given}, "messages").tools == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("[{", "tools are broken JSON"),
+        ('"x"', "tools are a str, not a list"),
+        ({"name": "x"}, "tools are a dict, not a list"),
+        ([None], "a tool is not an object"),
+        ('[{"name": "x", "at": NaN}]', "tools: no plain JSON"),
+        ([{"name": "x", "at": datetime(2024, 1, 1)}], "tools: no plain JSON"),
+        ([{"name": "\ud83d"}], "broken Unicode in tools"),
+        (
+            '[{"name": "x", "at": ' + "[" * 101 + "]" * 101 + "}]",
+            "tools: no plain JSON: nested in more than 100 levels",
+        ),
+    ],
+)
+def test_tools_that_cannot_be_used_spoil_their_row(given: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        formats.example({**EXAMPLES["sharegpt"], "tools": given}, "sharegpt")
+
+
+def test_tools_of_other_formats_are_metadata() -> None:
+    assert formats.example({**EXAMPLES["question_answer"], "tools": "python"}, "question_answer").tools == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [({"weight": 0}, True), ({"train": False}, True), ({"weight": 1, "train": True}, False), ({"weight": None}, False)],
+)
+def test_a_weight_of_a_message_is_left_out_and_counted(said: dict[str, Any], counted: bool) -> None:
+    user, assistant = EXAMPLES["messages"]["messages"]
+    assert repair({"messages": [user, {**assistant, **said}]}, "messages") == of_turns.WEIGHT * counted
+    asked, answer = EXAMPLES["sharegpt"]["conversations"]
+    assert repair({"conversations": [{**asked, **said}, {**answer, **said}]}, "sharegpt") == of_turns.WEIGHT * counted
+
+
+def test_nulls_and_empty_lists_that_parquet_fills_in_are_no_tool_calls() -> None:
+    turns = [{**turn, "tool_calls": [], "name": None} for turn in EXAMPLES["messages"]["messages"]]
+    row = formats.example({"messages": turns}, "messages")
+    assert row.id == formats.example(EXAMPLES["messages"], "messages").id
+    with pytest.raises(ValueError, match="an empty assistant turn"):
+        formats.example({"messages": [turns[0], {**turns[1], "content": ""}]}, "messages")
 
 
 def test_text_parts_are_joined_and_other_parts_refused() -> None:
@@ -101,7 +228,7 @@ def test_text_parts_are_joined_and_other_parts_refused() -> None:
     assert turns(raw, "messages")[0] == ("user", "2 + 2?")
     raw["messages"][0]["content"] = [{"type": "image", "url": "x"}]
     with pytest.raises(ValueError, match="content of a user turn is a list, not text"):
-        formats.convert(raw, "messages")
+        formats.example(raw, "messages")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +238,14 @@ def test_text_parts_are_joined_and_other_parts_refused() -> None:
         ({"messages": "Hi"}, "messages", "messages is a str, not a list"),
         ({}, "messages", "no list of messages"),
         ({"messages": ["Hi"]}, "messages", "a message is a str"),
+        ({"messages": None}, "messages", "no list of messages"),
+        ({"messages": [None]}, "messages", "a message is a null"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages", "content of a user turn is missing"),
+        ({"messages": [{"role": ["user"], "content": "Hi"}]}, "messages", "a role is a list"),
+        ({"conversations": [{"from": None, "value": "Hi"}]}, "sharegpt", "no role"),
+        ({"history": [["a", "b"]]}, "pairs", "an exchange is not an object"),
+        ({"history": [{"user": "a"}]}, "pairs", "no bot or assistant or output"),
+        ({"instruction": "Add", "output": "4", "history": [["a"]]}, "alpaca", "not a list of pairs"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, "messages", "no assistant turn"),
         ({"messages": [{"role": "wizard", "content": "Hi"}]}, "messages", "unknown role 'wizard'"),
         ({"messages": [{"content": "Hi"}]}, "messages", "no role"),
@@ -125,7 +260,7 @@ def test_text_parts_are_joined_and_other_parts_refused() -> None:
 )
 def test_a_row_that_cannot_be_used_says_why(raw: dict[str, Any], format: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        formats.convert(raw, format)
+        formats.example(raw, format)
 
 
 def test_columns_are_named_by_the_field_they_stand_for() -> None:
@@ -136,29 +271,18 @@ def test_columns_are_named_by_the_field_they_stand_for() -> None:
         formats.example({}, "question_answer", columns=columns)
 
 
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("name", "format", "bad"),
-    [
-        ("math/gsm8k_train", "question_answer", 0),
-        ("math/gsm8k_screl_train_use", "prompt_completion", 0),
-        ("code/code_alpaca_20k", "alpaca", 6),
-        ("chat/alpaca_52k", "alpaca", 28),
-        ("chat/lima", "alpaca", 0),
-        ("chat/human_llm_multiturn", "messages", 7),
-        ("chat/sharegpt_sample_tagged", "sharegpt", 11),
-        ("chat/fastchat_dummy_conversation", "sharegpt", 0),
-        ("chat/glaive_toolcall_en_300", "sharegpt", 0),
-    ],
-)
-def test_real_files_are_told_and_converted(shared: Path, name: str, format: str, bad: int) -> None:
-    path = shared / "data" / f"{name}.jsonl.gz"
-    rows = [row for _, row in files.rows(path) if isinstance(row, dict)]
-    assert formats.detect(rows) == format
-    refused = 0
-    for row in rows:
-        try:
-            formats.convert(row, format)
-        except ValueError:
-            refused += 1
-    assert refused == bad
+def test_a_stream_of_rows_keeps_every_row() -> None:
+    rows = [
+        (1, EXAMPLES["alpaca"]),
+        (2, BadRow("x", 2, "broken JSON")),
+        (3, {"instruction": 3}),
+        (7, EXAMPLES["alpaca"]),
+    ]
+    found = list(formats.examples(rows, "alpaca", path="x"))
+    assert [row.line for row in found] == [1, 2, 3, 7]
+    assert [row.reason for row in found if isinstance(row, BadRow)] == ["broken JSON", "instruction is a int, not text"]
+
+
+def test_a_tag_with_broken_unicode_spoils_its_row() -> None:
+    with pytest.raises(ValueError, match="broken Unicode in column 'topic'"):
+        formats.example({**EXAMPLES["alpaca"], "topic": "\udcff"}, "alpaca", tags="topic")

@@ -55,7 +55,7 @@ def test_token_rows_are_the_rows_of_the_examples(tmp_path: Path, talk: Talk, mod
         expected = items.examples(folders, HALF, 0, None, hows)
         assert ids == [example.id for example in expected][:9]
         assert (len(rows), full) == (9, len(expected))
-    with pytest.raises(ValueError, match="1 hows for 2 sources"):
+    with pytest.raises(ValueError, match="1 hows or tags for 2 sources"):
         items.token_rows(sources, HALF, 0, 9, [DROP])
 
 
@@ -63,3 +63,28 @@ def test_a_rule_on_rows_without_tags_is_an_error(tmp_path: Path, talk: Talk) -> 
     load.write(tmp_path, [talk("Hi", "Hello")], Fraction(0))
     with pytest.raises(DataError, match="no row of the source has any; name the column"):
         items.examples([tmp_path], Fraction(1), 0, None, [DROP])
+
+
+def test_tags_from_elsewhere_choose_items_and_lengths_do_not(tmp_path: Path, talk: Talk, model: Make) -> None:
+    folder = loaded(tmp_path, "a", talk)
+    (tmp_path / "rendered").mkdir()
+    rendered.write(tmp_path / "rendered", folder, Chat(model(), "plain"))
+    source = Rendered(tmp_path / "rendered")
+    tags = [("new",) if row < 20 else () for row in range(40)]
+    how = [{"keep": {"tags": "new", "longer_than": 10**6}, "drop": {"longer_than": 1}}]
+    found = items.examples([folder], HALF, 0, None, how, [tags])
+    assert 0 < len(found) < len(items.examples([folder], HALF, 0, None))
+    ids, _, full = items.token_rows([source], HALF, 0, None, how, [tags])
+    assert (ids, full) == ([example.id for example in found], len(found))
+
+
+def test_a_split_row_is_measured_in_all_its_pieces(tmp_path: Path, talk: Talk, model: Make) -> None:
+    load.write(tmp_path, [talk("Hi", "Hello"), talk(*["Hi", "Yes, it is."] * 6)], Fraction(0))
+    rendered.write(tmp_path, tmp_path, Chat(model(), "plain", max_length=40, too_long="split"))
+    source = Rendered(tmp_path)
+    ids, rows, full = items.token_rows([source], Fraction(1), 0, None)
+    pieces = int(source.num_pieces[1])
+    long = source.keys[1].tobytes().hex()
+    assert len(ids) == len(set(ids)) == full == 1 + pieces
+    assert [name for name in ids if name.startswith(long)] == [long, *(f"{long}.{n}" for n in range(1, pieces))]
+    assert sum(len(row.ids) for row in rows) == source.num_tokens.sum()

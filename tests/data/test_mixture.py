@@ -87,3 +87,67 @@ def test_an_impossible_part_is_named(tmp_path: Path, source: Callable[..., Rende
         mix(tmp_path / "m", both, {}, {"amounts": [{"count": 99}]})
     with pytest.raises(ValueError, match="1 parts for 2 rendered"):
         mix(tmp_path / "m", both, {})
+
+
+# ---------------------------------------------------------------------------------------- split rows, exclusions
+
+
+@pytest.fixture
+def long_talks(tmp_path: Path, model: Make, talk: Talk) -> Callable[..., Rendered]:
+    """Return a function that renders conversations of 1, 2 ... exchanges, a few exchanges a piece."""
+
+    def make(name: str, n: int, order: int = 1) -> Rendered:
+        chat = Chat(model(), "plain", max_length=40, too_long="split")
+        rows = [talk(*[f"{name} {row}", "Yes, it is."] * (row % 9 + 1)) for row in range(n)][::order]
+        folder = tmp_path / f"long {name}{n}{order}"
+        (folder / "load").mkdir(parents=True)
+        examples.write(folder / "load", rows, Fraction(0))
+        rendered.write(folder, folder / "load", chat)
+        return Rendered(folder)
+
+    return make
+
+
+def test_amounts_choose_examples_and_every_piece_of_theirs_is_a_row_of_the_training(
+    tmp_path: Path, long_talks: Callable[..., Rendered]
+) -> None:
+    source = long_talks("a", 60)
+    rows, summary = mix(tmp_path / "m", [source], {"amounts": [{"count": 20}, {"share": "3/2"}]})
+    (part,) = summary["parts"]
+    assert part["rows"] == part["chosen"] == summary["rows"] == 30
+    assert summary["pieces"] == part["pieces"] == len(rows) > 40
+    assert len(set(rows.rows.tolist())) == 20
+    found = [rows[index] for index in range(len(rows))]
+    assert rows.lengths.tolist() == [len(row.ids) for row in found]
+    assert rows.supervised.tolist() == [sum(end - start for start, end in row.spans) for row in found]
+    assert summary["longest"] == rows.lengths.max() <= 40
+    assert summary["total_tokens"] == rows.lengths.sum()
+    assert summary["supervised_tokens"] == rows.supervised.sum()
+    names = {(bytes(key), number) for key, number in zip(rows.keys, rows.copies.tolist(), strict=True)}
+    assert len(names) == len(rows)
+    every = [(row, piece) for row in set(rows.rows.tolist()) for piece in range(source.num_pieces[row])]
+    assert {(row, piece) for row, piece in zip(rows.rows.tolist(), rows.pieces.tolist(), strict=True)} == set(every)
+    for epoch in range(2):
+        steps = plan_steps(rows.keys, rows.copies, 2, 7, 0)
+        seen = np.concatenate(list(steps)[epoch * steps.per_epoch : (epoch + 1) * steps.per_epoch])
+        assert sorted(seen.tolist()) == list(range(len(rows)))
+
+
+def test_the_order_of_the_file_moves_no_piece_in_training(tmp_path: Path, long_talks: Callable[..., Rendered]) -> None:
+    def trained(rows: MixtureRows) -> list[list[int]]:
+        return [list(rows[int(index)].ids) for step in plan_steps(rows.keys, rows.copies, 1, 5, 1) for index in step]
+
+    straight, _ = mix(tmp_path / "1", [long_talks("a", 40)], HALF)
+    turned, _ = mix(tmp_path / "2", [long_talks("a", 40, -1)], HALF)
+    assert trained(straight) == trained(turned)
+
+
+def test_exclusions_and_tags_go_to_their_own_part(tmp_path: Path, source: Callable[..., Rendered]) -> None:
+    both = [source("a", 60), source("b", 40)]
+    given = {"heldout": "0", "split_seed": 0, "seed": 0, "parts": [{}, {"drop": {"tags": "odd"}}]}
+    tags = [("odd",) if row % 2 else () for row in range(40)]
+    summary = mixture.write(tmp_path, both, given, excluded=[{"overlap": np.arange(10)}, None], tags=[None, tags])
+    told = [(part["overlap"], part["filtered"], part["pool"]) for part in summary["parts"]]
+    assert told == [(10, 0, 50), (0, 20, 20)]
+    with pytest.raises(ValueError, match="1 exclusions or tags for 2 parts"):
+        mixture.write(tmp_path, both, given, excluded=[None])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import types
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -27,6 +29,9 @@ class Table:
     occurrences: NDArray[np.int64]
     num_tokens: NDArray[np.int64]
     num_supervised: NDArray[np.int64]
+    full_tokens: NDArray[np.int64]
+    full_supervised: NDArray[np.int64]
+    num_pieces: NDArray[np.int64]
     dropped: NDArray[np.bool_]
     tags: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -40,6 +45,9 @@ class Table:
             self.occurrences[order],
             self.num_tokens[order],
             self.num_supervised[order],
+            self.full_tokens[order],
+            self.full_supervised[order],
+            self.num_pieces[order],
             self.dropped[order],
             [self.tags[index] for index in order],
         )
@@ -65,6 +73,9 @@ def table(n: int, *, prompts: int = 0, repeats: int = 1) -> Table:
         np.arange(n, dtype=np.int64) % repeats,
         tokens * 2,
         tokens,
+        tokens * 2,
+        tokens,
+        np.ones(n, np.int64),
         np.zeros(n, np.bool_),
         [(("code",), ("chat", "math"), ())[row // repeats % 3] for row in range(n)],
     )
@@ -246,7 +257,7 @@ def test_filters_that_cannot_work_say_so() -> None:
         take(untagged, drop={"tags": "code"})
     with pytest.raises(DataError, match="no regular expression"):
         take(table(3), drop={"tags": "("})
-    with pytest.raises(DataError, match=r"no row is left of 9: 0 held out, 0 duplicates, 9 filtered"):
+    with pytest.raises(DataError, match=r"no row is left of 9: 0 held out, 0 duplicates, 0 overlapping, 9 filtered"):
         take(table(9), drop={"tags": "."}, keep={"tags": "zebra"})
 
 
@@ -303,3 +314,117 @@ def test_a_filter_that_cannot_work_is_an_error_for_held_out_items_too() -> None:
     untagged.tags = [()] * 3
     with pytest.raises(DataError, match="no row of the source has any; name the column"):
         parts.heldout_rows(untagged, Fraction(1), 0, None, {"keep": {"tags": "code"}})
+
+
+# ---------------------------------------------------------------------------------------------- exclusions
+
+
+def test_excluded_rows_are_counted_under_their_reason_after_held_out_and_before_the_filters() -> None:
+    rows = table(300, repeats=2)
+    excluded = {"duplicates": np.arange(0, 30), "overlap": np.arange(20, 60)}
+    how = {"duplicates": "drop", "drop": {"tags": "^code$"}}
+    plain = parts.choose(rows, how, Fraction(1, 10), 0, 0).counts
+    chosen = parts.choose(rows, how, Fraction(1, 10), 0, 0, excluded)
+    counts = chosen.counts
+    held = ranks.below(0, "heldout", rows.prompt_keys, Fraction(1, 10))
+    again = (rows.occurrences > 0) | (np.arange(300) < 30)
+    near = (np.arange(300) >= 20) & (np.arange(300) < 60)
+    assert counts["heldout"] == plain["heldout"] == held.sum()
+    assert counts["duplicates"] == (again & ~held).sum() > plain["duplicates"]
+    assert counts["overlap"] == (near & ~again & ~held).sum() > 0 == plain["overlap"]
+    gone = sum(counts[name] for name in ("heldout", "duplicates", "overlap", "filtered"))
+    assert counts["available"] == gone + counts["pool"]
+    assert not set(chosen.rows) & set(range(60))
+    with pytest.raises(ValueError, match=r"excluded\.overlaps is unknown\. Did you mean 'overlap'"):
+        parts.choose(rows, {}, Fraction(0), 0, 0, {"overlaps": np.arange(3)})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sets(st.integers(0, 89)),
+    st.sampled_from([({"share": "1/3"}, {"share": "2/3"}), ({"count": 7}, {"count": 20}), ({"tokens": 60},) * 2]),
+    st.integers(0, 1 << 32),
+)
+def test_with_exclusions_subsets_are_nested_and_hang_on_the_rows_alone(
+    out: set[int], amounts: tuple[dict[str, Any], dict[str, Any]], order: int
+) -> None:
+    rows = table(90, repeats=3)
+    if len(out) > 60:
+        return
+    few, many = (
+        parts.choose(rows, {"amounts": [amount]}, Fraction(0), 0, 0, {"overlap": np.array(sorted(out), np.int64)})
+        for amount in amounts
+    )
+    assert set(rows.names(few)) <= set(rows.names(many))
+    assert not set(few.rows) & out
+    shuffle = np.random.default_rng(order).permutation(90)
+    other = rows.shuffled(shuffle)
+    moved = {"overlap": np.flatnonzero(np.isin(shuffle, sorted(out)))}
+    again = parts.choose(other, {"amounts": [amounts[0]]}, Fraction(0), 0, 0, moved)
+    assert other.names(again) == rows.names(few)
+
+
+# ------------------------------------------------------------------------------------------- drop and keep
+
+
+def test_a_row_goes_when_any_condition_of_drop_holds_and_stays_when_all_of_keep_hold() -> None:
+    rows = table(90)
+    code = np.array(["code" in tags for tags in rows.tags])
+    long = rows.full_tokens > 18
+    brief = rows.full_supervised < 7
+    drop = take(rows, drop={"tags": "code", "longer_than": 18, "answer_shorter_than": 7})
+    assert set(drop.rows) == set(np.flatnonzero(~(code | long | brief)))
+    keep = take(rows, keep={"tags": "code", "longer_than": 18})
+    assert set(keep.rows) == set(np.flatnonzero(code & long))
+    assert set(take(rows, keep={"shorter_than": 12, "answer_longer_than": 3}).rows) == set(
+        np.flatnonzero((rows.full_tokens < 12) & (rows.full_supervised > 3))
+    )
+
+
+def test_rows_that_the_template_refused_have_no_length_and_stay_in_renderings_account() -> None:
+    rows = table(40)
+    rows.full_tokens[::4] = rows.full_supervised[::4] = rows.num_tokens[::4] = rows.num_supervised[::4] = 0
+    rows.dropped[::4] = True
+    counts = take(rows, keep={"longer_than": 1}, drop={"shorter_than": 2}).counts
+    assert (counts["filtered"], counts["lost"]) == (0, 10)
+
+
+def test_tags_may_be_matched_by_stem_or_without_regard_to_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("cuvee.data.tags")
+    module.normalise = lambda tag: tag.lower().replace("-", " ").removesuffix("ing")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuvee.data.tags", module)
+    rows = table(3)
+    rows.tags = [("Data-Coding",), ("cod",), ("CODE",)]
+    assert take(rows, keep={"tags": "cod$"}).rows.tolist() == [1]
+    assert take(rows, keep={"tags": "cod$", "stem": True}).rows.tolist() == [0, 1]
+    assert take(rows, keep={"tags": "cod", "ignore_case": True}).rows.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"longer": 3}, r"how\.drop\.longer is unknown\. Did you mean 'longer_than'"),
+        ({"stem": True, "longer_than": 3}, r"how\.drop has no tags"),
+    ],
+)
+def test_conditions_that_mean_nothing_are_refused(conditions: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        take(table(9), drop=conditions)
+
+
+def test_tags_from_elsewhere_join_a_rows_own() -> None:
+    rows = table(9)
+    more = [("new",) if row < 4 else () for row in range(9)]
+    found = parts.choose(rows, {"keep": {"tags": "code|new"}}, Fraction(0), 0, 0, None, more)
+    assert found.rows.tolist() == [row for row in range(9) if row < 4 or "code" in rows.tags[row]]
+    with pytest.raises(ValueError, match="3 rows of tags for 9 rows"):
+        parts.choose(rows, {"keep": {"tags": "x"}}, Fraction(0), 0, 0, None, more[:3])
+
+
+def test_lengths_do_not_choose_items_but_tags_from_elsewhere_do() -> None:
+    rows = table(300)
+    every = parts.heldout_rows(rows, Fraction(1, 4), 0, None)
+    assert parts.heldout_rows(rows, Fraction(1, 4), 0, None, {"drop": {"longer_than": 1}}).tolist() == every.tolist()
+    more = [("new",) if row % 2 else () for row in range(300)]
+    found = parts.heldout_rows(rows, Fraction(1, 4), 0, None, {"keep": {"tags": "new", "longer_than": 1}}, more)
+    assert found.tolist() == [row for row in every if row % 2]

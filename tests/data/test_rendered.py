@@ -49,7 +49,8 @@ def test_what_is_written_is_what_the_chat_renders(
     assert found.num_tokens.tolist() == [len(row.ids) for row in expected]
     assert found.num_supervised.tolist() == [row.num_supervised for row in expected]
     assert found.dropped.tolist() == [False, True, False, False, False]
-    assert found.tags == [(), ("odd",), (), (), ()]
+    assert list(found.tags) == [(), ("odd",), (), (), ()]
+    assert [found.tags[row] for row in range(5)] == list(found.tags)
     assert summary == {
         "rows": 5,
         "kept": 3,
@@ -60,6 +61,12 @@ def test_what_is_written_is_what_the_chat_renders(
         "total_tokens": sum(len(row.ids) for row in expected),
         "boundary_tokens": sum(row.boundary_tokens for row in expected),
         "open_turns": 0,
+        "split": 0,
+        "specials": 0,
+        "pieces": 4,
+        "tools_ignored": 0,
+        "full_tokens": sum(row.full_tokens for row in expected),
+        "full_supervised": sum(row.full_supervised for row in expected),
         "longest": max(len(row.ids) for row in expected),
     }
 
@@ -91,3 +98,58 @@ def test_a_row_that_must_not_be_too_long_is_named(tmp_path: Path, model: Make, t
 def test_a_folder_without_rows_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no rendered rows"):
         Rendered(tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1024])
+def test_pieces_of_split_rows_are_rows_of_their_own(
+    tmp_path: Path, model: Make, talk: Talk, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(rendered, "BATCH_ROWS", size)
+    tool = Example((Message("user", "x"), Message("assistant", "z", {"tool_calls": [{"function": {"name": "f"}}]})))
+    source = [talk("Hi", "Hello"), talk(*["Hi", "Yes, it is."] * 6, "x" * 400, "y"), tool, talk("z" * 300, "y")]
+    chat = Chat(model(), "plain", max_length=40, too_long="split")
+    summary = rendered.write(tmp_path, load(tmp_path / "load", [*source, talk("a", "b")]), chat)
+    found = Rendered(tmp_path)
+    long = chat.render(source)[1]
+    assert found.num_pieces.tolist() == [1, long.num_pieces, 0, 0, 1]
+    assert long.num_pieces > 1
+    assert found.pieces.starts.tolist() == [0, 1, 1 + long.num_pieces, 1 + long.num_pieces, 1 + long.num_pieces]
+    rows = [found.row(row, 7, piece) for row in (0, 1, 4) for piece in range(found.num_pieces[row])]
+    assert found.pieces.tokens.tolist() == [len(row.ids) for row in rows]
+    assert found.pieces.supervised.tolist() == [sum(end - start for start, end in row.spans) for row in rows]
+    assert np.concatenate([row.ids for row in rows[1:-1]]).tolist() == long.ids.tolist()
+    assert {row.part for row in rows} == {7}
+    told = ("kept", "split", "dropped", "pieces", "longest")
+    assert [summary[name] for name in told] == [2, 1, 2, len(rows), max(len(row.ids) for row in rows)]
+    assert summary["reasons"] == {"longer than 40 tokens; 1 exchange left out": 1} | {
+        "no whole exchange within 40 tokens": 1,
+        chat.render([tool])[0].reason: 1,
+    }
+    assert summary["full_supervised"] - summary["supervised_tokens"] == sum(
+        (found.full_supervised - found.num_supervised).tolist()
+    )
+    with pytest.raises(IndexError, match="piece 1 of 1 of row 0"):
+        found.row(0, piece=1)
+
+
+def test_what_preflight_looks_for_is_kept_by_row(tmp_path: Path, model: Make, talk: Talk) -> None:
+    open_ended = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    source = load(tmp_path / "load", [talk("Hi", "Hello", "a", "b"), talk("Say <s>", "</s>"), talk("Hi", "Hello")])
+    summary = rendered.write(tmp_path, source, Chat(model(template=open_ended)))
+    found = Rendered(tmp_path)
+    assert found.open_turns.tolist() == [2, 1, 1]
+    assert found.specials.tolist() == [0, 2, 0]
+    assert (summary["open_turns"], summary["specials"]) == (4, 2)
+
+
+def test_the_number_of_threads_changes_no_byte(
+    tmp_path: Path, model: Make, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendered, "BATCH_ROWS", 5)
+    source = load(tmp_path / "load", [talk(f"Hi {row}", "Hello" * (row + 1)) for row in range(23)])
+    chat = Chat(model(), "vicuna_v1.1", max_length=120)
+    written = []
+    for threads in (1, 3):
+        rendered.write(tmp_path, source, chat, threads)
+        written.append((tmp_path / rendered.FILE).read_bytes())
+    assert written[0] == written[1]

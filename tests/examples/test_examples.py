@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cuvee.recipe import load
 from tests.conftest import Cuvee
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -18,18 +19,23 @@ NEEDS_FILES = {"paper.yaml": "declared sizes", "real.yaml": "hub files"}
 def test_it_plans(cuvee: Cuvee, place: Path, path: Path) -> None:
     shutil.copy(path, place)
     view = json.loads(cuvee("plan", path.name, "--json").stdout)
-    assert (view["totals"]["trainings_alone"], view["totals"]["trainings"]) == (16, 11)
+    expected = (1, 1) if path.name == "clean.yaml" else (16, 11)
+    assert (view["totals"]["trainings_alone"], view["totals"]["trainings"]) == expected
 
 
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if p.name not in NEEDS_FILES], ids=lambda p: p.name)
 def test_it_runs_with_the_fake_engine_and_then_executes_nothing(cuvee: Cuvee, place: Path, path: Path) -> None:
     shutil.copy(path, place)
-    small = [f"sources.{name}.amount={{count: 300}}" for name in ("math", "code", "general")]
+    small = [f"sources.{name}.amount={{count: 300}}" for name in _sources(path) if name != "mixed"]
     first = json.loads(cuvee("run", path.name, "--fake", "--json", *small).stdout)
     assert first["failed"] == {}
     assert Path(place / first["report"]).is_file()
     again = json.loads(cuvee("run", path.name, "--fake", "--json", *small).stdout)
     assert again["executed"] == []
+
+
+def _sources(path: Path) -> list[str]:
+    return list(load(path).recipe.sources)
 
 
 def test_the_papers_setting_has_the_papers_sizes(cuvee: Cuvee, place: Path) -> None:

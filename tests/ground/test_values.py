@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
+import pytest
+
 from cuvee.values import Example, Message
 
 ASK = Message("user", "2 + 2?")
@@ -33,3 +38,19 @@ def test_content_cannot_be_shifted_between_turns_without_changing_the_id() -> No
 
 def test_broken_unicode_has_an_id_too() -> None:
     assert len(Example((Message("user", "\ud800"),)).id) == 32
+
+
+@pytest.mark.parametrize("text", ["plain", 'quote " and \\ slash', "line\nend\ttab\x00", "ü 漢 😀", "\ud800 broken"])
+def test_the_short_way_to_an_id_gives_the_same_as_json(text: str) -> None:
+    messages = (Message("user", text), Message("assistant", text))
+    data = [[message.role, message.content] for message in messages]
+    form = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    expected = hashlib.blake2b(form.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    assert Example(messages).id == expected
+
+
+def test_tools_on_offer_are_part_of_the_id_and_not_of_the_prompt() -> None:
+    messages = (Message("user", "Weather?"), Message("assistant", "Sun."))
+    plain, offered = Example(messages), Example(messages, tools=({"name": "weather"},))
+    assert plain.id != offered.id
+    assert plain.prompt_key == offered.prompt_key

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from cuvee.data.files import Absent
+from cuvee.errors import DataError
 from cuvee.pins import Pins
 from cuvee.protocols import Source
 from cuvee.sources import hub
@@ -89,3 +93,122 @@ def test_without_the_package_the_error_names_it(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(Absent, match=r"needs the package huggingface_hub; .*declared"):
         hub.pin(hub.Params(path=PATH), tmp_path, cache)
+
+
+# ------------------------------------------------------------------------------------------- whole data sets
+
+WHOLE = "hf://datasets/GAIR/lima@v1"
+
+
+class Sets:
+    """A stand-in for the package: one data set of two subsets, its split written as the package writes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.subsets, self.asked = folder, ["main", "extra"], []  # type: ignore[var-annotated]
+
+    def get_dataset_config_names(self, repo: str, *, revision: str) -> list[str]:
+        return self.subsets
+
+    def load_dataset(self, repo: str, subset: str, *, split: str, revision: str) -> Any:
+        self.asked.append((repo, subset, split, revision))
+        if split != "train":
+            raise ValueError(f"Unknown split {split!r}. Should be one of ['train'].")
+        table = pa.Table.from_pylist([{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(5)])
+        files = []
+        for number in range(2):
+            files.append({"filename": str(self.folder / f"{subset}-{number}.arrow")})
+            with pa.OSFile(files[-1]["filename"], "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table.slice(3 * number, 3))
+        return SimpleNamespace(cache_files=files)
+
+
+@pytest.fixture
+def sets(asked: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sets:
+    found = Sets(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", found)  # type: ignore[arg-type]
+    return found
+
+
+def test_a_whole_data_set_is_pinned_by_revision_subset_and_split(sets: Sets, cache: Any, tmp_path: Path) -> None:
+    identity, where = hub.pin(hub.Params(path=WHOLE, subset="main", tags=None), tmp_path, cache)
+    assert identity == {
+        "repo": "GAIR/lima",
+        "revision": "c0ffee",
+        "subset": "main",
+        "split": "train",
+        "format": "question_answer",
+        "columns": {},
+        "tags": None,
+    }
+    assert sets.asked == [("GAIR/lima", "main", "train", "c0ffee")]
+    rows = [row for row in hub.examples(identity, where) if isinstance(row, Example)]
+    assert [row.messages[1].content for row in rows] == ["1", "2", "3", "4", "5"]
+    assert hub.estimate(identity, where).rows == 5
+
+
+def test_several_subsets_are_listed_and_a_single_one_is_taken(sets: Sets, cache: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="several subsets; name one with subset: main, extra"):
+        hub.pin(hub.Params(path=WHOLE), tmp_path, cache)
+    sets.subsets = ["main"]
+    found, _ = hub.pin(hub.Params(path=WHOLE), tmp_path, cache)
+    named, _ = hub.pin(hub.Params(path=WHOLE, subset="main", split="train"), tmp_path, cache)
+    assert found == named
+
+
+def test_an_unknown_split_lists_the_known_ones(sets: Sets, cache: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"Unknown split 'dev'. Should be one of \['train'\]. \(data set GAIR/lima"
+    ) as found:
+        hub.pin(hub.Params(path=WHOLE, subset="main", split="dev"), tmp_path, cache)
+    assert not isinstance(found.value, Absent)
+
+
+def test_a_file_has_neither_subset_nor_split_and_a_split_no_slices() -> None:
+    with pytest.raises(ValidationError, match="a file has no subset and no split"):
+        hub.Params(path=PATH, split="train")
+    with pytest.raises(ValidationError, match="split"):
+        hub.Params(path=WHOLE, split="train[:10%]")
+
+
+def test_without_the_datasets_package_the_error_names_it(
+    asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, cache: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(Absent, match="needs the package datasets; install it"):
+        hub.pin(hub.Params(path=WHOLE), tmp_path, cache)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("datasets"), reason="the package datasets is absent")
+def test_the_package_itself_reads_a_data_set(
+    asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, cache: Any, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "huggingface_hub")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import datasets
+    folder = tmp_path / "GAIR" / "lima"
+    folder.mkdir(parents=True)
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "4"}]} for n in range(9)
+    ]
+    for split, part in (("train", rows[:6]), ("test", rows[6:])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+
+    def from_the_folder(repo: str, subset: str, *, split: str, revision: str) -> Any:
+        return datasets.load_dataset(str(folder), subset, split=split, cache_dir=str(tmp_path / "cache"))
+
+    standing_in = SimpleNamespace(
+        load_dataset=from_the_folder,
+        get_dataset_config_names=lambda repo, revision: datasets.get_dataset_config_names(str(folder)),
+    )
+    monkeypatch.setattr(hub, "_package", lambda name, repo: standing_in)
+    monkeypatch.setattr(hub, "_revision", lambda repo, asked: "c0ffee")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        identity, where = hub.pin(hub.Params(path=WHOLE), tmp_path, cache)
+        other, there = hub.pin(hub.Params(path=WHOLE, split="test"), tmp_path, cache)
+        with pytest.raises(DataError, match="dev"):
+            hub.pin(hub.Params(path=WHOLE, split="dev"), tmp_path, cache)
+    assert (identity["subset"], identity["format"]) == ("default", "messages")
+    assert [len(list(hub.examples(*pair))) for pair in ((identity, where), (other, there))] == [6, 3]
+    assert hub.estimate(identity, where).rows == 6

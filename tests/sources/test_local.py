@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
@@ -93,10 +94,10 @@ def test_what_is_not_there_is_named(tmp_path: Path, cache: Any) -> None:
 
 
 def test_unknown_keys_name_the_file_and_columns_help(tmp_path: Path, cache: Any) -> None:
-    write(tmp_path / "a.jsonl", [{"problem": "1 + 1?", "solution": "2"}])
-    with pytest.raises(DataError, match=r"a\.jsonl: no format fits: the rows have the keys problem, solution"):
+    write(tmp_path / "a.jsonl", [{"task": "1 + 1?", "target": "2"}])
+    with pytest.raises(DataError, match=r"a\.jsonl: no format fits: the rows have the keys target, task"):
         local.pin(local.Params(path="a.jsonl"), tmp_path, cache)
-    columns = {"question": "problem", "answer": "solution"}
+    columns = {"question": "task", "answer": "target"}
     identity, where = local.pin(local.Params(path="a.jsonl", columns=columns), tmp_path, cache)
     (row,) = everything(identity, where)
     assert isinstance(row, Example)
@@ -152,6 +153,65 @@ def test_an_estimate_counts_all_files_and_samples_each(tmp_path: Path, cache: An
     found = local.estimate(identity, where)
     assert (found.rows, found.exact) == (41, True)
     assert {Path(row.path).name for row in found.sample} == {"a.jsonl", "b.gz"}
+
+
+def test_a_folder_that_datasets_saved_is_read(tmp_path: Path, cache: Any) -> None:
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    table = pa.Table.from_pylist(ROWS)
+    names = [f"data-0000{number}-of-00002.arrow" for number in range(2)]
+    for number, name in enumerate(names):
+        with pa.OSFile(str(saved / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.slice(10 * number, 10))
+    (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    identity, where = local.pin(local.Params(path="saved"), tmp_path, cache)
+    assert len(everything(identity, where)) == len(ROWS)
+    by_pattern, _ = local.pin(local.Params(path="saved/*.arrow"), tmp_path, cache)
+    assert by_pattern == identity
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("dataset_dict.json", '{"splits": ["train", "test"]}', r"several splits; give one of them: .*saved/train, "),
+        ("state.json", "{}", r"list of files is damaged; give a pattern: .*saved/\*\.arrow"),
+        ("readme.md", "", r"this is a folder; give a file in it or a pattern"),
+    ],
+)
+def test_another_folder_says_what_to_give(tmp_path: Path, cache: Any, name: str, text: str, reason: str) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / name).write_text(text)
+    with pytest.raises(DataError, match=reason):
+        local.pin(local.Params(path="saved"), tmp_path, cache)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, cache: Any) -> None:
+    path = write(tmp_path / "a.jsonl", ROWS)
+    identity, where = local.pin(local.Params(path="a.jsonl"), tmp_path, cache)
+    rows = local.examples(identity, where)
+    next(rows)
+    with path.open("a") as stream:
+        stream.write(json.dumps(ROWS[0]) + "\n")
+    with pytest.raises(DataError, match="changed while it was read; run again"):
+        list(rows)
+
+
+TREE = [
+    {"message_id": "a", "parent_id": None, "role": "prompter", "text": "2 + 2?"},
+    {"message_id": "b", "parent_id": "a", "role": "assistant", "text": "4", "rank": 1},
+    {"message_id": "c", "parent_id": "a", "role": "assistant", "text": "Four.", "rank": 0},
+]
+
+
+def test_trees_are_counted_by_conversations(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", TREE)
+    identity, where = local.pin(local.Params(path="a.jsonl"), tmp_path, cache)
+    assert identity["format"] == "oasst_best"
+    assert local.estimate(identity, where).rows == 1
+    identity, where = local.pin(local.Params(path="a.jsonl", format="oasst"), tmp_path, cache)
+    assert local.estimate(identity, where).rows == 2
+    rows = everything(identity, where)
+    assert [row.messages[-1].content for row in rows if isinstance(row, Example)] == ["4", "Four."]
 
 
 @pytest.mark.real

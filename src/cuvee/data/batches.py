@@ -113,12 +113,14 @@ def _distinct(keys: Keys, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     One example may come through two parts of a mixture. Its rows are equal, so which of them gets which number
     changes no token; without it they would always stand side by side.
     """
-    order = ranks.order(np.zeros(len(keys), np.uint64), keys, numbers)
-    same = np.zeros(len(keys), np.bool_)
-    same[1:] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1) & (numbers[order[1:]] == numbers[order[:-1]])
-    if not same.any():
+    rows = ranks.repeated(keys)
+    # What has one key stays together: its rows stand side by side, and sorting by number within is stable.
+    group = np.cumsum(ranks.firsts(keys[rows]))
+    rows = rows[np.lexsort((numbers[rows], group))]
+    first = ranks.firsts(keys[rows], numbers[rows])
+    if first.all():
         return numbers
-    starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(keys))))
+    places = np.arange(len(rows))
     found = numbers.copy()
-    found[order] += (np.arange(len(keys)) - starts) * AGAIN
+    found[rows] += (places - np.maximum.accumulate(np.where(first, places, 0))) * AGAIN
     return found

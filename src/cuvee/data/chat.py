@@ -15,39 +15,48 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from cuvee.data import masks, templates
+from cuvee.data.encoder import Encoded, Encoder
 from cuvee.errors import DataError, ModelError, did_you_mean
 from cuvee.values import Example, Message
 
-KEPT, TRIMMED, DROPPED = STATUSES = ("kept", "trimmed", "dropped")
+KEPT, TRIMMED, DROPPED, SPLIT = STATUSES = ("kept", "trimmed", "dropped", "split")
 MASKS = ("all", "last")
-TOO_LONG = ("trim", "drop", "error")
+TOO_LONG = ("trim", "split", "drop", "error")
+
+MAX_PIECES = 1024
+"""Pieces of one conversation at most; what tells the rows of a mixture apart has room for no more."""
 
 NOTHING_SUPERVISED = "no supervised token"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """One rendered example.
 
     Args:
-        ids: token ids, (length,) int32; empty when dropped.
-        spans: supervised token ranges as [start, end), in order.
-        status: ``kept``, ``trimmed`` or ``dropped``.
+        ids: token ids, (length,) int32; empty when dropped; of all pieces one after another when split.
+        spans: supervised token ranges as [start, end), in order; none lies in two pieces.
+        status: ``kept``, ``trimmed``, ``dropped`` or ``split``.
         reason: why it is not as it was.
         boundary_tokens: supervised tokens that begin before their answer.
         open_turns: supervised turns that the template closes with no special token.
+        cuts: where in `ids` the pieces after the first start; empty when there is one.
+        full_tokens: tokens before any length rule; 0 where the template refuses the row.
+        full_supervised: supervised tokens before any length rule.
+        specials: messages whose own content holds the text of a special token, which is tokenised as that token.
+        tools_ignored: whether the row has tools and the template shows nothing of them.
     """
 
     ids: NDArray[np.int32]
@@ -56,6 +65,16 @@ class Row:
     reason: str = ""
     boundary_tokens: int = 0
     open_turns: int = 0
+    cuts: tuple[int, ...] = ()
+    full_tokens: int = 0
+    full_supervised: int = 0
+    specials: int = 0
+    tools_ignored: bool = False
+
+    @property
+    def num_pieces(self) -> int:
+        """Rows of a training step that come of it: 0 when dropped, more than 1 when split."""
+        return 0 if self.status == DROPPED else 1 + len(self.cuts)
 
     @property
     def num_supervised(self) -> int:
@@ -70,6 +89,14 @@ class _Answer:
     start: int
     end: int
     closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A conversation's text and the answers in it that the mask rule wants."""
+
+    text: str
+    answers: list[_Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +117,8 @@ class Chat:
         template: ``tokenizer`` for the folder's own, or a built-in name (`templates.BUILT_IN`).
         mask: ``all`` supervises every assistant turn, ``last`` the last one.
         max_length: tokens a row may have, beginning-of-sequence token included; None for no limit.
-        too_long: ``trim`` cuts after the last answer that fits, ``drop`` leaves the row out, ``error`` raises.
+        too_long: ``trim`` cuts after the last answer that fits; ``split`` makes several rows of whole exchanges,
+            each headed by the leading system turns; ``drop`` leaves the row out; ``error`` raises.
 
     Raises:
         ModelError: no tokenizer.json, no such template, a template that needs tokens the tokenizer has not.
@@ -121,6 +149,8 @@ class Chat:
             self.bos = ()
         self._render = templates.compile(self.template, self.tokens)
         self._special = self._special_pattern()
+        self._shapes = masks.Shapes(self._render)
+        self._bos = np.array(self.bos, np.int32)
 
     # ------------------------------------------------------------------------------------------ rendering
 
@@ -132,45 +162,87 @@ class Chat:
                 file and line.
             ModelError: the template cannot be used at all.
         """
-        drafts = [self._placed(example) for example in examples]
-        texts = [text for text, _ in drafts if text is not None]
-        encoded = iter(self.tokenizer.encode_batch(texts, add_special_tokens=False))
-        rows = []
-        for example, (text, found) in zip(examples, drafts, strict=True):
-            if isinstance(found, str) or text is None:
-                rows.append(_dropped(str(found)))
-            else:
-                rows.append(self._row(example, next(encoded), found))
+        (rows,) = self.render_all([examples])
         return rows
 
-    def _placed(self, example: Example) -> tuple[str | None, list[_Answer] | str]:
+    def render_all(self, batches: Iterable[Sequence[Example]], threads: int = 1) -> Iterator[list[Row]]:
+        """Yield `render` of each batch; while some threads tokenise one batch, the next one gets its text.
+
+        Args:
+            batches: examples.
+            threads: how many threads tokenise; the rows do not hang on it.
+
+        Raises:
+            DataError, ModelError: as `render`.
+        """
+        with ThreadPoolExecutor(threads) as pool:
+            last: Callable[[], list[Row]] | None = None
+            for examples in batches:
+                drafts = [self._placed(example) for example in examples]
+                texts = [draft.text for draft in drafts if isinstance(draft, _Draft)]
+                size = -(-len(texts) // threads) or 1
+                pending = [pool.submit(self.encoder.encode, texts[at : at + size]) for at in range(0, len(texts), size)]
+                if last is not None:
+                    yield last()
+                last = partial(self._rows, examples, drafts, pending)
+            if last is not None:
+                yield last()
+
+    def _rows(
+        self,
+        examples: Sequence[Example],
+        drafts: Sequence[_Draft | str],
+        pending: Sequence[Future[Sequence[Encoded]]],
+    ) -> list[Row]:
+        encoded = (one for chunk in pending for one in chunk.result())
+        return [
+            self._dropped(example, draft) if isinstance(draft, str) else self._row(example, next(encoded), draft)
+            for example, draft in zip(examples, drafts, strict=True)
+        ]
+
+    def _placed(self, example: Example) -> _Draft | str:
         try:
             return self._draft(example, self.mask)
         except ValueError as error:
             raise _fault(example, str(error)) from None
 
-    def _draft(self, example: Example, mask: str) -> tuple[str | None, list[_Answer] | str]:
-        """Return the text and the answers in it, or None and the reason why there is no text.
+    def _draft(self, example: Example, mask: str) -> _Draft | str:
+        """Return the text and the answers in it, or the reason why there is no text.
 
         Raises:
             ValueError: an answer cannot be found in the text.
         """
         messages = [message.as_dict() for message in example.messages]
+        render = self._offering(example.tools)
+        plain = not example.tools and not any(message.extra for message in example.messages)
         try:
-            text = self._render(messages, False)
+            text = render(messages, False)
             text.encode()
         except UnicodeEncodeError:
-            return None, "broken Unicode"
+            return "broken Unicode"
         except ValueError as error:
-            return None, str(error)
+            return str(error)
         wanted = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
+        if mask == "last":
+            wanted = wanted[-1:]
+        spans = self._shapes.spans(messages, text, wanted) if plain else None
         try:
-            return text, self._answers(messages, text, wanted[-1:] if mask == "last" else wanted)
+            if spans is None:
+                spans = masks.answers(render, messages, text, wanted, self._special)
+            return _Draft(text, self._answers(messages, text, wanted, spans))
         except masks.NotShown as error:
-            return None, str(error)
+            return str(error)
 
-    def _answers(self, messages: list[dict[str, Any]], text: str, wanted: Sequence[int]) -> list[_Answer]:
-        spans = masks.answers(self._render, messages, text, wanted, self._special)
+    def _offering(self, tools: Sequence[Mapping[str, Any]]) -> templates.Render:
+        """Return what renders conversations with `tools` on offer."""
+        if not tools:
+            return self._render
+        offered = [dict(tool) for tool in tools]
+        return lambda messages, generate, _=None: self._render(messages, generate, offered)
+
+    def _answers(
+        self, messages: list[dict[str, Any]], text: str, wanted: Sequence[int], spans: Sequence[masks.Span]
+    ) -> list[_Answer]:
         found = []
         for index, (start, end) in zip(wanted, spans, strict=True):
             if start == end:
@@ -180,58 +252,112 @@ class Chat:
             found.append(_Answer(start, closing, closing > end))
         return found
 
-    def _row(self, example: Example, encoding: Encoding, answers: Sequence[_Answer]) -> Row:
-        ids = np.array([*self.bos, *encoding.ids], dtype=np.int32)
+    def _row(self, example: Example, encoded: Encoded, draft: _Draft) -> Row:
+        ids = self._whole(encoded)
+        row = _finished(ids, self._locate(encoded, draft.answers), KEPT, "")
+        row.full_tokens, row.full_supervised = len(ids), row.num_supervised
         if self.max_length is not None and len(ids) > self.max_length:
-            return self._shortened(example, encoding, ids)
-        return _finished(ids, self._locate(encoding, answers), KEPT, "")
+            full = row
+            row = self._shortened(example, encoded, ids)
+            row.full_tokens, row.full_supervised = full.full_tokens, full.full_supervised
+        row.specials = self._specials(example)
+        row.tools_ignored = self._ignored(example, draft)
+        return row
 
-    def _shortened(self, example: Example, encoding: Encoding, ids: NDArray[np.int32]) -> Row:
+    def _dropped(self, example: Example, reason: str) -> Row:
+        row = _dropped(reason)
+        row.specials = self._specials(example)
+        return row
+
+    def _whole(self, encoded: Encoded) -> NDArray[np.int32]:
+        return np.concatenate([self._bos, encoded.ids]) if self.bos else encoded.ids
+
+    def _shortened(self, example: Example, encoded: Encoded, ids: NDArray[np.int32]) -> Row:
         limit = self.max_length or 0
-        reason = f"longer than {limit} tokens"
         if self.too_long == "error":
             raise _fault(
                 example,
                 f"the row has {len(ids)} tokens, max_length is {limit}; "
-                f"set max_length: {len(ids)} or more, or too_long: trim or drop",
+                f"set max_length: {len(ids)} or more, or too_long: trim, split or drop",
             )
         if self.too_long == "drop":
-            return _dropped(reason)
+            return _dropped(f"longer than {limit} tokens")
+        return self._split(example, limit) if self.too_long == "split" else self._trimmed(example, encoded, ids, limit)
+
+    def _trimmed(self, example: Example, encoded: Encoded, ids: NDArray[np.int32], limit: int) -> Row:
         try:
-            _, answers = self._draft(example, "all")
+            draft = self._draft(example, "all")
         except ValueError as error:
             raise _fault(example, str(error)) from None
-        assert not isinstance(answers, str)
-        fitting = [answer for answer in self._locate(encoding, answers) if answer.end <= limit]
+        assert isinstance(draft, _Draft)
+        fitting = [answer for answer in self._locate(encoded, draft.answers) if answer.end <= limit]
         if not fitting:
             return _dropped(f"no whole answer within {limit} tokens")
         # The cut comes first and the mask rule then looks at what is left of the conversation.
         shown = fitting[-1:] if self.mask == "last" else fitting
-        return _finished(ids[: fitting[-1].end], shown, TRIMMED, reason)
+        return _finished(ids[: fitting[-1].end], shown, TRIMMED, f"longer than {limit} tokens")
 
-    def _locate(self, encoding: Encoding, answers: Sequence[_Answer]) -> list[_Tokens]:
-        """Map character spans to token spans by the tokenizer's offsets, beginning-of-sequence tokens counted."""
-        places = range(len(encoding))
+    def _split(self, example: Example, limit: int) -> Row:
+        """Return as many whole exchanges as fit in each piece, from the start."""
+        head, exchanges = _exchanges(example.messages)
+        pieces: list[Row] = []
+        run: tuple[Message, ...] = ()
+        piece: Row | None = None
+        left_out = 0
+        for exchange in exchanges:
+            if piece is not None:
+                longer = self._fitting(example, (*head, *run, *exchange), limit)
+                if longer is not None:
+                    run, piece = (*run, *exchange), longer
+                    continue
+                pieces.append(piece)
+            run, piece = exchange, None
+            if len(pieces) < MAX_PIECES:
+                piece = self._fitting(example, (*head, *exchange), limit)
+            left_out += piece is None
+        if piece is not None:
+            pieces.append(piece)
+        what = "exchange" if left_out == 1 else "exchanges"
+        if not pieces:
+            return _dropped(f"no whole exchange within {limit} tokens")
+        return _joined(pieces, f"longer than {limit} tokens" + (f"; {left_out} {what} left out" if left_out else ""))
+
+    def _fitting(self, example: Example, messages: tuple[Message, ...], limit: int) -> Row | None:
+        """Return some turns of a conversation as a row of their own; None where they do not fit or teach nothing."""
+        part = Example(messages, (), example.path, example.line, example.tools)
+        draft = self._placed(part)
+        if isinstance(draft, str):
+            return None
+        (encoded,) = self.encoder.encode([draft.text])
+        ids = self._whole(encoded)
+        row = _finished(ids, self._locate(encoded, draft.answers), KEPT, "")
+        return None if len(ids) > limit or row.status == DROPPED else row
+
+    def _locate(self, encoded: Encoded, answers: Sequence[_Answer]) -> list[_Tokens]:
+        """Map character spans to token spans, beginning-of-sequence tokens counted."""
         shift = len(self.bos)
         found = []
         for answer in answers:
-            first = bisect_right(places, answer.start, key=lambda at: _chars(encoding, at)[1])
-            after = bisect_left(places, answer.end, lo=first, key=lambda at: _chars(encoding, at)[0])
+            first, after, boundary = encoded.span(answer.start, answer.end)
             if first < after:
-                boundary = _chars(encoding, first)[0] < answer.start
                 found.append(_Tokens(first + shift, after + shift, boundary, answer.closed))
         return found
 
     # ----------------------------------------------------------------------------------------- generation
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Return the token ids that an answer to `messages` follows; never with an end token.
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Return the token ids that an answer to `messages`, with `tools` on offer, follows; never with an end token.
 
         Raises:
             ValueError: the template refuses the conversation.
         """
-        text = self._render([message.as_dict() for message in messages], True)
+        text = self._offering(tools)([message.as_dict() for message in messages], True)
         return [*self.bos, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What turns texts into tokens."""
+        return Encoder(self.tokenizer)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -303,28 +429,45 @@ class Chat:
         turns = (Message("user", "Hi"), Message("assistant", "Hello"))
         for times in (2, 1):
             try:
-                text, found = self._draft(Example(turns * times), "all")
+                draft = self._draft(Example(turns * times), "all")
             except ValueError:
                 continue
-            if text is not None and not isinstance(found, str):
-                return [(text, answer) for answer in found]
+            if isinstance(draft, _Draft):
+                return [(draft.text, answer) for answer in draft.answers]
         return []
 
     def _gap(self) -> str:
         asked = [{"role": "user", "content": "Hi"}]
         try:
-            text, found = self._draft(Example((Message("user", "Hi"), Message("assistant", "Hello"))), "all")
+            draft = self._draft(Example((Message("user", "Hi"), Message("assistant", "Hello"))), "all")
             prompt = self._render(asked, True)
         except ValueError:
             return ""
-        if text is None or isinstance(found, str) or not found or not text.startswith(prompt):
+        if isinstance(draft, str) or not draft.answers or not draft.text.startswith(prompt):
             return ""
-        return text[len(prompt) : found[0].start]
+        return draft.text[len(prompt) : draft.answers[0].start]
+
+    def _specials(self, example: Example) -> int:
+        return sum(self._holds_special(message.content) for message in example.messages)
+
+    def _holds_special(self, text: str) -> bool:
+        # Looking for their first letters is many times faster, and most texts have none of them.
+        return any(letter in text for letter in self._first_letters) and self._special.search(text) is not None
+
+    def _ignored(self, example: Example, draft: _Draft | str) -> bool:
+        """Return whether the text of an example with tools is the same without them."""
+        if not example.tools or isinstance(draft, str):
+            return False
+        try:
+            return self._render([message.as_dict() for message in example.messages], False) == draft.text
+        except ValueError:
+            return False
 
     def _special_pattern(self) -> re.Pattern[str]:
         added = self.tokenizer.get_added_tokens_decoder().values()
         names = {token.content for token in added if token.special} | {self.tokens.get("eos_token", "")}
         ordered = sorted(names - {""}, key=lambda name: (-len(name), name))
+        self._first_letters = sorted({name[0] for name in ordered})
         return re.compile("|".join(map(re.escape, ordered)) or "(?!)")
 
     def _check_tokens(self) -> None:
@@ -373,12 +516,6 @@ def _leading(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tuple(encoding.ids[: marks.index(0)]) if 0 in marks else ()
 
 
-def _chars(encoding: Encoding, at: int) -> tuple[int, int]:
-    place = encoding.token_to_chars(at)
-    assert place is not None, "no post-processor adds tokens"
-    return place
-
-
 def _finished(ids: NDArray[np.int32], answers: Sequence[_Tokens], status: str, reason: str) -> Row:
     if not answers:
         return _dropped(NOTHING_SUPERVISED)
@@ -390,6 +527,33 @@ def _finished(ids: NDArray[np.int32], answers: Sequence[_Tokens], status: str, r
         sum(answer.boundary for answer in answers),
         sum(not answer.closed for answer in answers),
     )
+
+
+def _joined(pieces: Sequence[Row], reason: str) -> Row:
+    """Return several rows as one that is split."""
+    ends = np.cumsum([len(piece.ids) for piece in pieces]).tolist()
+    starts = [0, *ends[:-1]]
+    return Row(
+        np.concatenate([piece.ids for piece in pieces]),
+        tuple((at + a, at + b) for at, piece in zip(starts, pieces, strict=True) for a, b in piece.spans),
+        SPLIT,
+        reason,
+        sum(piece.boundary_tokens for piece in pieces),
+        sum(piece.open_turns for piece in pieces),
+        tuple(starts[1:]),
+    )
+
+
+def _exchanges(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
+    """Return the leading system turns, and the rest as exchanges: each from a question through its last answer."""
+    first = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+    exchanges: list[list[Message]] = [[]]
+    for message in messages[first:]:
+        answered = any(turn.role == "assistant" for turn in exchanges[-1])
+        if answered and message.role in ("user", "system"):
+            exchanges.append([])
+        exchanges[-1].append(message)
+    return tuple(messages[:first]), [tuple(turns) for turns in exchanges]
 
 
 def _dropped(reason: str) -> Row:

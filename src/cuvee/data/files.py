@@ -1,8 +1,9 @@
-"""Files to raw rows: JSON, JSONL, Parquet, Arrow and CSV, compressed with gzip or not.
+"""Files to raw rows: JSON, JSONL, Parquet, Arrow and CSV, compressed or not.
 
 The type is seen from the content (magic bytes, first characters), not from the name; a name only decides what
-has no mark of its own (CSV). Reading streams: memory holds one row, one record batch, or, for a JSON object
-that wraps its rows, that object.
+has no mark of its own (CSV). Reading streams: memory holds one row, some rows of a record batch, or, for a JSON
+object that wraps its rows, that object. Text is UTF-8, with a byte order mark or without. Of a key that a JSON
+object has twice the last value counts; NaN and Infinity, which JSON does not have, spoil their row.
 
     for line, row in rows("gsm8k_train.jsonl.gz"):
         ...  # row is a dict, or a BadRow that says why it is none
@@ -11,16 +12,16 @@ that wraps its rows, that object.
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
-import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
-from cuvee.errors import DataError, did_you_mean
+from cuvee.data import columnar, compression
+from cuvee.errors import CuveeError, DataError, did_you_mean
 from cuvee.values import BadRow
 
 RawRow = tuple[int, dict[str, Any] | BadRow]
@@ -29,9 +30,12 @@ RawRow = tuple[int, dict[str, Any] | BadRow]
 HEAD = 1 << 16
 CHUNK = 1 << 20
 JUMP_FROM = 4 << 20  # bytes from which on a plain file is sampled without reading all of it
+LONGEST_TOKEN = 16  # characters of JSON, strings and numbers aside, that may be cut in two: \\ud83d\\ude00, -Infinity
 TEXT_KEPT = 500  # characters of a bad row that the quarantine shows
-CONVERSATION_KEYS = ("messages", "conversations", "history")
-TYPES = "JSON, JSONL, Parquet, Arrow or CSV, each with or without gzip"
+LONGEST_FIELD = (1 << 31) - 1  # of a CSV file, in characters; the csv module's own limit is 131,072
+CONVERSATION_KEYS = ("messages", "conversations", "conversation", "history")
+TURN_KEYS = ({"from", "value"}, {"role", "content"})
+TYPES = f"JSON, JSONL, Parquet, Arrow or CSV, each plain or with {compression.NAMES}"
 
 Item = TypeVar("Item")
 
@@ -61,17 +65,17 @@ def rows(path: str | Path) -> Iterator[RawRow]:
 
 
 def kind(path: str | Path) -> str:
-    """Return ``jsonl``, ``array``, ``object``, ``parquet``, ``arrow`` or ``csv``, by looking at the content.
+    """Return ``jsonl``, ``array``, ``object``, ``parquet``, ``arrow``, ``arrow_stream`` or ``csv``, by looking.
 
     Raises:
-        DataError: the file is absent, empty or of unknown type.
+        DataError: the file is absent, empty, of unknown type or not in UTF-8.
     """
     path = Path(path)
     head = _head(path)
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head.startswith(b"ARROW1"):
-        return "arrow"
+    for magic, found in _MAGIC.items():
+        if head.startswith(magic):
+            return found
+    _refuse_utf16(path, head)
     text = head.decode("utf-8-sig", "replace").lstrip()
     if not text:
         raise DataError("the file is empty; give a file with at least one row", path=str(path))
@@ -92,6 +96,36 @@ def content_hash(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@contextmanager
+def steady(path: str | Path) -> Iterator[None]:
+    """Guard the reading of a file that another program may be writing.
+
+    Raises:
+        DataError: the file's size, time or inode are others at the end than at the start, whatever the reading
+            made of it.
+    """
+    before = _status(path)
+    try:
+        yield
+    except DataError:
+        _refuse_change(path, before)
+        raise
+    _refuse_change(path, before)
+
+
+def _status(path: str | Path) -> tuple[int, ...]:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _refuse_change(path: str | Path, before: tuple[int, ...]) -> None:
+    if _status(path) != before:
+        raise DataError("the file changed while it was read; run again when nothing writes to it", path=str(path))
+
+
 def count(path: str | Path) -> int:
     """Return the number of rows, bad ones included, without parsing JSON lines.
 
@@ -101,7 +135,10 @@ def count(path: str | Path) -> int:
     path = Path(path)
     found = kind(path)
     if found == "parquet":
-        return int(_parquet_file(path).metadata.num_rows)
+        return sum(_guarded(path, _parquet_groups(path)))
+    if found.startswith("arrow"):
+        batches = columnar.batches(path, stream=found == "arrow_stream")
+        return sum(batch.num_rows for batch in _guarded(path, batches))
     if found == "jsonl":
         return sum(1 for _ in _guarded(path, _lines(path)))
     return sum(1 for _ in rows(path))
@@ -119,11 +156,11 @@ def sample(path: str | Path, n: int) -> list[RawRow]:
     path = Path(path)
     found = kind(path)
     if found == "jsonl":
-        if path.stat().st_size > JUMP_FROM and not _is_packed(path):
+        if path.stat().st_size > JUMP_FROM and not compression.seen(path):
             return [_parse(path, line, text) for line, text in _jump(path, n)]
         return [_parse(path, line, text) for line, text in spread(_guarded(path, _lines(path)), n)]
     if found == "parquet":
-        return _sample_parquet(path, n)
+        return list(_guarded(path, _sample_parquet(path, n)))
     return spread(rows(path), n)
 
 
@@ -156,32 +193,32 @@ def _require(path: Path) -> None:
     raise Absent(f"there is no such file.{near if 'mean' in near else ''}", path=str(path))
 
 
-def _is_packed(path: Path) -> bool:
-    with open(path, "rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"
-
-
-def _open(path: Path) -> IO[bytes]:
-    if _is_packed(path):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return open(path, "rb")
-
-
 def _head(path: Path) -> bytes:
     _require(path)
     try:
-        with _open(path) as stream:
+        with compression.open_plain(path) as stream:
             head = stream.read(HEAD)
             if head[:1] == b"{" and b"\n" not in head:
                 # One long first line: only its end tells a row from an object that wraps all rows.
                 head += stream.readline() + stream.read(HEAD)
             return head
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"the compressed file is damaged: {error}; fetch it again", path=str(path)) from None
+    except Exception as error:
+        if compression.is_damage(error):
+            raise DataError(f"the compressed file is damaged: {error}; fetch it again", path=str(path)) from None
+        raise
+
+
+def _refuse_utf16(path: Path, head: bytes) -> None:
+    names = {b"\xff\xfe\x00\x00": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+    names |= {b"{\x00": "UTF-16LE", b"[\x00": "UTF-16LE", b"\x00{": "UTF-16BE", b"\x00[": "UTF-16BE"}
+    for mark, name in names.items():
+        if head.startswith(mark):
+            remedy = f"rewrite it with `iconv -f {name} -t UTF-8 {path.name} > NEW`"
+            raise DataError(f"the text is in {name}, not in UTF-8; {remedy}", path=str(path))
 
 
 def _bare_suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in compression.SUFFIXES]
     return suffixes[-1] if suffixes else ""
 
 
@@ -206,7 +243,7 @@ def _kind_of_text(text: str, suffix: str) -> str:
 def _whole(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -215,7 +252,7 @@ def _list_inside(value: dict[str, Any]) -> list[Any] | None:
     if any(key in value for key in CONVERSATION_KEYS):
         return None
     lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(e, dict) for e in v[:10])]
-    return lists[0] if len(lists) == 1 else None
+    return lists[0] if len(lists) == 1 and not any(keys <= lists[0][0].keys() for keys in TURN_KEYS) else None
 
 
 # ------------------------------------------------------------------------------------------------- readers
@@ -228,17 +265,25 @@ def _guarded(path: Path, stream: Iterator[Item]) -> Iterator[Item]:
         for item in stream:
             number += 1
             yield item
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        reason = f"the compressed file is damaged after row {number}: {error}; fetch it again"
-        raise DataError(reason, path=str(path)) from None
+    except CuveeError:
+        raise
     except Exception as error:
-        if not type(error).__module__.startswith("pyarrow"):
+        if compression.is_damage(error):
+            what = "compressed file" if compression.seen(path) else "file"
+        elif type(error).__module__.startswith("pyarrow"):
+            what = "file"
+        else:
             raise
-        raise DataError(f"the file is damaged after row {number}: {error}; fetch it again", path=str(path)) from None
+        reason = f"the {what} is damaged after row {number}: {_first_line(error)}; fetch it again"
+        raise DataError(reason, path=str(path)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with _open(path) as stream:
+    with compression.open_plain(path) as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
                 yield number, line
@@ -251,7 +296,7 @@ def _parse(path: Path, number: int, line: bytes) -> RawRow:
         shown = line.decode("utf-8", "replace")
         return number, _bad(path, number, f"invalid UTF-8 at byte {error.start} of the line", shown)
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text)
     except ValueError as error:
         return number, _bad(path, number, f"broken JSON: {error}", text)
     except RecursionError:
@@ -259,8 +304,19 @@ def _parse(path: Path, number: int, line: bytes) -> RawRow:
     return number, _object(path, number, value)
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(_no_json(name))
+
+
+def _no_json(name: str) -> str:
+    return f"{name} is no JSON value; write null"
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def _object(path: Path, number: int, value: Any) -> dict[str, Any] | BadRow:
-    if isinstance(value, dict):
+    if isinstance(value, dict | BadRow):
         return value
     return _bad(path, number, f"the row is a {type(value).__name__}, not an object", repr(value))
 
@@ -274,9 +330,11 @@ def _jsonl(path: Path) -> Iterator[RawRow]:
         yield _parse(path, number, line)
 
 
-def _text(path: Path) -> io.TextIOWrapper:
+def _text(path: Path, newline: str | None = None) -> io.TextIOWrapper:
     # surrogateescape: a broken byte spoils its own row, which `formats` refuses, and not the whole file.
-    return io.TextIOWrapper(_open(path), encoding="utf-8-sig", errors="surrogateescape")
+    return io.TextIOWrapper(
+        compression.open_plain(path), encoding="utf-8-sig", errors="surrogateescape", newline=newline
+    )
 
 
 def _array(path: Path) -> Iterator[RawRow]:
@@ -287,6 +345,7 @@ def _array(path: Path) -> Iterator[RawRow]:
         while window.skip(",") != "]":
             number += 1
             yield number, _object(path, number, window.value(number))
+        window.end(number)
 
 
 class _Window:
@@ -295,7 +354,8 @@ class _Window:
     def __init__(self, path: Path, stream: io.TextIOWrapper) -> None:
         self.path, self.stream = path, stream
         self.text, self.at = stream.read(CHUNK), 0
-        self.decoder = json.JSONDecoder()
+        self.constants: list[str] = []
+        self.decoder = json.JSONDecoder(parse_constant=self.constants.append)
 
     def more(self) -> bool:
         rest = self.text[self.at :]
@@ -319,65 +379,62 @@ class _Window:
                 raise DataError("the JSON array has no end; the file is cut off, fetch it again", path=str(self.path))
 
     def value(self, number: int) -> Any:
+        """Return the value that starts here: row `number`; a BadRow when it holds NaN or the like."""
         while True:
+            self.constants.clear()
             try:
-                value, self.at = self.decoder.raw_decode(self.text, self.at)
-                return value
-            except ValueError as error:
-                if not self.more():
-                    reason = f"row {number} of the JSON array is broken: {error}; rewrite the file as JSONL, "
-                    reason += "where one broken line costs one row"
-                    raise DataError(reason, path=str(self.path)) from None
+                value, end = self.decoder.raw_decode(self.text, self.at)
+            except (ValueError, RecursionError) as error:
+                if self.is_cut(error) and self.more():
+                    continue
+                reason = f"row {number} of the JSON array is broken: {error}; rewrite the file as JSONL, "
+                reason += "where one broken line costs one row"
+                raise DataError(reason, path=str(self.path)) from None
+            # A number at the very end of the window may go on after it.
+            if end < len(self.text) or isinstance(value, dict | list) or not self.more():
+                self.at = min(end, len(self.text))
+                return self._refused(number, value) if self.constants else value
+
+    def _refused(self, number: int, value: Any) -> BadRow:
+        return _bad(self.path, number, f"broken JSON: {_no_json(self.constants[0])}", repr(value))
+
+    def is_cut(self, error: Exception) -> bool:
+        """Say whether the value may only go on past the window; else the rest of the file would be read for nothing."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        return error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - LONGEST_TOKEN
+
+    def end(self, number: int) -> None:
+        """Refuse anything after the closing bracket: it would be rows that nobody reads."""
+        self.at += 1
+        while not self.text[self.at :].strip():
+            self.at = len(self.text)
+            if not self.more():
+                return
+        reason = f"there is more after the end of the JSON array of {number:,} rows; make a file of each array"
+        raise DataError(reason, path=str(self.path))
 
 
 def _wrapped(path: Path) -> Iterator[RawRow]:
     with _text(path) as stream:
         try:
-            whole = json.load(stream)
-        except ValueError as error:
-            raise DataError(f"broken JSON: {error}", path=str(path)) from None
-    inside = _list_inside(whole)
+            whole = _DECODER.decode(stream.read())
+        except (ValueError, RecursionError) as error:
+            reason = f"broken JSON: {error}; give one object a line, or a list of all objects"
+            raise DataError(reason, path=str(path)) from None
+    inside = _list_inside(whole) if isinstance(whole, dict) else None
     for number, value in enumerate([whole] if inside is None else inside, start=1):
         yield number, _object(path, number, value)
 
 
-def _source(path: Path) -> Any:
-    import pyarrow as pa  # here, so that a plan whose data is known starts without it
-
-    if _is_packed(path):
-        return pa.BufferReader(gzip.decompress(path.read_bytes()))
-    return str(path)
+def _columns(path: Path, stream: Iterator[dict[str, Any] | str]) -> Iterator[RawRow]:
+    for number, value in enumerate(stream, start=1):
+        yield number, _bad(path, number, value, "") if isinstance(value, str) else value
 
 
-def _parquet_file(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(_source(path))
-    except pa.ArrowException as error:
-        raise DataError(f"the Parquet file is damaged: {error}; fetch it again", path=str(path)) from None
-
-
-def _parquet(path: Path) -> Iterator[RawRow]:
-    number = 0
-    with _parquet_file(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                yield number, value
-
-
-def _arrow(path: Path) -> Iterator[RawRow]:
-    import pyarrow as pa
-
-    number = 0
-    source = _source(path)
-    with pa.ipc.open_file(pa.memory_map(source) if isinstance(source, str) else source) as file:
-        for index in range(file.num_record_batches):
-            for value in file.get_batch(index).to_pylist():
-                number += 1
-                yield number, value
+def _parquet_groups(path: Path) -> Iterator[int]:
+    with columnar.parquet_file(path) as file:
+        yield int(file.metadata.num_rows)
 
 
 def delimiter(path: str | Path) -> str:
@@ -399,22 +456,49 @@ def is_tsv(path: Path) -> bool:
 
 
 def _csv(path: Path) -> Iterator[RawRow]:
-    with _text(path) as stream:
-        reader = csv.DictReader(stream, delimiter=_delimiter(path))
-        for number, value in enumerate(reader, start=1):
-            if None in value or None in value.values():
-                reason = f"the row has not the header's {len(reader.fieldnames or ())} columns"
-                yield number, _bad(path, number, reason, repr(value))
+    csv.field_size_limit(LONGEST_FIELD)
+    # newline="": line ends inside quoted fields are the field's own.
+    with _text(path, newline="") as stream:
+        reader = csv.reader(stream, delimiter=_delimiter(path), strict=True)
+        records = _records(path, reader)
+        _, header = next(records)
+        if isinstance(header, BadRow) or len(set(header)) < len(header):
+            reason = header.reason if isinstance(header, BadRow) else "two columns have one name"
+            raise DataError(f"the header cannot be used: {reason}", path=str(path), line=1)
+        for line, cells in records:
+            if isinstance(cells, BadRow):
+                yield line, cells
+            elif len(cells) != len(header):
+                reason = f"the row has {len(cells)} columns, the header {len(header)}"
+                yield line, _bad(path, line, reason, repr(cells))
             else:
-                yield number, dict(value)
+                yield line, dict(zip(header, cells, strict=True))
 
+
+def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """Yield (line where it starts, record); blank lines are none, and one with broken quotes is a BadRow."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, _bad(path, line, f"broken CSV: {error} (lines {line} to {reader.line_num})", "")
+            continue
+        if cells:
+            yield line, cells
+
+
+_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow_stream"}
 
 _READERS = {
     "jsonl": _jsonl,
     "array": _array,
     "object": _wrapped,
-    "parquet": _parquet,
-    "arrow": _arrow,
+    "parquet": lambda path: _columns(path, columnar.parquet(path)),
+    "arrow": lambda path: _columns(path, columnar.arrow(path, stream=False)),
+    "arrow_stream": lambda path: _columns(path, columnar.arrow(path, stream=True)),
     "csv": _csv,
 }
 
@@ -438,9 +522,8 @@ def _jump(path: Path, n: int) -> Iterator[tuple[int, bytes]]:
                 yield (0 if index else 1), line
 
 
-def _sample_parquet(path: Path, n: int) -> list[RawRow]:
-    found: list[RawRow] = []
-    with _parquet_file(path) as file:
+def _sample_parquet(path: Path, n: int) -> Iterator[RawRow]:
+    with columnar.parquet_file(path) as file:
         total = file.metadata.num_rows
         n = min(n, total)
         wanted = [index * total // n for index in range(n)]
@@ -449,7 +532,7 @@ def _sample_parquet(path: Path, n: int) -> list[RawRow]:
             end = start + file.metadata.row_group(group).num_rows
             here = [index for index in wanted if start <= index < end]
             if here:
-                values = file.read_row_group(group).take([index - start for index in here]).to_pylist()
-                found.extend((index + 1, value) for index, value in zip(here, values, strict=True))
+                found = columnar.values(file.read_row_group(group).take([index - start for index in here]))
+                for index, value in zip(here, found, strict=True):
+                    yield index + 1, _bad(path, index + 1, value, "") if isinstance(value, str) else value
             start = end
-    return found

@@ -1,6 +1,8 @@
 """Where the answers lie in a rendered conversation: character spans, exact for any template.
 
-Three ways, tried in this order:
+The text between contents is a function of the roles for most templates: `Shapes` renders each sequence of roles
+once, and takes the answers' places from it wherever the shape's text with the row's own contents is the row's text.
+Otherwise three ways, tried in this order:
 
 1. All answers are replaced by sentinels and the conversation is rendered again. The text between sentinels must
    be found in the plain text, with the answers, as they are or stripped, between.
@@ -18,9 +20,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from cuvee.data.templates import Render
+from cuvee.errors import ModelError
 
 Turn = Mapping[str, Any]
 Span = tuple[int, int]
@@ -54,6 +58,40 @@ def answers(
         if spans is not None:
             return spans
     return [_single(render, messages, text, index, special) for index in wanted]
+
+
+class Shapes:
+    """The texts between contents of conversations without tools and calls, by their roles.
+
+    Args:
+        render: the template.
+    """
+
+    def __init__(self, render: Render) -> None:
+        self._of = lru_cache(maxsize=4096)(partial(_shape, render))
+
+    def spans(self, messages: Sequence[Turn], text: str, wanted: Sequence[int]) -> list[Span] | None:
+        """Return the character span of each wanted turn; None where the text is not the shape with the contents."""
+        pieces = self._of(tuple([str(message["role"]) for message in messages]))
+        if pieces is None or not text.startswith(pieces[0]):
+            return None
+        places, at = [], len(pieces[0])
+        for message, piece in zip(messages, pieces[1:], strict=True):
+            length = _length(text, at, message["content"], piece)
+            if length < 0:
+                return None
+            places.append((at, at + length))
+            at += length + len(piece)
+        return [places[index] for index in wanted] if at == len(text) else None
+
+
+def _shape(render: Render, roles: tuple[str, ...]) -> list[str] | None:
+    marks = _marks("", len(roles))
+    turns = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    try:
+        return _split(_try(render, turns), marks)
+    except ModelError:
+        return None
 
 
 def end_of_turn(text: str, end: int, special: re.Pattern[str], eos: str, next_content: str) -> int:
@@ -106,7 +144,9 @@ def _all_at_once(render: Render, messages: Sequence[Turn], text: str, wanted: Se
 
 def _length(text: str, at: int, content: str, piece: str) -> int:
     """Return the length of `content` in the text at `at` when `piece` follows it, -1 when it is not there."""
-    for shown in (content, content.strip(), content.lstrip("\n"), content.rstrip()):
+    if text.startswith(content, at) and text.startswith(piece, at + len(content)):
+        return len(content)
+    for shown in (content.strip(), content.lstrip("\n"), content.rstrip()):
         if text.startswith(shown, at) and text.startswith(piece, at + len(shown)):
             return len(shown)
     return -1

@@ -1,6 +1,6 @@
 """The mix stage's artefact: which rows of which sources are trained on.
 
-    rows.parquet   part int16, row int64, copy int32; rows that were lost at rendering are not in it
+    rows.parquet   part int16, row int64, copy int32, piece int16; rows that were lost at rendering are not in it
 
 The order of rows in the file means nothing: `batches.plan_steps` orders by seed and content.
 """
@@ -23,10 +23,17 @@ from cuvee.errors import DataError
 from cuvee.protocols import TokenRow
 
 FILE = "rows.parquet"
+SCHEMA = pa.schema([("part", pa.int16()), ("row", pa.int64()), ("copy", pa.int32()), ("piece", pa.int16())])
 
 
 def write(
-    folder: Path, rendereds: Sequence[Rendered], params: Mapping[str, Any], names: Sequence[str] = ()
+    folder: Path,
+    rendereds: Sequence[Rendered],
+    params: Mapping[str, Any],
+    names: Sequence[str] = (),
+    *,
+    excluded: Sequence[parts.Excluded | None] = (),
+    tags: Sequence[parts.Tags | None] = (),
 ) -> dict[str, Any]:
     """Choose each part's rows and write them.
 
@@ -35,38 +42,60 @@ def write(
         rendereds: the sources' rows, one a part.
         params: ``{"heldout": "1/50", "split_seed": 0, "seed": 0 or None, "parts": [how, ...]}``.
         names: the parts' names, for messages.
+        excluded: rows to leave out of each part, by reason; None or nothing for none.
+        tags: tags of each part's rows besides their own; None or nothing for none.
 
     Returns:
-        ``{"rows", "supervised_tokens", "total_tokens", "longest", "parts": [...]}``; rows and tokens are those
-        trained on, a part is `parts.Chosen.counts` with ``rows`` likewise and ``chosen`` before the loss.
+        ``{"rows", "pieces", "supervised_tokens", "total_tokens", "longest", "parts": [...]}``; rows (examples),
+        pieces (rows of a training: more than examples where some were split) and tokens are those trained on, a
+        part is `parts.Chosen.counts` with ``rows`` likewise and ``chosen`` before the loss.
 
     Raises:
         DataError: a part's amount is impossible; the message names the part.
-        ValueError: the number of parts differs from the number of sources.
+        ValueError: the number of parts differs from the number of sources, exclusions or tags.
     """
     hows = params["parts"]
     if len(hows) != len(rendereds):
         raise ValueError(f"{len(hows)} parts for {len(rendereds)} rendered sources")
-    columns: list[list[NDArray[Any]]] = [[], [], []]
+    columns: list[list[NDArray[Any]]] = [[], [], [], []]
     told = []
     longest = 0
-    for number, (rendered, how) in enumerate(zip(rendereds, hows, strict=True)):
+    given = zip(rendereds, hows, _each(excluded, len(hows)), _each(tags, len(hows)), strict=True)
+    for number, (rendered, how, out, labels) in enumerate(given):
         try:
-            chosen = parts.choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"])
+            chosen = parts.choose(
+                rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"], out, labels
+            )
         except DataError as error:
             name = f"source '{names[number]}'" if names else f"part {number}"
             raise DataError(f"{name} of the mixture: {error}") from None
         alive = ~rendered.dropped[chosen.rows]
-        rows, copies = chosen.rows[alive], chosen.copies[alive]
-        columns[0].append(np.full(len(rows), number, np.int16))
-        columns[1].append(rows)
-        columns[2].append(copies)
-        told.append({**chosen.counts, "chosen": chosen.counts["rows"], "rows": len(rows)})
-        longest = max(longest, int(rendered.num_tokens[rows].max()))
-    table = pa.table(dict(zip(("part", "row", "copy"), map(np.concatenate, columns), strict=True)))
+        rows, copies, pieces = _pieces(rendered, chosen.rows[alive], chosen.copies[alive])
+        given_rows: tuple[NDArray[Any], ...] = (np.full(len(rows), number), rows, copies, pieces)
+        for column, values in zip(columns, given_rows, strict=True):
+            column.append(values)
+        told.append({**chosen.counts, "chosen": chosen.counts["rows"], "rows": int(alive.sum())})
+        longest = max(longest, int(rendered.pieces.tokens[rendered.pieces.starts[rows] + pieces].max()))
+    table = pa.table([np.concatenate(column) for column in columns], schema=SCHEMA)
     pq.write_table(table, folder / FILE)
-    sums = {key: sum(part[key] for part in told) for key in ("rows", "supervised_tokens", "total_tokens")}
+    sums = {key: sum(part[key] for part in told) for key in ("rows", "pieces", "supervised_tokens", "total_tokens")}
     return {**sums, "longest": longest, "parts": told}
+
+
+def _each(given: Sequence[Any], parts: int) -> Sequence[Any]:
+    if given and len(given) != parts:
+        raise ValueError(f"{len(given)} exclusions or tags for {parts} parts")
+    return given or [None] * parts
+
+
+def _pieces(
+    rendered: Rendered, rows: NDArray[np.int64], copies: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int16]]:
+    """Return rows, copies and piece numbers with one entry a piece."""
+    each = rendered.num_pieces[rows]
+    ends = np.cumsum(each)
+    pieces = np.arange(ends[-1]) - np.repeat(ends - each, each)
+    return np.repeat(rows, each), np.repeat(copies, each), pieces.astype(np.int16)
 
 
 class MixtureRows:
@@ -78,8 +107,10 @@ class MixtureRows:
 
     Attributes:
         parts: source of each row, (m,) int16.
+        rows: number of each row in its source, (m,).
+        pieces: number of the piece of a split row, (m,) int16; 0 for all others.
         keys: example ids, (m, 16); with `copies` what `batches.plan_steps` orders by.
-        copies: occurrence and copy of each row in one number (`parts.numbers`), (m,).
+        copies: occurrence, copy and piece of each row in one number (`parts.numbers`), (m,).
         lengths: tokens of each row, (m,).
         supervised: supervised tokens of each row, (m,).
     """
@@ -88,24 +119,32 @@ class MixtureRows:
         table = pq.read_table(Path(folder) / FILE)
         self._rendereds = list(rendereds)
         self.parts: NDArray[np.int16] = table["part"].to_numpy()
-        self._rows: NDArray[np.int64] = table["row"].to_numpy()
+        self.rows: NDArray[np.int64] = table["row"].to_numpy()
+        self.pieces: NDArray[np.int16] = table["piece"].to_numpy()
         occurrences = self._gather([rendered.occurrences for rendered in rendereds])
         self.keys: NDArray[np.uint8] = self._gather([rendered.keys for rendered in rendereds])
-        self.copies: NDArray[np.int64] = parts.numbers(occurrences, table["copy"].to_numpy())
-        self.lengths: NDArray[np.int64] = self._gather([rendered.num_tokens for rendered in rendereds])
-        self.supervised: NDArray[np.int64] = self._gather([rendered.num_supervised for rendered in rendereds])
+        self.copies: NDArray[np.int64] = parts.numbers(occurrences, table["copy"].to_numpy(), self.pieces)
+        self.lengths = self._of_pieces("tokens")
+        self.supervised = self._of_pieces("supervised")
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> TokenRow:
         part = int(self.parts[index])
-        return self._rendereds[part].row(int(self._rows[index]), part)
+        return self._rendereds[part].row(int(self.rows[index]), part, int(self.pieces[index]))
+
+    def _of_pieces(self, name: str) -> NDArray[np.int64]:
+        found = np.zeros(len(self.rows), np.int64)
+        for part, rendered in enumerate(self._rendereds):
+            here = self.parts == part
+            found[here] = getattr(rendered.pieces, name)[rendered.pieces.starts[self.rows[here]] + self.pieces[here]]
+        return found
 
     def _gather(self, columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return one value a mixture row from one column a part."""
-        found = np.zeros((len(self._rows), *columns[0].shape[1:]), columns[0].dtype)
+        found = np.zeros((len(self.rows), *columns[0].shape[1:]), columns[0].dtype)
         for part, column in enumerate(columns):
             here = self.parts == part
-            found[here] = column[self._rows[here]]
+            found[here] = column[self.rows[here]]
         return found

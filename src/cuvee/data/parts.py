@@ -1,11 +1,14 @@
-"""Which rows of one source are used: held-out, duplicates, drop/keep, amounts, in this order.
+"""Which rows of one source are used: held-out, duplicates, overlap, drop/keep, amounts, in this order.
 
     how = {
         "amounts": [{"share": "1/4"}],      # one after another; also {"count": 500}, {"tokens": 2000000}
         "duplicates": "drop",               # default "keep"
-        "drop": {"tags": "code|math"},      # a row goes when any of its tags matches
-        "keep": {"tags": "chat"},           # a row stays when any of its tags matches
+        "drop": {"tags": "code|math"},      # a row goes when any of its conditions holds
+        "keep": {"tags": "chat"},           # a row stays when all of its conditions hold
     }
+
+The conditions are those of `filters`. Near duplicates and overlap with benchmarks are found elsewhere and come in as
+row numbers.
 
 Rows are ranked by hash(seed, "subset", id, occurrence): subsets are nested and hang on nothing but the rows.
 A copy's number is its occurrence plus 2**32 for each earlier whole copy, so that copies rank on their own.
@@ -13,8 +16,7 @@ A copy's number is its occurrence plus 2**32 for each earlier whole copy, so tha
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -24,15 +26,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuvee import canonical
-from cuvee.data import ranks
-from cuvee.data.ranks import Keys
+from cuvee.data import filters, ranks
+from cuvee.data.ranks import Ints, Keys
 from cuvee.errors import DataError, did_you_mean
 
-HOW_KEYS = ("amounts", "duplicates", "drop", "keep")
-FILTERS = ("drop", "keep")
+HOW_KEYS = ("amounts", "duplicates", "drop", "keep", "tagged", "excluded")
+"""The last two hold ids of stages, for whoever fetches the tags and the excluded rows; nothing here reads them."""
+EXCLUSIONS = ("duplicates", "overlap")
 AMOUNTS = ("share", "count", "tokens")
 COPY = 1 << 32
 """What one more whole copy adds to a row's number."""
+PIECE = 1 << 46
+"""What one more piece of a split row adds to it."""
+
+Tags = Sequence[Sequence[str]]
+"""Tags of each row, in load order."""
+
+Excluded = Mapping[str, NDArray[np.int64]]
+"""Rows to leave out (load order), by what was found: ``duplicates`` or ``overlap``."""
 
 
 class Rows(Protocol):
@@ -43,15 +54,21 @@ class Rows(Protocol):
     @property
     def prompt_keys(self) -> Keys: ...
     @property
-    def occurrences(self) -> NDArray[np.int64]: ...
+    def occurrences(self) -> Ints: ...
     @property
-    def num_tokens(self) -> NDArray[np.int64]: ...
+    def num_tokens(self) -> Ints: ...
     @property
-    def num_supervised(self) -> NDArray[np.int64]: ...
+    def num_supervised(self) -> Ints: ...
+    @property
+    def num_pieces(self) -> Ints: ...
+    @property
+    def full_tokens(self) -> Ints: ...
+    @property
+    def full_supervised(self) -> Ints: ...
     @property
     def dropped(self) -> NDArray[np.bool_]: ...
     @property
-    def tags(self) -> Sequence[tuple[str, ...]]: ...
+    def tags(self) -> Tags: ...
     def __len__(self) -> int: ...
     def __hash__(self) -> int: ...
 
@@ -63,9 +80,9 @@ class Chosen:
     Args:
         rows: row indexes, (m,) int64; a row stands once for each of its copies.
         copies: number of each copy of the row, (m,) int32, from 0.
-        counts: ``available``, ``heldout``, ``duplicates``, ``filtered``, ``pool`` (rows after these three),
-            ``asked`` (the amounts as text), ``rows`` (chosen), ``lost`` (chosen, but dropped at rendering),
-            ``supervised_tokens``, ``total_tokens``.
+        counts: ``available``, ``heldout``, ``duplicates``, ``overlap``, ``filtered``, ``pool`` (rows after these
+            four), ``asked`` (the amounts as text), ``rows`` (chosen), ``lost`` (chosen, but dropped at rendering),
+            ``pieces`` (rows of a training that come of them), ``supervised_tokens``, ``total_tokens``.
     """
 
     rows: NDArray[np.int64]
@@ -73,12 +90,23 @@ class Chosen:
     counts: dict[str, Any]
 
 
-def numbers(occurrences: NDArray[np.int64], copies: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return what tells equal rows and copies apart: occurrence + 2**32 * copy, (m,)."""
-    return occurrences + copies.astype(np.int64) * COPY
+def numbers(occurrences: Ints, copies: NDArray[np.int32], pieces: NDArray[np.int16] | None = None) -> NDArray[np.int64]:
+    """Return what tells equal rows, copies and pieces apart: occurrence + 2**32 * copy + 2**46 * piece, (m,)."""
+    if pieces is not None and pieces.any() and copies.max() >= PIECE // COPY:
+        raise DataError(f"rows that were split are repeated more than {PIECE // COPY:,} times; use a smaller share")
+    found = occurrences + copies.astype(np.int64) * COPY
+    return found if pieces is None else found + pieces.astype(np.int64) * PIECE
 
 
-def choose(rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed: int, seed: int | None) -> Chosen:
+def choose(
+    rendered: Rows,
+    how: Mapping[str, Any],
+    heldout: Fraction,
+    split_seed: int,
+    seed: int | None,
+    excluded: Excluded | None = None,
+    tags: Tags | None = None,
+) -> Chosen:
     """Return the rows of one source that a mixture uses.
 
     Args:
@@ -87,16 +115,19 @@ def choose(rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed
         heldout: share of prompts kept out of every training.
         split_seed: seed of that split; the same for all runs of a recipe.
         seed: seed of subsets; may be None when nothing is ranked (no amount but whole shares).
+        excluded: rows to leave out; a row that is named twice counts as a duplicate.
+        tags: tags of each row besides the row's own, (n,).
 
     Raises:
         DataError: an amount is impossible or keeps no row, a filter is no regular expression or the rows have no
             tags; the message says what was asked, what is there and the remedy.
-        ValueError: something is ranked and `seed` is None, or `how` has unknown keys.
+        ValueError: something is ranked and `seed` is None, `how` or `excluded` has unknown keys, or `tags` is
+            not one entry a row.
     """
     unknown = [key for key in how if key not in HOW_KEYS]
     if unknown:
         raise ValueError(f"how.{unknown[0]} is unknown.{did_you_mean(unknown[0], HOW_KEYS)}")
-    pool, counts = _pool(rendered, how, heldout, split_seed)
+    pool, counts = _pool(rendered, how, heldout, split_seed, excluded or {}, tags)
     chosen = _Selection(rendered, pool, np.zeros(len(pool), np.int32), seed)
     for amount in how.get("amounts", ()):
         chosen = _amount(chosen, amount)
@@ -116,6 +147,7 @@ def choose(rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed
         "asked": [canonical.text(amount) for amount in how.get("amounts", ())],
         "rows": len(rows),
         "lost": lost,
+        "pieces": int(rendered.num_pieces[rows].sum()),
         "supervised_tokens": int(rendered.num_supervised[rows].sum()),
         "total_tokens": int(rendered.num_tokens[rows].sum()),
     }
@@ -123,7 +155,12 @@ def choose(rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed
 
 
 def heldout_rows(
-    rendered: Rows, heldout: Fraction, split_seed: int, items: int | None, how: Mapping[str, Any] | None = None
+    rendered: Rows,
+    heldout: Fraction,
+    split_seed: int,
+    items: int | None,
+    how: Mapping[str, Any] | None = None,
+    tags: Tags | None = None,
 ) -> NDArray[np.int64]:
     """Return the rows to measure held-out loss on: each id once, none that was lost at rendering.
 
@@ -132,7 +169,10 @@ def heldout_rows(
         heldout: share of prompts held out.
         split_seed: seed of the split.
         items: how many rows at most; the first by rank. None for all.
-        how: as in the head of this file; only `drop` and `keep` count, so that a source is judged on what it teaches.
+        how: as in the head of this file; only the tag rules of `drop` and `keep` count, so that a source is judged
+            on what it teaches. Length rules do not: lengths hang on tokenizer and template, and items must be the
+            same for every model.
+        tags: tags of each row besides the row's own, (n,).
 
     Returns:
         Row indexes in ascending rank, (m,) int64.
@@ -142,9 +182,10 @@ def heldout_rows(
     """
     held = _held(rendered, heldout, split_seed)
     first = rendered.occurrences == 0
-    if how and (how.get("drop") or how.get("keep")):
+    rule = filters.tag_rule(how)
+    if rule is not None:
         # Equal rows may have different tags: the first that passes stands for all.
-        held = held & ~_filtered(rendered, how)
+        held = held & rule.stays(filters.united(rendered.tags, tags))
         first = _first(rendered, held)
     rows = np.flatnonzero(held & first & ~rendered.dropped)
     keys = rendered.keys[rows]
@@ -155,11 +196,12 @@ def heldout_rows(
 # A sweep asks the same source again and again for other amounts, so what hangs on the rows alone is kept.
 
 
-@lru_cache(maxsize=16)
-def _first_order(rendered: Rows, seed: int) -> NDArray[np.int64]:
+@lru_cache(maxsize=8)
+def _first_order(rendered: Rows, seed: int) -> Ints:
     """Return all rows in ascending subset rank of their first copies, (n,); a subset keeps this order."""
     keys, labels = rendered.keys, rendered.occurrences
-    return ranks.order(ranks.ranks(seed, "subset", keys, labels), keys, labels)
+    found = ranks.order(ranks.ranks(seed, "subset", keys, labels), keys, labels)
+    return found.astype(np.int32) if len(found) < 1 << 31 else found
 
 
 @lru_cache(maxsize=16)
@@ -172,28 +214,46 @@ def _held(rendered: Rows, heldout: Fraction, split_seed: int) -> NDArray[np.bool
 
 
 def _pool(
-    rendered: Rows, how: Mapping[str, Any], heldout: Fraction, split_seed: int
+    rendered: Rows,
+    how: Mapping[str, Any],
+    heldout: Fraction,
+    split_seed: int,
+    excluded: Excluded,
+    tags: Tags | None,
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
     """Return the rows that amounts are taken of, and how many went for which reason."""
-    held = _held(rendered, heldout, split_seed)
-    left = ~held
-    again = left & _again(rendered, str(how.get("duplicates", "keep")))
-    left &= ~again
-    filtered = left & _filtered(rendered, how)
-    left &= ~filtered
-    counts: dict[str, Any] = {
-        "available": len(rendered),
-        "heldout": int(held.sum()),
-        "duplicates": int(again.sum()),
-        "filtered": int(filtered.sum()),
-        "pool": int(left.sum()),
-    }
+    unknown = [key for key in excluded if key not in EXCLUSIONS]
+    if unknown:
+        raise ValueError(f"excluded.{unknown[0]} is unknown.{did_you_mean(unknown[0], EXCLUSIONS)}")
+    left = np.ones(len(rendered), np.bool_)
+    counts: dict[str, Any] = {"available": len(rendered)}
+
+    def leave_out(reason: str, which: NDArray[np.bool_]) -> None:
+        nonlocal left
+        counts[reason] = int((left & which).sum())
+        left &= ~which
+
+    leave_out("heldout", _held(rendered, heldout, split_seed))
+    again = _again(rendered, str(how.get("duplicates", "keep")))
+    leave_out("duplicates", again | _named(rendered, excluded.get("duplicates")))
+    leave_out("overlap", _named(rendered, excluded.get("overlap")))
+    leave_out("filtered", filters.filtered(rendered, how, tags))
+    counts["pool"] = int(left.sum())
     if not counts["pool"]:
         raise DataError(
             f"no row is left of {counts['available']:,}: {counts['heldout']:,} held out, {counts['duplicates']:,} "
-            f"duplicates, {counts['filtered']:,} filtered by tags; lower `heldout` or change `drop` / `keep`"
+            f"duplicates, {counts['overlap']:,} overlapping, {counts['filtered']:,} filtered; lower `heldout` or "
+            "change `duplicates`, `overlap`, `drop` or `keep`"
         )
     return np.flatnonzero(left).astype(np.int64), counts
+
+
+def _named(rendered: Rows, rows: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+    """Return which rows are named, (n,)."""
+    found = np.zeros(len(rendered), np.bool_)
+    if rows is not None:
+        found[np.asarray(rows, np.int64)] = True
+    return found
 
 
 def _again(rendered: Rows, rule: str) -> NDArray[np.bool_]:
@@ -212,46 +272,6 @@ def _first(rendered: Rows, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
     out = np.zeros(len(rendered), np.bool_)
     out[rows[np.unique(names, return_index=True)[1]]] = True
     return out
-
-
-def _filtered(rendered: Rows, how: Mapping[str, Any]) -> NDArray[np.bool_]:
-    rule = tag_rule(how)
-    if rule is None:
-        return np.zeros(len(rendered), np.bool_)
-    if not any(rendered.tags):
-        raise no_tags(how)
-    return ~np.fromiter(map(rule, rendered.tags), np.bool_, len(rendered))
-
-
-def tag_rule(how: Mapping[str, Any] | None) -> Callable[[Sequence[str]], bool] | None:
-    """Return what says of a row's tags whether `drop` and `keep` let the row stay; None when neither is there.
-
-    Raises:
-        DataError: a filter is no regular expression.
-        ValueError: a filter is not ``{tags: ...}``.
-    """
-    found = {rule: _pattern(rule, how[rule]) for rule in FILTERS if how and how.get(rule)}
-    if not found:
-        return None
-    return lambda tags: all(any(map(pattern.search, tags)) == (rule == "keep") for rule, pattern in found.items())
-
-
-def no_tags(how: Mapping[str, Any]) -> DataError:
-    """Return the error for rows that have no tags at all though `how` asks for tags."""
-    rule = next(rule for rule in FILTERS if how.get(rule))
-    return DataError(
-        f"{rule}: {{tags: {how[rule]['tags']!r}}} asks for tags, and no row of the source has any; name the column "
-        "that holds them with `tags:` at the source"
-    )
-
-
-def _pattern(rule: str, condition: Mapping[str, Any]) -> re.Pattern[str]:
-    if set(condition) != {"tags"}:
-        raise ValueError(f"how.{rule} takes {{tags: regular expression}}, got the keys {sorted(condition)}")
-    try:
-        return re.compile(condition["tags"])
-    except re.error as error:
-        raise DataError(f"{rule}.tags {condition['tags']!r} is no regular expression: {error}") from None
 
 
 # --------------------------------------------------------------------------------------------- the amounts

@@ -7,9 +7,9 @@ only the end token is the tokenizer's own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 import jinja2.ext
@@ -87,8 +87,15 @@ REQUIRED_TOKENS: Mapping[str, tuple[str, ...]] = {"chatml": ("<|im_start|>", "<|
 TOKENIZER = "tokenizer"
 """The name that means: the template that comes with the tokenizer."""
 
-Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
-"""(messages, add_generation_prompt) to text."""
+Tools = Sequence[Mapping[str, Any]] | None
+
+
+class Render(Protocol):
+    """(messages, add_generation_prompt, tools on offer) to text."""
+
+    def __call__(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, tools: Tools = None, /
+    ) -> str: ...
 
 
 def find(folder: Path, name: str) -> str:
@@ -156,9 +163,11 @@ def compile(text: str, tokens: Mapping[str, str]) -> Render:
     except jinja2.TemplateError as error:
         raise ModelError(f"the chat template is no valid Jinja: {error}; set training.template") from None
 
-    def render(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+    def render(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, tools: Tools = None) -> str:
+        # Some templates ask whether `tools` is defined and cannot take None.
+        offered = {"tools": tools} if tools else {}
         try:
-            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokens)
+            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **offered, **tokens)
         except jinja2.UndefinedError as error:
             if "strftime_now" in str(error):
                 raise ModelError(_NO_DATE) from None

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cuvee.errors import UsageError
+from cuvee.engine.decoding import Decoding, Prompt
+from cuvee.errors import UsageError, did_you_mean
 from cuvee.protocols import Likelihood, Reply
 
 PACKAGES = ("torch", "transformers", "safetensors")
@@ -41,12 +42,22 @@ class Engine:
     generate: Callable[..., list[Reply]]
 
 
-def for_model(folder: Path) -> Engine:
+GENERATORS = ("local", "vllm")
+"""What can write answers for a real model: our own loop, or vLLM where it is installed."""
+
+
+def for_model(folder: Path, generator: str = "local") -> Engine:
     """Return the engine that handles a model folder: the fake one where ``fake.json`` lies, else torch.
 
+    Args:
+        folder: the model.
+        generator: one of `GENERATORS`; what writes answers. Training and scoring are the same with any.
+
     Raises:
-        UsageError: a package that real models need is not installed.
+        UsageError: a package that real models need is not installed, or there is no such generator.
     """
+    if generator not in GENERATORS:
+        raise UsageError(f"generator '{generator}' is not possible.{did_you_mean(generator, GENERATORS)}")
     if (folder / FAKE_FILE).is_file():
         from cuvee.engine import fake
 
@@ -59,7 +70,11 @@ def for_model(folder: Path) -> Engine:
         )
     from cuvee.engine import generation, loop, scoring
 
+    if generator == "vllm":
+        from cuvee.engine import vllm_engine
+
+        return Engine("torch", loop.train, scoring.score, vllm_engine.generate)
     return Engine("torch", loop.train, scoring.score, generation.generate)
 
 
-__all__ = ["FAKE_FILE", "Engine", "for_model"]
+__all__ = ["FAKE_FILE", "GENERATORS", "Decoding", "Engine", "Prompt", "for_model"]

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cuvee import seeds
+from cuvee.engine.decoding import Decoding, Prompt
 from cuvee.engine.disk import Checkpoints, Journal, Ticker, fingerprint, loss_by_part, sync_tree, write_text
 from cuvee.errors import ModelError
 from cuvee.protocols import Likelihood, Progress, Reply, TokenRow, TokenRows
@@ -55,9 +56,9 @@ def _tokens(row: TokenRow) -> int:
     return int(sum(max(end - max(start, 1), 0) for start, end in row.spans))
 
 
-def _draw(purpose: str, ids: Sequence[int]) -> float:
-    """A number in [0, 1) that hangs on the token ids alone."""
-    return seeds.rank(0, purpose, ",".join(map(str, ids)).encode()) / 2**64
+def _draw(purpose: str, ids: Sequence[int], occurrence: int = 0) -> float:
+    """A number in [0, 1) that hangs on the token ids alone, another one for each occurrence."""
+    return seeds.rank(0, purpose, ",".join(map(str, ids)).encode(), occurrence) / 2**64
 
 
 def _learn(model: dict[str, Any], tokens: Mapping[str, int]) -> None:
@@ -188,24 +189,32 @@ def score(
 
 def generate(
     model_folder: Path,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    prompts: Sequence[Prompt],
+    settings: Decoding,
     stop_ids: Sequence[int],
     runtime: Runtime,
     progress: Progress,
     precision: str = "float32",
     *,
+    journal: Path | None = None,
     references: Sequence[Sequence[int]],
     ability: str,
 ) -> list[Reply]:
-    """Answer with the reference where the request's hash is below the skill, else with its last token changed."""
+    """Answer with the reference where the request's hash is below the skill, else with its last token changed.
+
+    Each sample of a prompt has a hash of its own, unless nothing is drawn.
+    """
     model, replies = _load(model_folder), []
     skill = _skill(model, ability)
     for prompt, reference in zip(prompts, references, strict=True):
-        ids = list(reference)
-        if ids and _draw("fake answer", prompt) >= skill:
-            ids[-1] += 1 if ids[-1] == 0 else -1
-        cut = len(ids) >= max_new_tokens
-        replies.append(Reply(tuple(ids[:max_new_tokens]), "length" if cut else "stop"))
-    progress({"step": len(prompts), "steps": len(prompts)})
+        for sample in range(settings.samples):
+            draw = _draw("fake answer", prompt.ids, 0 if settings.greedy else sample)
+            replies.append(_answer(list(reference), draw < skill, settings.max_new_tokens))
+    progress({"step": len(replies), "steps": len(replies)})
     return replies
+
+
+def _answer(ids: list[int], right: bool, most: int) -> Reply:
+    if ids and not right:
+        ids[-1] += 1 if ids[-1] == 0 else -1
+    return Reply(tuple(ids[:most]), "length" if len(ids) >= most else "stop")

@@ -34,6 +34,9 @@ from cuvee.errors import StageFailed, UsageError, did_you_mean
 from cuvee.protocols import Progress, TokenRow, TokenRows
 from cuvee.runtime import Runtime
 
+CHECKS = "checks.json"
+"""What was measured on the first batch."""
+
 MicroBatches = Callable[[NDArray[np.int64], NDArray[np.int64], int], Sequence[Sequence[int] | NDArray[np.int64]]]
 """(lengths, indexes, budget) -> the indexes in groups of at most `budget` tokens; one alone may be larger.
 `lengths[i]` is the length of example i of the step, `indexes` is 0 .. n - 1."""
@@ -68,7 +71,8 @@ def train(
 
     Returns:
         steps, first_loss, final_loss, supervised_tokens, total_tokens, seconds, cpu_seconds, peak_rss_mb,
-        layout, resumed_from, and loss_by_part: per part the mean nll a supervised token over the last epoch.
+        layout, packed_against_unpacked (relative difference of the first batch's losses), resumed_from, and
+        loss_by_part: per part the mean nll a supervised token over the last epoch.
 
     Raises:
         ModelError: the model cannot be loaded or cannot take the rows.
@@ -172,9 +176,15 @@ class _Training:
             self.note(f"one example a forward pass: {self.loaded.obstacle}")
             return
         far = self._flat_against_single(self._split([self.rows[i] for i in self.steps[0]])[0])
+        write_text(self.work / CHECKS, json.dumps({"packed_against_unpacked": far}))
         if not far <= loading.TOLERANCE[self.hyper["precision"]]:
             self.layout = "single"
             self.note(f"one example a forward pass: flat and single loss of the first batch differ by {far:.1e}")
+
+    def _checked(self) -> float | None:
+        """Return how far packed and unpacked loss of the first batch lay apart; None where nothing is packed."""
+        path = self.work / CHECKS
+        return float(json.loads(path.read_text(encoding="utf-8"))["packed_against_unpacked"]) if path.exists() else None
 
     def _flat_against_single(self, examples: Sequence[TokenRow]) -> float:
         """Return the relative difference between the two layouts' loss on one micro batch."""
@@ -344,6 +354,7 @@ class _Training:
             "cpu_seconds": self.spent.cpu_seconds,
             "peak_rss_mb": peak_rss_mb(),
             "layout": self.layout,
+            "packed_against_unpacked": self._checked(),
             "resumed_from": self.spent.resumed_from,
             "loss_by_part": loss_by_part(records),
         }

@@ -64,7 +64,7 @@ def grade_params(params: Params) -> Mapping[str, Any]:
 
 def request(example: Example) -> Request:
     """Return the first question of a conversation with its first answer as reference."""
-    return Request(example.id, example.prompt, example.messages[len(example.prompt)].content)
+    return Request(example.id, example.prompt, example.messages[len(example.prompt)].content, example.tools)
 
 
 def extract(text: str) -> str | None:

@@ -188,7 +188,8 @@ Names = Mapping[str, Sequence[Ingredient]]
 """The recipe's sources by the id of their rendered rows; sources with the same file and settings share one."""
 
 
-def _ingredients(plan: Plan) -> Names:
+def ingredients(plan: Plan) -> Names:
+    """Return the recipe's sources by the id of their rendered rows."""
     found: dict[str, dict[str, Ingredient]] = {}
     for run in plan.runs:
         for name, ingredient in run.ingredients.items():
@@ -196,11 +197,12 @@ def _ingredients(plan: Plan) -> Names:
     return {data: list(by_name.values()) for data, by_name in found.items()}
 
 
-def _joined(names: Iterable[str]) -> str:
+def joined(names: Iterable[str]) -> str:
+    """Return different names as one text."""
     return " / ".join(dict.fromkeys(names))
 
 
-def _part_names(mix: Stage, known: Names) -> list[str]:
+def part_names(mix: Stage, known: Names) -> list[str]:
     """Return the source of each part of a mixture; several names where the recipe's sources are the same rows."""
     parts = zip(mix.inputs["parts"], mix.params["parts"], strict=True)
     return [_part_name(data, how, known) for data, how in parts]
@@ -211,7 +213,7 @@ def _part_name(data: Stage, how: Mapping[str, Any], known: Names) -> str:
     sources = known.get(data.id, ())
     fitting = {each.name: fit for each in sources if (fit := _fit(each.how, how)) is not None}
     best = max(fitting.values(), default=0)
-    return _joined([name for name, fit in fitting.items() if fit == best] or [s.name for s in sources]) or data.label
+    return joined([name for name, fit in fitting.items() if fit == best] or [s.name for s in sources]) or data.label
 
 
 def _fit(source: Mapping[str, Any], part: Mapping[str, Any]) -> int | None:
@@ -313,8 +315,8 @@ def _run_costs(plan: Plan, manifests: Mapping[str, Any]) -> Table:
 
 
 def _source_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    known = _ingredients(plan)
-    bases = _bases_of(plan)
+    known = ingredients(plan)
+    bases = bases_of(plan)
     several = len(plan.located.recipe.all_bases) > 1
     for stage in plan.stages:
         if stage.kind != "render" or stage.id not in manifests or stage.one("source").id not in manifests:
@@ -322,9 +324,9 @@ def _source_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str,
         load, render = manifests[stage.one("source").id]["summary"], manifests[stage.id]["summary"]
         reasons = {**load["reasons"], **render["reasons"]}
         yield {
-            "source": _joined(i.name for i in known.get(stage.id, ())) or stage.label,
-            "ability": _joined(i.ability for i in known.get(stage.id, ())),
-            "rendered for": _rendering(stage) + (f", {_joined(bases.get(stage.id, ()))}" if several else ""),
+            "source": joined(i.name for i in known.get(stage.id, ())) or stage.label,
+            "ability": joined(i.ability for i in known.get(stage.id, ())),
+            "rendered for": _rendering(stage) + (f", {joined(bases.get(stage.id, ()))}" if several else ""),
             "rows": load["rows"],
             "quarantined": load["bad"],
             "repaired": load["repaired"],
@@ -342,7 +344,7 @@ def _rendering(stage: Stage) -> str:
     return ", ".join(str(params[name]) for name in ("template", "max_length") if name in params)
 
 
-def _bases_of(plan: Plan) -> dict[str, list[str]]:
+def bases_of(plan: Plan) -> dict[str, list[str]]:
     """Return the base models for which rows were rendered, by render stage id."""
     found: dict[str, list[str]] = {}
     for run in plan.runs:
@@ -352,7 +354,7 @@ def _bases_of(plan: Plan) -> dict[str, list[str]]:
 
 
 def _mixture_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    names, known = training_names(plan), _ingredients(plan)
+    names, known = training_names(plan), ingredients(plan)
     told: set[str] = set()
     for stage in plan.stages:
         if stage.kind != "train" or stage.one("data").id not in manifests or stage.id in told:
@@ -360,7 +362,7 @@ def _mixture_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str
         told.add(stage.id)
         mix = stage.one("data")
         summary = manifests[mix.id]["summary"]
-        for source, part in zip(_part_names(mix, known), summary["parts"], strict=True):
+        for source, part in zip(part_names(mix, known), summary["parts"], strict=True):
             yield {
                 "training": names[stage.id],
                 "source": source,
@@ -401,7 +403,7 @@ def _labels(plan: Plan) -> dict[str, str]:
         for ingredient in run.ingredients.values():
             for stage in (ingredient.data, ingredient.data.one("source")):
                 found.setdefault(stage.id, []).append(ingredient.name)
-    return {key: _joined(names) for key, names in found.items()}
+    return {key: joined(names) for key, names in found.items()}
 
 
 def _stage(
@@ -449,7 +451,7 @@ def _curves(
 ) -> tuple[dict[str, Curve], dict[str, dict[str, Curve]]]:
     curves: dict[str, Curve] = {}
     by_source: dict[str, dict[str, Curve]] = {}
-    known = _ingredients(plan)
+    known = ingredients(plan)
     mixes = {model.id: model.one("data") for run in plan.runs for model in run.models}
     for stage_id, name in training_names(plan).items():
         log = store.path("train", stage_id) / "log.jsonl"
@@ -457,7 +459,7 @@ def _curves(
             continue
         records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         curves[name] = [(r["step"], r["loss"]) for r in records]
-        by_source[name] = _source_curves(records, _part_names(mixes[stage_id], known))
+        by_source[name] = _source_curves(records, part_names(mixes[stage_id], known))
     return curves, by_source
 
 

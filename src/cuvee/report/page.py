@@ -136,17 +136,17 @@ def _take_place(work: Path, folder: Path) -> None:
 
 
 def _html(data: ReportData, found: Sequence[Section]) -> str:
-    page = _environment(autoescape=True).get_template("template.html")
+    page = environment(autoescape=True).get_template("template.html")
     return page.render(data=data, sections=found, inline=_inline)
 
 
 def _markdown(data: ReportData, found: Sequence[Section]) -> str:
-    page = _environment(autoescape=False).get_template("template.md")
+    page = environment(autoescape=False).get_template("template.md")
     text = page.render(data=data, sections=found, fence=_fence(data.recipe_text))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _environment(*, autoescape: bool) -> Environment:
+def environment(*, autoescape: bool) -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
     made = Environment(
         loader=loader,

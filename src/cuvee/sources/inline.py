@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cuvee.data import files, formats
+from cuvee.data import formats
 from cuvee.protocols import Estimate
 from cuvee.protocols import Params as Base
 from cuvee.values import BadRow, Example
 
-VERSION = 1
+VERSION = 2
 PATH = "(recipe)"
 """What stands for the file in messages about a row."""
 
@@ -43,14 +43,10 @@ def pin(params: Params, folder: Path, cache: Any) -> tuple[dict[str, Any], dict[
 
 def examples(params: Mapping[str, Any], where: Mapping[str, Any]) -> Iterator[Example | BadRow]:
     """Yield the rows in order; the line is the row's number."""
-    for number, raw in enumerate(params["rows"], start=1):
-        try:
-            yield formats.example(raw, params["format"], path=PATH, line=number)
-        except ValueError as error:
-            yield BadRow(PATH, number, str(error), str(raw)[: files.TEXT_KEPT])
+    return formats.examples(enumerate(params["rows"], start=1), params["format"], path=PATH)
 
 
 def estimate(params: Mapping[str, Any], where: Mapping[str, Any]) -> Estimate:
     """Return all rows."""
-    found = tuple(row for row in examples(params, where) if isinstance(row, Example))
-    return Estimate(len(params["rows"]), True, found)
+    rows = list(examples(params, where))
+    return Estimate(len(rows), True, tuple(row for row in rows if isinstance(row, Example)))

@@ -7,14 +7,16 @@ how to read a file, as .tsv does, the name's part of it counts too.
     math: {path: gsm8k_train.jsonl.gz, ability: math}
     code: {path: "code/*.jsonl", format: alpaca, ability: code}
     mine: {path: pairs.csv, columns: {question: problem, answer: solution}, tags: topic, ability: math}
+    word: {path: svamp.jsonl, columns: {question: [Body, Question], answer: Answer}, ability: math}
 """
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -25,32 +27,47 @@ from cuvee.protocols import Estimate
 from cuvee.protocols import Params as Base
 from cuvee.values import BadRow, Example
 
-VERSION = 1
+VERSION = 2
 SAMPLE = 200
 """Rows that `estimate` converts."""
 
 
-class Params(Base):
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Reading(Base):
+    """How the rows of files become examples; see `Params`."""
+
+    format: str = "auto"
+    columns: dict[str, str | Names] = Field(default_factory=dict)
+    tags: str | None = None
+    questions: bool = False
+    kept: tuple[str, ...] = ()
+
+
+class Params(Reading):
     """Where the rows lie and how to read them.
 
     Args:
-        path: a file, a pattern such as ``data/*.jsonl``, or a list of these; relative to the recipe.
+        path: a file, a pattern such as ``data/*.jsonl``, a folder that `datasets` saved (`save_to_disk`), or a list
+            of these; relative to the recipe.
         format: a name of `formats.FORMATS`, or ``auto`` to find it by looking.
-        columns: the format's field to the file's column, such as ``{question: problem}``.
+        columns: the format's field to the file's column, such as ``{question: problem}``, or to several, whose texts
+            are joined by one space: ``{question: [Body, Question]}``.
         tags: the column with tags, a text or a list of texts.
+        questions: rows may have questions without answers, as benchmarks do; of no use for training.
+        kept: columns that are kept beside the conversation as they are, for judges that ask for them.
     """
 
     path: str | list[str]
-    format: str = "auto"
-    columns: dict[str, str] = Field(default_factory=dict)
-    tags: str | None = None
 
 
 def pin(params: Params, folder: Path, cache: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (identity: format, columns, tags, sorted file hashes; place: absolute paths in the same order).
 
-    Where a file is parted by something else than commas, ``delimiter`` lists what parts each file, in the same order;
-    empty for files that are no CSV.
+    Where columns are kept, ``kept`` lists them in alphabetical order. Where a file is parted by something else than
+    commas, ``delimiter`` lists what parts each file, in the order of the hashes; empty for files that are no CSV.
+    ``questions`` is no part of it: it decides which format is found, and that one is.
 
     Args:
         params: the source's parameters.
@@ -59,27 +76,33 @@ def pin(params: Params, folder: Path, cache: Any) -> tuple[dict[str, Any], dict[
 
     Raises:
         Absent: a file is absent, or a pattern matches nothing.
-        DataError: a file is unreadable, no format fits, or two files differ in format.
+        DataError: a file is unreadable, no format fits, two files differ in format, or columns of trees are kept.
     """
-    return pin_files(_expand(params.path, Path(folder)), params.format, params.columns, params.tags, cache)
+    return pin_files(_expand(params.path, Path(folder)), params, cache)
 
 
-def pin_files(
-    paths: Sequence[Path], format: str, columns: Mapping[str, str], tags: str | None, cache: Any
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def pin_files(paths: Sequence[Path], how: Reading, cache: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return identity and place of files that are already on this machine; see `pin`."""
     hashed = sorted(
         (str(cache.file_hash(path, files.content_hash)), _delimiter(path, cache), str(_lying(path))) for path in paths
     )
-    identity: dict[str, Any] = {
-        "format": _resolve(paths, format, columns, cache),
-        "columns": dict(columns),
-        "tags": tags,
-        "files": [digest for digest, _, _ in hashed],
-    }
+    identity = how_to_read(paths, how, cache)
+    identity["files"] = [digest for digest, _, _ in hashed]
     if any(delimiter for _, delimiter, _ in hashed):
         identity["delimiter"] = [delimiter for _, delimiter, _ in hashed]
     return identity, {"paths": [path for _, _, path in hashed]}
+
+
+def how_to_read(paths: Sequence[Path], how: Reading, cache: Any) -> dict[str, Any]:
+    """Return the part of the identity that says how rows are read: format, columns, tags, and what is kept."""
+    format = _resolve(paths, how, cache)
+    columns = {field: name if isinstance(name, str) else list(name) for field, name in how.columns.items()}
+    identity: dict[str, Any] = {"format": format, "columns": columns, "tags": how.tags}
+    if not how.kept:
+        return identity
+    if format in formats.TREES:
+        raise DataError(f"a conversation of the format {format} is made of many rows, and can keep no columns of one")
+    return {**identity, "kept": sorted(set(how.kept))}
 
 
 def _delimiter(path: Path, cache: Any) -> str:
@@ -100,47 +123,56 @@ def examples(params: Mapping[str, Any], where: Mapping[str, Any]) -> Iterator[Ex
         where: the place that `pin` returned.
 
     Raises:
-        DataError: a file is gone, or not the one that was planned.
+        DataError: a file is gone, is not the one that was planned, or changes while it is read.
     """
     for path, digest in zip(where["paths"], params["files"], strict=True):
-        if files.content_hash(path) != digest:
-            raise DataError(
-                "the file changed since it was planned; run again to plan with the new content (`touch` it first if "
-                "that has been tried)",
-                path=path,
-            )
-        for line, raw in files.rows(path):
-            yield _example(params, path, line, raw)
+        with files.steady(path):
+            if files.content_hash(path) != digest:
+                raise DataError(
+                    "the file changed since it was planned; run again to plan with the new content (`touch` it first "
+                    "if that has been tried)",
+                    path=path,
+                )
+            yield from read(params, path)
+
+
+def read(params: Mapping[str, Any], path: str) -> Iterator[Example | BadRow]:
+    """Yield one file's rows as the source's parameters say."""
+    return _converted(files.rows(path), params, path)
+
+
+def _converted(rows: Iterable[files.RawRow], params: Mapping[str, Any], path: str) -> Iterator[Example | BadRow]:
+    return formats.examples(
+        rows,
+        params["format"],
+        columns=params["columns"],
+        tags=params["tags"],
+        kept=params.get("kept", ()),
+        path=path,
+    )
 
 
 def estimate(params: Mapping[str, Any], where: Mapping[str, Any]) -> Estimate:
-    """Count the rows and convert a sample from all over the files."""
+    """Count the rows and convert a sample from all over the files; trees are read whole."""
+    if params["format"] in formats.TREES:
+        rows = [row for path in where["paths"] for row in read(params, path) if isinstance(row, Example)]
+        return Estimate(len(rows), True, tuple(files.spread(rows, SAMPLE)))
     counts = [files.count(path) for path in where["paths"]]
     total = max(1, sum(counts))
-    found = []
-    for path, rows in zip(where["paths"], counts, strict=True):
-        for line, raw in files.sample(path, max(1, SAMPLE * rows // total)):
-            row = _example(params, path, line, raw)
-            if isinstance(row, Example):
-                found.append(row)
+    found: list[Example] = []
+    for path, number in zip(where["paths"], counts, strict=True):
+        some = files.sample(path, max(1, SAMPLE * number // total))
+        found += [row for row in _converted(some, params, path) if isinstance(row, Example)]
     return Estimate(sum(counts), True, tuple(found))
-
-
-def _example(params: Mapping[str, Any], path: str, line: int, raw: Any) -> Example | BadRow:
-    if isinstance(raw, BadRow):
-        return raw
-    try:
-        return formats.example(
-            raw, params["format"], columns=params["columns"], tags=params["tags"], path=path, line=line
-        )
-    except ValueError as error:
-        return BadRow(path, line, str(error), str(raw)[: files.TEXT_KEPT])
 
 
 def _expand(given: str | list[str], folder: Path) -> list[Path]:
     found: list[Path] = []
     for item in [given] if isinstance(given, str) else given:
         path = folder / Path(item).expanduser()
+        if path.is_dir():
+            found += _saved(path)
+            continue
         if path.exists() or not glob.has_magic(item):
             found.append(path)
             continue
@@ -157,11 +189,27 @@ def _expand(given: str | list[str], folder: Path) -> list[Path]:
     return list(files_by_target.values())
 
 
-def _resolve(paths: Sequence[Path], format: str, columns: Mapping[str, str], cache: Any) -> str:
-    if format != "auto":
-        return formats.known(format)
-    fact = f"format {canonical.text(columns)}"
-    found = {path: str(cache.fact(path, fact, lambda path: _look(path, columns))) for path in paths}
+def _saved(folder: Path) -> list[Path]:
+    """Return the files of a data set that the `datasets` package saved to a folder (`save_to_disk`)."""
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
+            known = ", ".join(str(folder / str(split)) for split in splits)
+            raise DataError(f"the folder holds several splits; give one of them: {known}", path=str(folder))
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        return [folder / str(file["filename"]) for file in state["_data_files"]]
+    except FileNotFoundError:
+        reason = f"this is a folder; give a file in it or a pattern such as {folder}/*.jsonl"
+    except (OSError, ValueError, KeyError, TypeError):
+        reason = f"the folder's list of files is damaged; give a pattern: {folder}/*.arrow"
+    raise DataError(reason, path=str(folder))
+
+
+def _resolve(paths: Sequence[Path], how: Reading, cache: Any) -> str:
+    if how.format != "auto":
+        return formats.known(how.format, how.questions)
+    fact = f"{'questions' if how.questions else 'format'} {canonical.text(how.columns)}"
+    found = {path: str(cache.fact(path, fact, lambda path: _look(path, how))) for path in paths}
     names = sorted(set(found.values()))
     if len(names) > 1:
         shown = ", ".join(f"{path.name} is {name}" for path, name in found.items())
@@ -169,19 +217,18 @@ def _resolve(paths: Sequence[Path], format: str, columns: Mapping[str, str], cac
     return names[0]
 
 
-def _look(path: Path, columns: Mapping[str, str]) -> str:
+def _look(path: Path, how: Reading) -> str:
+    detect = formats.detect_questions if how.questions else formats.detect
     try:
-        return formats.detect(_named(path, columns))
+        return detect(_named(path, how.columns))
     except DataError as error:
         raise error if error.path else DataError(error.message, path=str(path)) from None
 
 
-def _named(path: Path, columns: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+def _named(path: Path, columns: formats.Columns) -> Iterator[Mapping[str, Any]]:
     """Yield the first rows that are objects, with columns renamed where they are there."""
     for number, (_, raw) in enumerate(files.rows(path)):
         if number >= formats.LOOK_AT:
             return
-        if isinstance(raw, BadRow):
-            continue
-        there = {field: column for field, column in columns.items() if column in raw}
-        yield formats.renamed(raw, there)
+        if not isinstance(raw, BadRow):
+            yield formats.renamed_where_there(raw, columns)

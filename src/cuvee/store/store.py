@@ -216,7 +216,7 @@ class Store:
         kind, _, start = wanted.rpartition("-")
         matches = [
             (path.parts[-3], path.parts[-2])
-            for path in self.folder.glob(f"{kind or '*'}/{start}*/{MANIFEST}")
+            for path in self.folder.glob(f"{kind or '*'}/{start[:ID_LENGTH]}*/{MANIFEST}")
             if path.parts[-3] != "work"
         ]
         if len(matches) == 1:

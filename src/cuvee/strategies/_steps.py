@@ -13,7 +13,7 @@ def train_on(start: Model, ingredients: Iterable[Ingredient], hyper: Hyper) -> T
     """Return `start` trained on the union of `ingredients`, labelled with their names."""
     parts = list(ingredients)
     label = " + ".join(part.name for part in parts)
-    data = mix([(part.data, part.how) for part in parts], hyper.mixture(), label=label)
+    data = mix([part.part for part in parts], hyper.mixture(), label=label)
     return train(start, data, hyper.training(), label=label)
 
 

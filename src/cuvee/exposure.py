@@ -1,0 +1,138 @@
+"""Backwards from a model: which rows it has seen, in which training, how often, with how many supervised tokens.
+
+Every training behind the model keeps a ledger; they are read together here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cuvee.canonical import ID_LENGTH
+from cuvee.errors import UsageError
+from cuvee.store import Store
+
+SCHEMA = "cuvee.rows/1"
+
+
+def trainings(store: Store, stage: str) -> list[dict[str, Any]]:
+    """Return the manifests of all trainings behind a model, first training first.
+
+    Raises:
+        UsageError: the stage is no model, or a base that was not trained here.
+    """
+    manifest = store.manifest(*store.resolve(stage))
+    found: dict[str, dict[str, Any]] = {}
+    for one in _behind(store, manifest):
+        found.setdefault(one["id"], one)
+    if not found:
+        raise UsageError(f"{stage} was not trained here, so it has seen no rows; name a training, such as train-3f9a")
+    return list(reversed(found.values()))
+
+
+def _behind(store: Store, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    if manifest["kind"] == "train":
+        yield dict(manifest)
+    for role in ("model", "models"):
+        for name in manifest["inputs"].get(role, ()):
+            kind, _, stage_id = name.partition("-")
+            yield from _behind(store, store.manifest(kind, stage_id))
+
+
+def table(store: Store, stage: str) -> Any:
+    """Return all rows a model has seen as an Arrow table.
+
+    Columns: stage, source, path, line, id (hex), occurrence, times, supervised_tokens, steps. Sorted by stage in
+    the order of training, then by source and place in the file.
+
+    Raises:
+        UsageError: as `trainings`; or a training that kept no ledger.
+    """
+    import pyarrow as pa
+
+    return pa.concat_tables([_one(store, manifest) for manifest in trainings(store, stage)])
+
+
+def _one(store: Store, manifest: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from cuvee.data import ledger
+
+    folder = store.path("train", manifest["id"])
+    if not (folder / ledger.FILE).is_file():
+        raise UsageError(f"{folder} keeps no ledger; it was trained by an earlier version")
+    found = ledger.read(folder)
+    short = f"train-{manifest['id'][:ID_LENGTH]}"
+    names = _source_names(store, manifest)
+    sources = found["source"].to_pylist()
+    places = {source: _places(store, source) for source in dict.fromkeys(sources)}
+    rows = found["row"].to_pylist()
+    return pa.table(
+        {
+            "stage": pa.array([short] * len(found)),
+            "source": pa.array([names.get(source, source[:ID_LENGTH]) for source in sources]),
+            "path": pa.array([places[s][0][row] for s, row in zip(sources, rows, strict=True)]),
+            "line": pa.array([places[s][1][row] for s, row in zip(sources, rows, strict=True)], pa.int64()),
+            "id": pa.array([key.hex() for key in found["id"].to_pylist()]),
+            **{name: pc.cast(found[name], found[name].type) for name in ("occurrence", "times", "supervised_tokens")},
+            "steps": found["steps"],
+        }
+    )
+
+
+def _places(store: Store, source: str) -> tuple[list[str], list[int]]:
+    """Return file and line of each row of a load."""
+    import pyarrow.parquet as pq
+
+    from cuvee.data import examples
+
+    found = pq.read_table(store.path("load", source) / examples.FILE, columns=["path", "line"])
+    return found["path"].to_pylist(), found["line"].to_pylist()
+
+
+def _source_names(store: Store, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names that a training's sources had, by load stage id."""
+    (mixture,) = manifest["identity"]["inputs"]["data"]
+    renders = store.manifest("mix", mixture)["identity"]["inputs"]["parts"]
+    loads = [store.manifest("render", one)["identity"]["inputs"]["source"][0] for one in renders]
+    names = [part["source"] for part in manifest["summary"]["parts"]]
+    return dict(zip(loads, names, strict=True))
+
+
+def describe(store: Store, stage: str, find: str = "", limit: int = 20) -> dict[str, Any]:
+    """Return what a model has seen as plain data.
+
+    Args:
+        store: where it lies.
+        stage: a model's name.
+        find: keep rows whose id begins so, or whose ``path:line`` ends so.
+        limit: how many rows are listed.
+
+    Returns:
+        ``summary`` (a line a training and source: rows, times, supervised tokens), ``rows`` and their number.
+    """
+    found = table(store, stage).to_pylist()
+    if find:
+        found = [row for row in found if row["id"].startswith(find) or f"{row['path']}:{row['line']}".endswith(find)]
+    sums: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in found:
+        line = sums.setdefault(
+            (row["stage"], row["source"]),
+            {"stage": row["stage"], "source": row["source"], "rows": 0, "times": 0, "supervised_tokens": 0},
+        )
+        line["rows"] += 1
+        line["times"] += row["times"]
+        line["supervised_tokens"] += row["supervised_tokens"]
+    return {"schema": SCHEMA, "summary": list(sums.values()), "found": len(found), "rows": found[:limit]}
+
+
+def write(store: Store, stage: str, path: Path) -> int:
+    """Write what a model has seen as Parquet; returns the number of rows."""
+    import pyarrow.parquet as pq
+
+    found = table(store, stage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(found, path, compression="zstd")
+    return len(found)

@@ -1,0 +1,141 @@
+"""What a recipe's sources are looked at for besides their tokens: tags, duplicates, overlap with benchmarks.
+
+Each is a stage of its own that hangs on the loads alone, so that it is done once for all base models and settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+from cuvee import bases, components
+from cuvee.errors import UsageError
+from cuvee.pins import Pins
+from cuvee.recipe import BaseModelRef, Component, Located
+from cuvee.stage import Base, Duplicates, Excluded, Loaded, Overlap, Preflight, Rendered, Tagged
+from cuvee.stage import duplicates as look_for_duplicates
+from cuvee.stage import overlap as look_for_overlap
+from cuvee.stage import preflight as check
+from cuvee.stage import tag as describe_tags
+
+
+class Screening:
+    """The stages that look at a recipe's sources.
+
+    Args:
+        located: the recipe.
+        pins: what pins the base models of taggers.
+        loaded: the sources by name.
+        benchmarks: the files of questions by name.
+    """
+
+    def __init__(
+        self, located: Located, pins: Pins, loaded: Mapping[str, Loaded], benchmarks: Mapping[str, Loaded]
+    ) -> None:
+        self.located, self.recipe, self.pins = located, located.recipe, pins
+        self.loaded, self.benchmarks = loaded, benchmarks
+        self._check_order()
+        # One source may ask again for every run and seed.
+        self.tags = cache(self._tags)
+        self.excluded = cache(self._excluded)
+
+    def _check_order(self) -> None:
+        order = self.recipe.duplicates.order if self.recipe.duplicates else ()
+        if order and sorted(order) != sorted(set(order) & set(self.loaded)):
+            names = ", ".join(self.loaded)
+            raise self.located.error(f"must name sources, each once; there are {names}", "duplicates", "order")
+
+    # ------------------------------------------------------------------------------------------------ tags
+
+    def _tags(self, name: str) -> tuple[Tagged, ...]:
+        """Return the taggings of a source."""
+        given = self.recipe.sources[name].taggers
+        return tuple(self._tagged(name, number, component) for number, component in enumerate(given))
+
+    def _tagged(self, name: str, number: int, component: Component) -> Tagged:
+        key = ("sources", name, "taggers", number)
+        try:
+            module = components.find("taggers", component.name)
+        except KeyError as error:
+            raise self.located.error(str(error.args[0]), *key) from None
+        params = self.located.check(module.Params, component.params, *key, component.name)
+        asks = hasattr(module, "request")
+        identity = components.without_absent(module, module.identity(params) if asks else dict(params))
+        models = self._model(params, key) if asks else ()
+        # What does not change an answer, such as how many are asked at once, is no part of the id.
+        locate = {"params": params.model_dump(mode="json", exclude_unset=True)} if asks else {}
+        return describe_tags(self.loaded[name], component.name, module.VERSION, identity, models, locate)
+
+    def _model(self, params: Any, key: tuple[str | int, ...]) -> tuple[Base, ...]:
+        if params.model is None:
+            return ()
+        try:
+            return (bases.resolve(BaseModelRef(path=params.model), self.located.folder, self.pins),)
+        except UsageError as error:
+            raise self.located.error(str(error), *key) from error
+
+    # -------------------------------------------------------------------------------------- duplicates, overlap
+
+    def _excluded(self, name: str) -> tuple[Excluded, ...]:
+        """Return the stages that name rows of a source to be left out."""
+        source, found = self.recipe.sources[name], list[Excluded]()
+        if source.duplicates.drop and source.duplicates.near is not None:
+            found.append(self._duplicates([self.loaded[name]], source.duplicates.near, source.duplicates.on))
+        across = self.recipe.duplicates
+        if across and name in across.order:
+            found.append(self._duplicates([self.loaded[one] for one in across.order], across.near, across.on))
+        if source.overlap == "drop":
+            found += [*self._overlaps(name), *self._own_heldout(name)]
+        return tuple(found)
+
+    @property
+    def _split(self) -> dict[str, Any]:
+        return {"heldout": self.recipe.heldout, "split_seed": self.recipe.split_seed}
+
+    def _duplicates(self, sources: Iterable[Loaded], near: Any, on: str) -> Duplicates:
+        stages = list({stage.id: stage for stage in sources}.values())
+        label = " + ".join(stage.label for stage in stages)
+        return look_for_duplicates(stages, {**self._split, "near": near, "on": on}, label=label)
+
+    def _overlaps(self, name: str) -> list[Overlap]:
+        """Return the comparisons of a source with every benchmark."""
+        return [self._overlap(name, benchmark, "all") for benchmark in self.benchmarks.values()]
+
+    def _overlap(self, name: str, benchmark: Loaded, items: str) -> Overlap:
+        given = self.recipe.preflight
+        rules = {"ngram": given.ngram, "coverage": given.coverage, "near": given.near or Fraction(1)}
+        return look_for_overlap(self.loaded[name], benchmark, {**self._split, **rules, "items": items})
+
+    def _own_heldout(self, name: str) -> list[Overlap]:
+        """Return the comparisons of a source with what is held out of the sources of its ability."""
+        if not self.recipe.heldout:
+            return []
+        ability = self.recipe.sources[name].ability
+        peers = [other for other, source in self.recipe.sources.items() if source.ability == ability]
+        return [self._overlap(name, self.loaded[other], "heldout") for other in peers]
+
+    # --------------------------------------------------------------------------------------------- preflight
+
+    def preflight(self, renders: Iterable[Rendered], tokenizer: Base, template: str) -> Preflight | None:
+        """Return the checks of all sources as one setting renders them; None when some are only declared."""
+        loads = [*self.loaded.values(), *self.benchmarks.values()]
+        if any(stage.params.get("provisional") for stage in (*loads, tokenizer)):
+            return None
+        given = self.recipe.preflight
+        names = list(self.loaded)
+        overlaps = [stage for name in names for stage in (*self._overlaps(name), *self._own_heldout(name))]
+        dropped = sorted(self.loaded[name].id for name in names if self.recipe.sources[name].overlap == "drop")
+        params = {
+            **self._split,
+            "max_lost": given.max_lost,
+            "max_overlap": given.max_overlap,
+            "evaluation_templates": [template],
+            "overlap_dropped": dropped,
+        }
+        # In the order of their ids, so that the order in the recipe changes nothing.
+        every = sorted(self.loaded.values(), key=lambda stage: stage.id)
+        repeated = [self._duplicates(every, given.near, "conversation")]
+        distinct = {stage.id: stage for stage in renders}.values()
+        return check(distinct, tokenizer, repeated, {s.id: s for s in overlaps}.values(), params)
