@@ -459,7 +459,7 @@ def list_(what: str, store: Path, as_json: bool) -> None:
 @click.argument("stage")
 @_store_option
 @_json_option
-@click.option("--rows", is_flag=True, help="Of a model: which rows it has seen, how often, in which training.")
+@click.option("--rows", is_flag=True, help="The rows behind it; of a model, which it has seen, and when.")
 @click.option(
     "--find", default="", metavar="TEXT", help="With --rows: rows whose id begins or whose file:line ends so."
 )
@@ -471,6 +471,7 @@ def show(stage: str, store: Path, as_json: bool, rows: bool, find: str, out: Pat
     cuvee show train-3f9a1c20
     cuvee show train-3f9a1c20 --rows --out rows.parquet
     cuvee show train-3f9a1c20 --rows --find gsm8k_train.jsonl:17
+    cuvee show duplicates-77b0e1d4 --rows
     """
     from cuvee import terminal
     from cuvee.store import Store
@@ -492,7 +493,7 @@ def show(stage: str, store: Path, as_json: bool, rows: bool, find: str, out: Pat
 def _show_rows(store: Store, stage: str, as_json: bool, find: str, out: Path | None) -> None:
     from cuvee import exposure, terminal
 
-    view = exposure.describe(store, stage, find)
+    view = exposure.named(store, stage, find)
     if as_json:
         _echo(view)
     else:

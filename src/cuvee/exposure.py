@@ -1,6 +1,7 @@
-"""Backwards from a model: which rows it has seen, in which training, how often, with how many supervised tokens.
+"""Rows behind a stage. Backwards from a model: which rows it has seen, in which training, how often, with how many
+supervised tokens; of other stages: the rows they name.
 
-Every training behind the model keeps a ledger; they are read together here.
+Every training behind a model keeps a ledger; they are read together here.
 """
 
 from __future__ import annotations
@@ -99,6 +100,38 @@ def _source_names(store: Store, manifest: Mapping[str, Any]) -> dict[str, str]:
     loads = [store.manifest("render", one)["identity"]["inputs"]["source"][0] for one in renders]
     names = [part["source"] for part in manifest["summary"]["parts"]]
     return dict(zip(loads, names, strict=True))
+
+
+TABLES = {
+    "load": "quarantine.parquet",
+    "tag": "tags.parquet",
+    "duplicates": "excluded.parquet",
+    "overlap": "excluded.parquet",
+}
+"""The tables that stages other than models keep: rows kept aside, tags, rows that another one excludes."""
+
+
+def named(store: Store, stage: str, find: str = "", limit: int = 20) -> dict[str, Any]:
+    """Return the rows that a stage names as plain data: a model's ledger, a load's quarantine, tags, exclusions.
+
+    Args:
+        store: where it lies.
+        stage: its name.
+        find: keep rows that hold this text in one of their columns.
+        limit: how many rows are listed.
+
+    Raises:
+        UsageError: the stage names no rows.
+    """
+    import pyarrow.parquet as pq
+
+    kind, stage_id = store.resolve(stage)
+    if kind not in TABLES:
+        return describe(store, stage, find, limit)
+    rows = pq.read_table(store.path(kind, stage_id) / TABLES[kind]).to_pylist()
+    plain = [{key: value.hex() if isinstance(value, bytes) else value for key, value in row.items()} for row in rows]
+    found = [row for row in plain if find in "\0".join(map(str, row.values()))]
+    return {"schema": SCHEMA, "summary": [], "found": len(found), "rows": found[:limit]}
 
 
 def describe(store: Store, stage: str, find: str = "", limit: int = 20) -> dict[str, Any]:

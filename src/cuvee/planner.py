@@ -278,8 +278,9 @@ class _Builder:
         if str(source.path).startswith("builtin:") and source.format != "auto":
             raise self.located.error("is for files; this source is no file", "sources", name, "format")
 
-    def _load_stage(self, name: str, source: Source) -> Loaded:
+    def _load_stage(self, name: str, source: Source, **more: Any) -> Loaded:
         component, given = _source_component(source)
+        given |= more
         module = components.find("sources", component)
         params = self.located.check(module.Params, given, "sources", name)
         try:
@@ -460,7 +461,7 @@ class _Builder:
             # A benchmark with a few odd rows is still worth comparing with.
             source = Source(**dict(given), ability="benchmark", max_bad=Fraction(1))
             try:
-                found[name] = self._load_stage(name, source)
+                found[name] = self._load_stage(name, source, questions=True)
             except DataError as error:
                 raise self.located.error(str(error), *key, "path") from error
         return found

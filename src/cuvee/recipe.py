@@ -65,6 +65,10 @@ Number = Annotated[int, BeforeValidator(_number_of)]
 """A whole number that may carry k, M or B."""
 
 
+Columns = str | tuple[str, ...]
+"""A column's name, or several whose texts are joined."""
+
+
 def _expression(value: str) -> str:
     try:
         re.compile(value)
@@ -250,7 +254,7 @@ class Source(_Part):
     ability: str
     amount: Amount | None = None
     format: str = "auto"
-    columns: Mapping[str, str] = Field(default_factory=dict)
+    columns: Mapping[str, Columns] = Field(default_factory=dict)
     subset: str | None = None
     split: str | None = None
     tags: str | None = None
@@ -329,7 +333,7 @@ class Benchmark(_Part):
 
     path: str | tuple[str, ...]
     format: str = "auto"
-    columns: Mapping[str, str] = Field(default_factory=dict)
+    columns: Mapping[str, Columns] = Field(default_factory=dict)
     subset: str | None = None
     split: str | None = None
 

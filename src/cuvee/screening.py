@@ -5,12 +5,13 @@ Each is a stage of its own that hangs on the loads alone, so that it is done onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cache
+from itertools import combinations
 from typing import Any
 
-from cuvee import bases, components
+from cuvee import bases, components, recipe
 from cuvee.errors import UsageError
 from cuvee.pins import Pins
 from cuvee.recipe import BaseModelRef, Component, Located
@@ -116,6 +117,22 @@ class Screening:
         peers = [other for other, source in self.recipe.sources.items() if source.ability == ability]
         return [self._overlap(name, self.loaded[other], "heldout") for other in peers]
 
+    def _duplicates_dropped(self) -> Iterator[list[str]]:
+        """Yield pairs of sources, or a source twice, with what is left out between them: equal rows, or near ones."""
+        for name, source in self.recipe.sources.items():
+            if source.duplicates.drop:
+                yield [self.loaded[name].id] * 2 + [self._as_strict(source.duplicates)]
+        across = self.recipe.duplicates
+        for one, other in combinations(across.order if across else (), 2):
+            assert across is not None
+            yield [*sorted((self.loaded[one].id, self.loaded[other].id)), self._as_strict(across)]
+
+    def _as_strict(self, rule: recipe.Duplicates) -> str:
+        """Return what of the preflight's duplicates a rule leaves out for certain."""
+        near = self.recipe.preflight.near
+        covers = rule.near is not None and rule.on == "conversation" and (near is None or rule.near <= near)
+        return "near" if covers else "equal"
+
     # --------------------------------------------------------------------------------------------- preflight
 
     def preflight(self, renders: Iterable[Rendered], tokenizer: Base, template: str) -> Preflight | None:
@@ -133,6 +150,7 @@ class Screening:
             "max_overlap": given.max_overlap,
             "evaluation_templates": [template],
             "overlap_dropped": dropped,
+            "duplicates_dropped": sorted(self._duplicates_dropped()),
         }
         # In the order of their ids, so that the order in the recipe changes nothing.
         every = sorted(self.loaded.values(), key=lambda stage: stage.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -338,19 +338,34 @@ def print_manifest(manifest: Mapping[str, Any]) -> None:
 
 
 def print_rows(view: Mapping[str, Any]) -> None:
-    """Draw what a model has seen: a line a training and source, then single rows."""
+    """Draw the rows behind a stage; of a model, a line a training and source first."""
     console = make_console()
-    summary = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("stage", "source", "rows", "times", "supervised tokens"):
-        summary.add_column(name, justify="left" if name in ("stage", "source") else "right")
-    for line in view["summary"]:
-        counts = (number(line[name]) for name in ("rows", "times", "supervised_tokens"))
-        summary.add_row(Text(line["stage"]), Text(line["source"]), *counts)
-    console.print(summary)
+    if view["summary"]:
+        console.print(_seen(view["summary"]))
     for row in view["rows"]:
+        console.print(Text(_row_line(row)), soft_wrap=True)
+    if view["found"] > len(view["rows"]):
+        console.print(
+            f"... {view['found'] - len(view['rows']):,} more; --find TEXT searches, --out writes a model's rows"
+        )
+    if not view["found"]:
+        console.print("no such rows")
+
+
+def _seen(summary: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "source", "rows", "times", "supervised tokens"):
+        table.add_column(name, justify="left" if name in ("stage", "source") else "right")
+    for line in summary:
+        counts = (number(line[name]) for name in ("rows", "times", "supervised_tokens"))
+        table.add_row(Text(line["stage"]), Text(line["source"]), *counts)
+    return table
+
+
+def _row_line(row: Mapping[str, Any]) -> str:
+    if "steps" in row:
         steps = ", ".join(map(str, row["steps"]))
         place = f"{row['path']}:{row['line']}"
-        text = f"{row['stage']}  {place}  {row['id'][:12]}  {row['times']} time(s), steps {steps}"
-        console.print(Text(text), soft_wrap=True)
-    if view["found"] > len(view["rows"]):
-        console.print(f"... {view['found'] - len(view['rows']):,} more; --out FILE.parquet writes all, --find searches")
+        return f"{row['stage']}  {place}  {row['id'][:12]}  {row['times']} time(s), steps {steps}"
+    # Control characters of the data must not reach the terminal.
+    return "  ".join(f"{key}: {value!r}" if isinstance(value, str) else f"{key}: {value}" for key, value in row.items())

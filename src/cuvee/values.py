@@ -58,7 +58,7 @@ class Example:
     path: str = ""
     line: int = 0
     tools: tuple[Mapping[str, Any], ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> bytes:

@@ -100,6 +100,16 @@ def test_tools_on_offer_are_read_again(tmp_path: Path, talk: Talk) -> None:
     assert found[0].id != found[1].id
 
 
+def test_kept_columns_are_read_again(tmp_path: Path, talk: Talk) -> None:
+    kept = {"test": "assert é == 3", "choices": ["a", None, 2.5, {"b": True}]}
+    messages = talk("Hi", "Hello").messages
+    rows = [Example(messages, extra=kept), Example(messages), Repaired(messages, extra=kept, repair="cut")]
+    examples.write(tmp_path, rows, Fraction(0))
+    assert [example for example, _ in examples.read(tmp_path)] == rows
+    assert [example.extra for example, _ in examples.read_rows(tmp_path, [2, 1])] == [kept, {}]
+    assert pq.read_table(tmp_path / examples.FILE)["extra"].to_pylist()[1] == ""
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 6), max_size=40))
 def test_occurrences_count_equal_ids_in_order(names: list[int]) -> None:

@@ -31,7 +31,7 @@ def repair(raw: dict[str, Any], format: str) -> str:
 
 
 def test_all_formats_are_tried_here_or_with_the_trees() -> None:
-    assert {*EXAMPLES, *formats.TREES} == {*formats.FORMATS}
+    assert {*EXAMPLES, *formats.TREES, formats.QUESTION} == {*formats.FORMATS}
 
 
 @pytest.mark.parametrize("format", EXAMPLES)
@@ -286,3 +286,213 @@ def test_a_stream_of_rows_keeps_every_row() -> None:
 def test_a_tag_with_broken_unicode_spoils_its_row() -> None:
     with pytest.raises(ValueError, match="broken Unicode in column 'topic'"):
         formats.example({**EXAMPLES["alpaca"], "topic": "\udcff"}, "alpaca", tags="topic")
+
+
+# ------------------------------------------------------------------------------------------ several columns in one
+
+
+def test_several_columns_are_one_text_with_a_space_between() -> None:
+    raw = {"Body": "Anna has 2 pens", "Question": "How many?", "Answer": "2", "none": " "}
+    columns = {"question": ["Body", "none", "Question"], "answer": "Answer"}
+    row = formats.example(raw, "question_answer", columns=columns)
+    assert [message.content for message in row.messages] == ["Anna has 2 pens How many?", "2"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({"Body": "a"}, "no column 'Question'"),
+        ({"Body": None, "Question": "b?"}, "column 'Body' is missing"),
+        ({"Body": 2, "Question": "b?"}, "column 'Body' is a int, not text"),
+        ({"Body": " ", "Question": ""}, "an empty user turn"),
+    ],
+)
+def test_one_of_several_columns_that_is_not_there_is_named(raw: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        formats.example({**raw, "answer": "4"}, "question_answer", columns={"question": ("Body", "Question")})
+
+
+def test_a_format_is_found_under_the_columns_named() -> None:
+    raw = {"Body": "Anna has 2 pens", "Question": "How many?", "Answer": "2"}
+    columns: formats.Columns = {"question": ["Body", "Question"], "answer": "Answer"}
+    assert formats.detect([formats.renamed_where_there(raw, columns)]) == "question_answer"
+    assert formats.renamed_where_there({"Body": "a"}, columns) == {"Body": "a"}
+
+
+# ---------------------------------------------------------------------------------------------- numbers as answers
+
+ANSWERED: dict[str, dict[str, Any]] = {
+    "pairs": {"history": [{"user": "?", "bot": ...}, {"user": "?", "bot": ...}]},
+    "alpaca": {"instruction": "?", "output": ...},
+    "prompt_completion": {"prompt": "?", "completion": ...},
+    "question_answer": {"question": "?", "answer": ...},
+}
+
+
+def answered(value: Any, by: Any) -> Any:
+    """Return `value` with every ... in it replaced."""
+    if isinstance(value, dict):
+        return {key: answered(item, by) for key, item in value.items()}
+    return [answered(item, by) for item in value] if isinstance(value, list) else by if value is ... else value
+
+
+@pytest.mark.parametrize("format", ANSWERED)
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5, "5"), (5.0, "5.0"), (0, "0"), (-0.1, "-0.1"), (1e20, "1e+20"), (10**30, "1" + "0" * 30), (10**400, None)],
+)
+def test_a_number_as_answer_is_written_as_in_json_and_counted_once(format: str, value: float, text: str | None) -> None:
+    raw = answered(ANSWERED[format], value)
+    assert turns(raw, format)[-1] == ("assistant", text or str(value))
+    assert repair(raw, format) == "a number as answer written as text"
+
+
+def test_a_boolean_as_answer_is_written_as_in_json_and_counted() -> None:
+    assert turns({"question": "?", "answer": False}, "question_answer")[-1] == ("assistant", "false")
+    assert repair({"question": "?", "answer": True}, "question_answer") == "a boolean as answer written as text"
+
+
+def test_a_number_in_the_history_is_an_answer_too() -> None:
+    raw = {"instruction": "And 3 + 3?", "output": "6", "history": [["2 + 2?", 4]]}
+    assert turns(raw, "alpaca")[1] == ("assistant", "4")
+    assert repair(raw, "alpaca") == of_turns.NUMBER
+
+
+@pytest.mark.parametrize(
+    ("raw", "format", "reason"),
+    [
+        ({"question": 4, "answer": "?"}, "question_answer", "question is a int, not text"),
+        ({"prompt": 4, "completion": "?"}, "prompt_completion", "prompt is a int, not text"),
+        ({"question": "?", "answer": [4]}, "question_answer", "answer is a list, not text"),
+        ({"question": "?", "answer": {"value": 4}}, "question_answer", "answer is a dict, not text"),
+        ({"question": "?", "answer": float("nan")}, "question_answer", "answer is nan, which JSON does not have"),
+        ({"messages": [{"role": "assistant", "content": 4}]}, "messages", "content of a assistant turn is a int"),
+    ],
+)
+def test_other_numbers_and_what_holds_numbers_stay_refused(raw: dict[str, Any], format: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        formats.example(raw, format)
+
+
+# -------------------------------------------------------------------------------------- questions without answers
+
+
+@pytest.mark.parametrize(
+    ("raw", "asked"),
+    [
+        ({"question": "2 + 2?"}, ["2 + 2?"]),
+        ({"prompt": "def add(a, b):", "canonical_solution": "a + b"}, ["def add(a, b):"]),
+        ({"instruction": "Add.", "input": "2, 2"}, ["Add.\nInput:\n2, 2"]),
+        ({"query": "2 + 2?", "gold": 3}, ["2 + 2?"]),
+        ({"text": "Write a function.", "code": "pass"}, ["Write a function."]),
+        ({"turns": ["2 + 2?", "And 3 + 3?"]}, ["2 + 2?", "And 3 + 3?"]),
+        ({"question": None, "prompt": "2 + 2?"}, ["2 + 2?"]),
+    ],
+)
+def test_a_question_needs_no_answer_where_questions_are_asked_for(raw: dict[str, Any], asked: list[str]) -> None:
+    assert formats.detect_questions([raw]) == "question"
+    assert turns(raw, "question") == [("user", text) for text in asked]
+    assert formats.example(raw, "question").prompt_key
+    with pytest.raises(DataError, match="no format fits"):
+        formats.detect([raw])
+
+
+@pytest.mark.parametrize("format", EXAMPLES)
+def test_a_format_with_answers_is_found_first(format: str) -> None:
+    assert formats.detect_questions([EXAMPLES[format]] * 2 + [{"prompt": "2 + 2?"}]) == format
+
+
+def test_one_answer_among_many_questions_makes_no_format_with_answers() -> None:
+    assert formats.detect_questions([EXAMPLES["alpaca"], *[{"prompt": "2 + 2?"}] * 2]) == "question"
+
+
+def test_a_question_may_have_a_system_text_before_it() -> None:
+    assert turns({"prompt": "2 + 2?", "system": "Be brief."}, "question")[0] == ("system", "Be brief.")
+
+
+def test_columns_that_are_named_are_the_question_whatever_else_is_there() -> None:
+    raw = {"question": "no", "prompt": "no", "input": "no", "task": "2 + 2?"}
+    for field in ("prompt", "text", "instruction"):
+        (message,) = formats.example(raw, "question", columns={field: "task"}).messages
+        assert message.content == "2 + 2?"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({"task": "2 + 2?"}, "no question or prompt or instruction or query or text or turns"),
+        ({"turns": "2 + 2?"}, "turns is no list of texts"),
+        ({"turns": []}, "turns is no list of texts"),
+        ({"turns": ["2 + 2?", None]}, "a text of turns is missing"),
+        ({"turns": ["2 + 2?", ""]}, "an empty user turn"),
+        ({"prompt": 4}, "prompt is a int, not text"),
+        ({"prompt": "\ud83d"}, "broken Unicode in a user turn"),
+    ],
+)
+def test_what_is_no_question_says_why(raw: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        formats.example(raw, "question")
+
+
+def test_what_has_no_question_lists_what_is_possible() -> None:
+    with pytest.raises(DataError, match=r"keys task; possible: .*question \(question, .*columns: {question: problem}"):
+        formats.detect_questions([{"task": "2 + 2?"}])
+
+
+def test_questions_are_no_format_to_train_on() -> None:
+    assert formats.known("question", questions=True) == "question"
+    with pytest.raises(DataError, match="the format question has no answers to train on"):
+        formats.known("question")
+    with pytest.raises(DataError, match=r"there is no format 'qa'; possible: auto, .*oasst$"):
+        formats.known("qa")
+
+
+# ------------------------------------------------------------------------------------------------ kept columns
+
+
+def test_columns_are_kept_as_they_are_and_change_no_id() -> None:
+    raw = {"prompt": "def add(a, b):", "test": "assert add(1, 2) == 3", "cases": [[1, 2], None, 1e20]}
+    row = formats.example(raw, "question", kept=["test", "cases"])
+    bare = formats.example(raw, "question")
+    assert row.extra == {"test": raw["test"], "cases": raw["cases"]}
+    assert bare.extra == {}
+    assert (row.id, row.prompt_key) == (bare.id, bare.prompt_key)
+    assert row != bare
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (datetime(2024, 1, 1), "kept columns when: no plain JSON"),
+        (float("nan"), "kept columns when: no plain JSON"),
+        ("\ud83d", "broken Unicode in kept columns when"),
+    ],
+)
+def test_a_kept_column_must_be_there_and_fit_into_json(value: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        formats.example({**EXAMPLES["alpaca"], "when": value}, "alpaca", kept=["when"])
+    with pytest.raises(ValueError, match="no column 'when' to keep"):
+        formats.example(EXAMPLES["alpaca"], "alpaca", kept=["when"])
+
+
+# --------------------------------------------------------------------------------------- rows of another format
+
+
+@pytest.mark.parametrize("format", [*EXAMPLES, *formats.TREES])
+@pytest.mark.parametrize("other", EXAMPLES)
+def test_a_row_of_another_format_names_both_and_what_to_do(format: str, other: str) -> None:
+    if other == format:
+        return
+    (row,) = formats.examples([(1, EXAMPLES[other])], format)
+    if isinstance(row, BadRow):
+        read = "oasst_best" if format in formats.TREES else format
+        assert row.reason.startswith(f"read in the format {read} and looks like {other} (name one with `format`")
+    else:  # a query with a response fits both
+        assert {format, other} <= {"messages", "sharegpt", "pairs", "prompt_completion", "question_answer"}
+
+
+def test_a_row_of_no_other_format_keeps_its_own_reason() -> None:
+    for raw, reason in (({"instruction": "2 + 2?"}, "output is missing"), ({"messages": []}, "messages is empty")):
+        (row,) = formats.examples([(1, raw)], "alpaca" if "output" in reason else "messages")
+        assert isinstance(row, BadRow)
+        assert row.reason == reason

@@ -139,3 +139,112 @@ def test_the_tools_of_glaive_are_part_of_its_examples(shared: Path) -> None:
 def test_talk_between_people_and_nested_tasks_are_not_taken_for_chats(shared: Path, name: str) -> None:
     with pytest.raises(DataError, match="no format fits"):
         detected(shared / "data" / "chat" / f"{name}.jsonl.gz")
+
+
+# ------------------------------------------------------------------------------------------------ benchmarks
+
+NUMBER = of_turns.NUMBER
+Columns = formats.Columns
+
+# File, columns, the format found among benchmarks' ("" for none), rows kept, rows kept aside, repaired.
+BENCHMARKS: list[tuple[str, Columns, str, int, Reasons, Reasons]] = [
+    ("code/humaneval", {}, "question", 164, {}, {}),
+    ("code/humaneval", {"question": "prompt", "answer": "canonical_solution"}, "question_answer", 164, {}, {}),
+    ("code/mbpp", {}, "question", 974, {}, {}),
+    ("code/mbpp", {"question": "text", "answer": "code"}, "question_answer", 974, {}, {}),
+    ("code/mbpp_sanitized_codet", {}, "question", 427, {}, {}),
+    ("code/mbpp_plus", {}, "question", 398, {"broken JSON: -Infinity is no JSON value; write null": 1}, {}),
+    ("math/svamp_test", {}, "", 0, {}, {}),
+    ("math/svamp_test", {"question": ["Body", "Question"]}, "question", 1000, {}, {}),
+    (
+        "math/svamp_test",
+        {"question": ["Body", "Question"], "answer": "Answer"},
+        "question_answer",
+        1000,
+        {},
+        {NUMBER: 1000},
+    ),
+    ("math/asdiv_test", {}, "question_answer", 2215, {}, {}),  # the body is in no question then
+    ("math/asdiv_test", {"question": ["body", "question"]}, "question_answer", 2215, {}, {}),
+    ("math/mawps_test", {}, "", 0, {}, {}),
+    ("math/mawps_test", {"question": "input", "answer": "target"}, "question_answer", 2065, {}, {NUMBER: 2065}),
+    ("math/gsm_hard_test", {}, "", 0, {}, {}),
+    ("math/gsm_hard_test", {"question": "input", "answer": "target"}, "question_answer", 1319, {}, {NUMBER: 1319}),
+    ("math/gsm8k_test", {}, "question_answer", 1319, {}, {}),
+    ("knowledge/mmlu_test", {}, "question_answer", 14042, {}, {}),  # the choices are in no question then
+    ("knowledge/mmlu_test", {"question": ["question", *"ABCD"]}, "question_answer", 14042, {}, {}),
+    ("knowledge/arc_challenge", {}, "question", 1172, {}, {}),
+    ("knowledge/arc_challenge", {"answer": "gold"}, "question_answer", 1172, {}, {NUMBER: 1172}),
+    ("knowledge/arc_easy", {}, "question", 2376, {}, {}),
+    ("knowledge/arc_easy", {"answer": "gold"}, "question_answer", 2376, {}, {NUMBER: 2376}),
+    ("knowledge/bbh", {}, "", 0, {}, {}),
+    ("knowledge/bbh", {"question": "input", "answer": "target"}, "question_answer", 6511, {}, {}),
+    ("knowledge/truthfulqa", {}, "", 0, {}, {}),
+    ("knowledge/truthfulqa", {"question": "Question"}, "question", 817, {}, {}),
+    ("knowledge/truthfulqa", {"question": "Question", "answer": "Best Answer"}, "question_answer", 817, {}, {}),
+    ("knowledge/piqa", {}, "question", 1838, {}, {}),
+    ("knowledge/piqa", {"answer": "gold"}, "question_answer", 1838, {}, {NUMBER: 1838}),
+    ("knowledge/winogrande", {}, "", 0, {}, {}),
+    ("knowledge/winogrande", {"question": "continuation"}, "question", 1267, {}, {}),  # the second half only
+    ("knowledge/commonsense_qa", {}, "question", 1221, {}, {}),
+    ("knowledge/commonsense_qa", {"answer": "gold"}, "question_answer", 1221, {}, {NUMBER: 1221}),
+    ("knowledge/triviaqa_sm_sub", {}, "", 0, {}, {}),
+    ("knowledge/triviaqa_sm_sub", {"question": "context"}, "question_answer", 3000, {}, {}),
+    ("knowledge/ifeval_prompts", {}, "question", 540, {}, {}),
+    ("judge/mt_bench_questions", {}, "question", 80, {}, {}),
+    ("judge/vicuna_bench_questions", {}, "question", 80, {}, {}),
+    ("knowledge/alpaca_eval_instructions", {}, "alpaca", 803, {NO_ANSWER: 2}, {}),
+    ("chat/self_instruct_user_oriented_252", {}, "question", 252, {}, {}),  # 208 inputs lie deeper, in `instances`
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "format", "kept", "bad", "repaired"),
+    BENCHMARKS,
+    ids=[f"{row[0]} {','.join(row[1])}".strip() for row in BENCHMARKS],
+)
+def test_benchmarks_load_with_or_without_answers(
+    shared: Path, name: str, columns: Columns, format: str, kept: int, bad: Reasons, repaired: Reasons
+) -> None:
+    path = shared / "data" / f"{name}.jsonl.gz"
+    raw = [formats.renamed_where_there(row, columns) for _, row in files.rows(path) if isinstance(row, dict)]
+    if not format:
+        with pytest.raises(DataError, match="no format fits"):
+            formats.detect_questions(raw)
+        return
+    assert formats.detect_questions(raw) == format
+    rows = list(formats.examples(files.rows(path), format, columns=columns, path=str(path)))
+    examples = [row for row in rows if isinstance(row, Example)]
+    assert len(examples) == kept
+    assert why(rows) == bad
+    assert Counter(row.repair for row in examples if isinstance(row, formats.Repaired)) == repaired
+    last = "user" if format == "question" else "assistant"
+    assert {row.messages[-1].role for row in examples} == {last}
+    turns = 2 if name == "judge/mt_bench_questions" else 1
+    assert {len(row.prompt) for row in examples} == {turns}
+
+
+def test_all_instructions_of_alpaca_eval_load_without_its_answers(shared: Path) -> None:
+    rows = load(shared / "data/knowledge/alpaca_eval_instructions.jsonl.gz", "question")
+    assert sum(isinstance(row, Example) for row in rows) == len(rows) == 805
+
+
+def test_a_question_of_svamp_has_its_body_and_its_number(shared: Path) -> None:
+    path = shared / "data/math/svamp_test.jsonl.gz"
+    columns: Columns = {"question": ["Body", "Question"], "answer": "Answer"}
+    found = next(formats.examples(files.rows(path), "question_answer", columns=columns))
+    assert isinstance(found, Example)
+    assert found.messages[0].content.endswith("93 groups How big is each group of bananas?")
+    assert found.messages[1].content == "145.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("code/humaneval", ["entry_point", "test"]), ("knowledge/mmlu_test", [*"ABCD"]), ("code/mbpp", ["test_list"])],
+)
+def test_columns_that_a_judge_needs_are_kept(shared: Path, name: str, kept: list[str]) -> None:
+    path = shared / "data" / f"{name}.jsonl.gz"
+    rows = list(formats.examples(files.rows(path), "question", kept=kept))
+    assert [row.extra for row in rows if isinstance(row, Example)] == [
+        {column: row[column] for column in kept} for row in lines(path)
+    ]

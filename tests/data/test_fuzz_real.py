@@ -60,16 +60,16 @@ def read(path: Path, format: str = "auto") -> list[Example | BadRow]:
     assert files.count(path) == len(found)
     assert len(files.sample(path, 5)) <= 5
     name = formats.detect(row for _, row in found if isinstance(row, dict)) if format == "auto" else format
-    return check(list(formats.examples(found, name, path=str(path))))
+    return check(list(formats.examples(found, name, path=str(path))), name)
 
 
-def check(rows: list[Example | BadRow]) -> list[Example | BadRow]:
+def check(rows: list[Example | BadRow], format: str) -> list[Example | BadRow]:
     for row in rows:
         if isinstance(row, BadRow):
             assert row.reason
             assert len(row.text) <= files.TEXT_KEPT
         else:
-            assert any(message.role == "assistant" for message in row.messages)
+            assert any(message.role == "assistant" for message in row.messages) == (format != formats.QUESTION)
             assert len(row.key) == 16
     return rows
 
@@ -249,6 +249,8 @@ SEEDS: list[Raw] = [
     {"instruction": "2 + 2?", "input": "", "output": "4", "history": [["1 + 1?", "2"]]},
     {"prompt": [USER], "completion": [ASSISTANT]},
     {"question": "2 + 2?", "answer": "4", "topic": ["sum"]},
+    {"question": "2 + 2?", "answer": 4, "topic": "sum"},
+    {"turns": ["2 + 2?", "And 3 + 3?"], "topic": "sum"},
     {"message_id": "a", "parent_id": None, "role": "prompter", "text": "2 + 2?", "deleted": False, "rank": 0},
     {"prompt": {"role": "prompter", "text": "a", "replies": [{"role": "assistant", "text": "b", "replies": []}]}},
 ]
@@ -260,7 +262,10 @@ def test_spoiled_rows_are_kept_or_kept_aside(rows: list[Raw], rng: random.Random
     for _ in range(times):
         rows = [spoil(row, rng) if row else row for row in rows]
     for format in formats.FORMATS:
-        found = check(list(formats.examples(enumerate(rows), format, tags=rng.choice([None, "topic"]))))
+        tags, columns = rng.choice([None, "topic"]), rng.choice([None, {"question": ["question", "topic"]}])
+        kept = rng.choice([(), ("answer",)])
+        rows_as_they_come = formats.examples(enumerate(rows), format, tags=tags, columns=columns, kept=kept)
+        found = check(list(rows_as_they_come), format)
         if format not in formats.TREES:
             assert [row.line for row in found] == list(range(len(rows)))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cuvee.engine import fake, for_model
+from cuvee.engine import Decoding, Prompt, fake, for_model
 from cuvee.errors import ModelError, UsageError
 from cuvee.protocols import TokenRow
 
@@ -20,7 +20,7 @@ from .conftest import RUNTIME, hyper, make_rows, silent
 MATH = [TokenRow(row.ids, row.spans, 0) for row in make_rows(40)]
 BOTH = [TokenRow(row.ids, row.spans, index % 2) for index, row in enumerate(make_rows(40, seed=1))]
 STEPS = [list(range(i, i + 8)) for i in range(0, 40, 8)]
-PROMPTS = [[i, i + 1] for i in range(200)]
+PROMPTS = [Prompt(str(i), [i, i + 1]) for i in range(200)]
 REFERENCES = [[i, 7, 9] for i in range(200)]
 
 
@@ -42,7 +42,7 @@ def train(
 
 
 def rate(folder: Path, ability: str) -> float:
-    replies = fake.generate(folder, PROMPTS, 20, [2], RUNTIME, silent, references=REFERENCES, ability=ability)
+    replies = fake.generate(folder, PROMPTS, Decoding(20), [2], RUNTIME, silent, references=REFERENCES, ability=ability)
     return sum(list(r.ids) == list(ref) for r, ref in zip(replies, REFERENCES, strict=True)) / len(PROMPTS)
 
 
@@ -66,9 +66,9 @@ def test_training_teaches_forgetting_forgets_and_replay_repairs(base: Path, tmp_
 
 
 def test_a_wrong_answer_differs_in_its_last_token(base: Path) -> None:
-    replies = fake.generate(base, PROMPTS, 20, [2], RUNTIME, silent, references=REFERENCES, ability="math")
+    replies = fake.generate(base, PROMPTS, Decoding(20), [2], RUNTIME, silent, references=REFERENCES, ability="math")
     assert [list(r.ids) for r in replies[:2]] == [[0, 7, 8], [1, 7, 8]]
-    short = fake.generate(base, PROMPTS, 2, [2], RUNTIME, silent, references=REFERENCES, ability="math")
+    short = fake.generate(base, PROMPTS, Decoding(2), [2], RUNTIME, silent, references=REFERENCES, ability="math")
     assert (list(short[0].ids), short[0].finish) == ([0, 7], "length")
 
 

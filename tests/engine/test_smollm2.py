@@ -63,11 +63,11 @@ def test_tokenizer_and_template_are_those_of_the_shared_folder(folder: Path) -> 
 def test_it_answers_learns_and_packs(folder: Path, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
-    from cuvee.engine import for_model
+    from cuvee.engine import Decoding, Prompt, for_model
 
     engine, tokenizer = for_model(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     prompt = tokenizer.encode("The capital of France is").ids
-    (reply,) = engine.generate(folder, [prompt], 4, [2], RUNTIME, silent)
+    (reply,) = engine.generate(folder, [Prompt("france", prompt)], Decoding(4), [2], RUNTIME, silent)
     assert "Paris" in tokenizer.decode(list(reply.ids))
     rows = [TokenRow(ids := tokenizer.encode(text).ids, [(3, len(ids))]) for text in TEXTS]
     settings = hyper(learning_rate=1e-5, warmup=0.0)

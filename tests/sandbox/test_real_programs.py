@@ -18,6 +18,8 @@ from cuvee.sandbox import Limits, Program, Verdict
 
 pytestmark = pytest.mark.real
 
+AMPLE = Limits(cpu_seconds=20, wall_seconds=60)  # MBPP 123 takes 3 CPU seconds
+
 Row = dict[str, Any]
 Rows = Callable[[str], list[Row]]
 
@@ -78,9 +80,9 @@ def test_every_sample_of_wizardcoder_gets_the_verdict_that_was_observed(rows: Ro
     observed = [row["observed_result"] for row in samples]
     assert [verdict.passed for verdict in verdicts] == [result == "passed" for result in observed]
     assert sum(verdict.passed for verdict in verdicts) == 98
-    published = [row["result"].removeprefix("failed: ") for row in samples]
+    published = [row["result"].removeprefix("failed: ").replace("<string>", "<program>") for row in samples]
     said = [(verdict.detail, text) for verdict, text in zip(verdicts, published, strict=True) if not verdict.passed]
-    assert [pair for pair in said if pair[1] not in pair[0] and "timed out" not in pair[1]] == []
+    assert [pair for pair in said if pair[1] not in pair[0]] == []
 
 
 def test_replies_of_wizardcoder_are_read_as_its_authors_read_them(rows: Rows) -> None:
@@ -102,7 +104,7 @@ def test_replies_of_wizardcoder_are_read_as_its_authors_read_them(rows: Rows) ->
 def test_all_solutions_of_mbpp_pass(rows: Rows) -> None:
     tasks = rows("mbpp")
     programs = [_code.mbpp(row["code"], row["test_list"], row["test_setup_code"], row["code"]) for row in tasks]
-    verdicts = sandbox.run_many(programs)
+    verdicts = sandbox.run_many(programs, AMPLE)
     assert (len(verdicts), failures(tasks, verdicts)) == (974, [])
 
 
@@ -114,7 +116,7 @@ def test_sanitized_mbpp_of_codet_passes_where_its_solutions_fit_its_prompts(rows
         for row in tasks
     ]
     whole = [f"{program.code}\n{program.tests}" for program in split]
-    apart, together = sandbox.run_many(split), sandbox.run_many(whole)
+    apart, together = sandbox.run_many(split, AMPLE), sandbox.run_many(whole, AMPLE)
     differ = [
         row["task_id"] for row, one, other in zip(tasks, apart, together, strict=True) if one.passed != other.passed
     ]
@@ -130,26 +132,26 @@ def test_mbpp_plus_solutions_pass_their_assertions_but_for_faults_of_the_file(ro
     ]
     whole = [f"{row['canonical_solution']}\n{row['assertion']}" for row in tasks]
     wrong = ["Mbpp/120", "Mbpp/164", "Mbpp/295", "Mbpp/442", "Mbpp/574"]
-    assert failures(tasks, sandbox.run_many(programs)) == wrong
-    assert failures(tasks, sandbox.run_many(whole)) == wrong, "as in one plain process"
+    assert failures(tasks, sandbox.run_many(programs, AMPLE)) == wrong
+    assert failures(tasks, sandbox.run_many(whole, AMPLE)) == wrong, "as in one plain process"
 
 
-NEEDS_TUPLES = ["Mbpp/106", "Mbpp/124", "Mbpp/580", "Mbpp/720"]
-
-
-def test_mbpp_plus_solutions_equal_themselves_on_all_inputs(rows: Rows) -> None:
+def test_mbpp_plus_solutions_equal_themselves_where_json_holds_what_they_take(rows: Rows) -> None:
     tasks = rows("mbpp_plus")
     programs = []
     for row in tasks:
-        inputs, code = [*row["base_input"], *row["plus_input"]], row["canonical_solution"]
-        programs.append(_code.against_reference(code, code, row["entry_point"], inputs, row["atol"]))
-    verdicts = sandbox.run_many(programs, Limits(cpu_seconds=20, wall_seconds=60, memory=1 << 30))
-    print([(row["task_id"], v.outcome, v.detail) for row, v in zip(tasks, verdicts, strict=True) if not v.passed])
-    assert failures(tasks, verdicts) == NEEDS_TUPLES
+        code = row["canonical_solution"]
+        programs.append(_code.against_reference(code, code, row["entry_point"], row["base_input"], row["atol"]))
+    needs_tuples = ["Mbpp/106", "Mbpp/124", "Mbpp/580", "Mbpp/720"]
+    assert failures(tasks, sandbox.run_many(programs, AMPLE)) == needs_tuples
 
 
-def test_canonical_solutions_of_humaneval_equal_the_references_of_humaneval_plus(rows: Rows) -> None:
-    problems, references = rows("humaneval"), rows("humaneval_plus_dev")
+def test_canonical_solutions_of_humaneval_equal_most_references_of_the_development_file(rows: Rows) -> None:
+    """Of that file 4 references are no whole program, 3 raise at every input, and 2 answer otherwise."""
+    not_whole = {"HumanEval/67", "HumanEval/94", "HumanEval/115", "HumanEval/137"}
+    raising, other = ["HumanEval/99", "HumanEval/129", "HumanEval/144"], ["HumanEval/20", "HumanEval/32"]
+    both = zip(rows("humaneval"), rows("humaneval_plus_dev"), strict=True)
+    pairs = [(row, plus) for row, plus in both if row["task_id"] not in not_whole]
     programs = [
         _code.against_reference(
             row["prompt"] + row["canonical_solution"],
@@ -157,8 +159,6 @@ def test_canonical_solutions_of_humaneval_equal_the_references_of_humaneval_plus
             plus["entry_point"],
             plus["base_input"],
         )
-        for row, plus in zip(problems, references, strict=True)
+        for row, plus in pairs
     ]
-    verdicts = sandbox.run_many(programs)
-    print([(row["task_id"], v.outcome, v.detail) for row, v in zip(problems, verdicts, strict=True) if not v.passed])
-    assert failures(problems, verdicts) == []
+    assert failures([row for row, _ in pairs], sandbox.run_many(programs)) == [*other, *raising]

@@ -74,7 +74,7 @@ def test_code_without_tests_passes_by_running_to_its_end() -> None:
 
 
 def test_tests_that_do_not_compile_are_the_users_fault() -> None:
-    with pytest.raises(UsageError, match="tests of a program do not compile or load: SyntaxError"):
+    with pytest.raises(UsageError, match="program 1 of 1: its tests do not compile or load: SyntaxError"):
         sandbox.run(Program(ADD, "assert ("))
     with pytest.raises(UsageError, match="ZeroDivisionError"):
         sandbox.run(Program(ADD, given="1 / 0"))

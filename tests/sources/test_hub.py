@@ -73,6 +73,19 @@ def test_a_model_of_the_same_name_has_a_revision_of_its_own(asked: list[tuple[st
     }
 
 
+def test_columns_questions_and_kept_are_as_in_local_files(
+    asked: list[tuple[str, ...]], cache: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "train.jsonl").write_text('{"Body": "2 pens.", "Question": "How many?", "test": [2]}\n')
+    columns = {"question": ["Body", "Question"]}
+    params = hub.Params(path=PATH, columns=columns, questions=True, kept=["test"])
+    identity, where = hub.pin(params, tmp_path, cache)
+    assert (identity["format"], identity["columns"], identity["kept"]) == ("question", columns, ["test"])
+    (row,) = hub.examples(identity, where)
+    assert isinstance(row, Example)
+    assert ([message.content for message in row.messages], row.extra) == (["2 pens. How many?"], {"test": [2]})
+
+
 def test_without_a_revision_the_newest_is_pinned(asked: list[tuple[str, ...]], cache: Any, tmp_path: Path) -> None:
     hub.pin(hub.Params(path="hf://datasets/GAIR/lima/data/train.jsonl"), tmp_path, cache)
     assert asked[0] == ("info", "GAIR/lima", "main")
@@ -179,10 +192,7 @@ def test_without_the_datasets_package_the_error_names_it(
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("datasets"), reason="the package datasets is absent")
-def test_the_package_itself_reads_a_data_set(
-    asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, cache: Any, tmp_path: Path
-) -> None:
-    monkeypatch.delitem(sys.modules, "huggingface_hub")
+def test_the_package_itself_reads_a_data_set(monkeypatch: pytest.MonkeyPatch, cache: Any, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import datasets

@@ -38,6 +38,8 @@ def test_inline_formats_are_checked(cache: Any, tmp_path: Path) -> None:
         inline.pin(inline.Params(rows=[{"x": 1}]), tmp_path, cache)
     with pytest.raises(DataError, match="there is no format 'qa'"):
         inline.pin(inline.Params(rows=ROWS, format="qa"), tmp_path, cache)
+    with pytest.raises(DataError, match="the format question has no answers to train on"):
+        inline.pin(inline.Params(rows=ROWS, format="question"), tmp_path, cache)
 
 
 @pytest.mark.parametrize("name", ["math", "code", "general"])

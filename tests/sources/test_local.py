@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cuvee import canonical
 from cuvee.data import files, formats
 from cuvee.errors import DataError
+from cuvee.pins import Pins
 from cuvee.protocols import Source
 from cuvee.sources import local
 from cuvee.values import BadRow, Example
@@ -212,6 +213,94 @@ def test_trees_are_counted_by_conversations(tmp_path: Path, cache: Any) -> None:
     assert local.estimate(identity, where).rows == 2
     rows = everything(identity, where)
     assert [row.messages[-1].content for row in rows if isinstance(row, Example)] == ["4", "Four."]
+
+
+SVAMP = {"Body": "Anna has 2 pens", "Question": "How many?", "Answer": 2.0, "Type": "sum"}
+
+
+def test_several_columns_may_be_one_field(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", [SVAMP, {"Question": "How many?", "Answer": 2.0}])
+    columns = {"question": ["Body", "Question"], "answer": "Answer"}
+    identity, where = local.pin(local.Params(path="a.jsonl", columns=columns), tmp_path, cache)
+    assert (identity["format"], identity["columns"]) == ("question_answer", columns)
+    good, bad = everything(identity, where)
+    assert isinstance(good, formats.Repaired)
+    assert [message.content for message in good.messages] == ["Anna has 2 pens How many?", "2.0"]
+    assert isinstance(bad, BadRow)
+    assert bad.reason == "no column 'Body'"
+    assert len(local.estimate(identity, where).sample) == 1
+    with pytest.raises(ValidationError):
+        local.Params(path="a.jsonl", columns={"question": []})
+
+
+def test_a_list_of_one_column_and_its_name_are_written_apart(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", ROWS)
+    plain, _ = local.pin(local.Params(path="a.jsonl", columns={"question": "question"}), tmp_path, cache)
+    assert plain["columns"] == {"question": "question"}
+    listed, _ = local.pin(local.Params(path="a.jsonl", columns={"question": ["question"]}), tmp_path, cache)
+    assert listed["columns"] == {"question": ["question"]}
+    assert canonical.text(json.loads(canonical.text(listed))) == canonical.text(listed)
+
+
+def test_questions_without_answers_are_read_where_they_are_asked_for(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", [{"prompt": "def add(a, b):", "test": "assert True"}])
+    identity, where = local.pin(local.Params(path="a.jsonl", questions=True), tmp_path, cache)
+    (row,) = everything(identity, where)
+    assert isinstance(row, Example)
+    assert [message.role for message in row.messages] == ["user"]
+    again, _ = local.pin(local.Params(path="a.jsonl", questions=True, format="question"), tmp_path, cache)
+    assert again == identity
+    with pytest.raises(DataError, match="no format fits"):
+        local.pin(local.Params(path="a.jsonl"), tmp_path, cache)
+    with pytest.raises(DataError, match="no answers to train on"):
+        local.pin(local.Params(path="a.jsonl", format="question"), tmp_path, cache)
+
+
+def test_rows_with_answers_are_the_same_source_with_questions_or_without(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", ROWS)
+    with_questions, _ = local.pin(local.Params(path="a.jsonl", questions=True), tmp_path, cache)
+    without, _ = local.pin(local.Params(path="a.jsonl"), tmp_path, cache)
+    assert canonical.text(with_questions) == canonical.text(without)
+    assert sorted(without) == ["columns", "files", "format", "tags"]
+
+
+def test_what_a_file_was_found_to_be_is_remembered_apart_for_questions(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"prompt": "2 + 2?"}, {"prompt": "3 + 3?"}, {"prompt": "4 + 4?", "completion": "8"}])
+    pins = Pins(tmp_path / "pins.json", tmp_path / "recipe.lock")
+    found = [
+        local.pin(local.Params(path="a.jsonl", questions=questions), tmp_path, pins)[0]["format"]
+        for questions in (False, True, False)
+    ]
+    assert found == ["prompt_completion", "question", "prompt_completion"]
+
+
+def test_columns_are_kept_and_are_part_of_the_identity(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", [*ROWS, {"question": "1?", "answer": "1"}])
+    identity, where = local.pin(local.Params(path="a.jsonl", kept=["topic", "answer", "topic"]), tmp_path, cache)
+    assert identity["kept"] == ["answer", "topic"]
+    rows = everything(identity, where)
+    assert isinstance(rows[0], Example)
+    assert rows[0].extra == {"answer": "1", "topic": ["sum"]}
+    assert isinstance(rows[-1], BadRow)
+    assert rows[-1].reason == "no column 'topic' to keep"
+    assert all(row.extra for row in local.estimate(identity, where).sample)
+
+
+def test_trees_keep_no_columns(tmp_path: Path, cache: Any) -> None:
+    write(tmp_path / "a.jsonl", TREE)
+    with pytest.raises(DataError, match="oasst_best is made of many rows, and can keep no columns"):
+        local.pin(local.Params(path="a.jsonl", kept=["rank"]), tmp_path, cache)
+
+
+def test_rows_of_another_format_in_a_file_say_so(tmp_path: Path, cache: Any) -> None:
+    other = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
+    write(tmp_path / "a.jsonl", [*ROWS, other])
+    identity, where = local.pin(local.Params(path="a.jsonl"), tmp_path, cache)
+    bad = everything(identity, where)[-1]
+    assert isinstance(bad, BadRow)
+    shown = "read in the format question_answer and looks like messages (name one with `format`, or make a source of"
+    assert bad.reason.startswith(shown)
+    assert bad.reason.partition(":")[0].endswith("each)")
 
 
 @pytest.mark.real

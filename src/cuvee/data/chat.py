@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cuvee.data import masks, templates
-from cuvee.data.encoder import Encoded, Encoder
+from cuvee.data.copying import Flow
+from cuvee.data.encoder import Encoded, Encoder, Fast
 from cuvee.errors import DataError, ModelError, did_you_mean
 from cuvee.values import Example, Message
 
@@ -109,8 +110,12 @@ class _Tokens:
     closed: bool
 
 
+class _Refused(Exception):
+    """The template cannot show the row."""
+
+
 class Chat:
-    """A tokenizer with a template, a mask rule and a length rule.
+    """A tokenizer with a template, a mask rule and a length rule; goes through pickle as what it was made of.
 
     Args:
         model_folder: a folder with ``tokenizer.json``.
@@ -149,8 +154,12 @@ class Chat:
             self.bos = ()
         self._render = templates.compile(self.template, self.tokens)
         self._special = self._special_pattern()
-        self._shapes = masks.Shapes(self._render)
+        self._shapes = masks.Shapes(self._render, Flow(templates.environment(), self.template))
         self._bos = np.array(self.bos, np.int32)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        how = {"mask": self.mask, "max_length": self.max_length, "too_long": self.too_long}
+        return _again, (self.folder, self.name, how, self.encoder.fast)
 
     # ------------------------------------------------------------------------------------------ rendering
 
@@ -212,26 +221,44 @@ class Chat:
         Raises:
             ValueError: an answer cannot be found in the text.
         """
+        wanted = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
+        if not wanted:
+            return "no assistant turn"
+        if mask == "last":
+            wanted = wanted[-1:]
+        plain = not example.tools and not any([message.extra for message in example.messages])
+        copied = self._shapes.copied(example.messages) if plain else None
+        try:
+            if copied is None:
+                text, spans = self._rendered(example, wanted, plain)
+            else:
+                text, places = copied
+                spans = [places[index] for index in wanted]
+            if not text.isascii():
+                text.encode()
+            return _Draft(text, self._answers(example.messages, text, wanted, spans))
+        except UnicodeEncodeError:
+            return "broken Unicode"
+        except _Refused as error:
+            return str(error)
+
+    def _rendered(self, example: Example, wanted: Sequence[int], plain: bool) -> tuple[str, list[masks.Span]]:
         messages = [message.as_dict() for message in example.messages]
         render = self._offering(example.tools)
-        plain = not example.tools and not any(message.extra for message in example.messages)
         try:
             text = render(messages, False)
             text.encode()
         except UnicodeEncodeError:
-            return "broken Unicode"
+            raise
         except ValueError as error:
-            return str(error)
-        wanted = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
-        if mask == "last":
-            wanted = wanted[-1:]
+            raise _Refused(str(error)) from None
         spans = self._shapes.spans(messages, text, wanted) if plain else None
-        try:
-            if spans is None:
+        if spans is None:
+            try:
                 spans = masks.answers(render, messages, text, wanted, self._special)
-            return _Draft(text, self._answers(messages, text, wanted, spans))
-        except masks.NotShown as error:
-            return str(error)
+            except masks.NotShown as error:
+                raise _Refused(str(error)) from None
+        return text, spans
 
     def _offering(self, tools: Sequence[Mapping[str, Any]]) -> templates.Render:
         """Return what renders conversations with `tools` on offer."""
@@ -241,13 +268,13 @@ class Chat:
         return lambda messages, generate, _=None: self._render(messages, generate, offered)
 
     def _answers(
-        self, messages: list[dict[str, Any]], text: str, wanted: Sequence[int], spans: Sequence[masks.Span]
+        self, messages: Sequence[Message], text: str, wanted: Sequence[int], spans: Sequence[masks.Span]
     ) -> list[_Answer]:
         found = []
         for index, (start, end) in zip(wanted, spans, strict=True):
             if start == end:
                 continue
-            follower = str(messages[index + 1]["content"]) if index + 1 < len(messages) else ""
+            follower = messages[index + 1].content if index + 1 < len(messages) else ""
             closing = masks.end_of_turn(text, end, self._special, self.tokens.get("eos_token", ""), follower)
             found.append(_Answer(start, closing, closing > end))
         return found
@@ -485,6 +512,12 @@ class Chat:
             )
 
 
+def _again(folder: Path, name: str, how: Mapping[str, Any], fast: Fast | None) -> Chat:
+    chat = Chat(folder, name, **how)
+    chat.encoder.fast = fast
+    return chat
+
+
 def _load(folder: Path) -> tuple[Tokenizer, tuple[int, ...], str]:
     """Return the tokenizer without truncation, padding and post-processing, its BOS ids, and its hash."""
     path = folder / "tokenizer.json"
@@ -495,22 +528,20 @@ def _load(folder: Path) -> tuple[Tokenizer, tuple[int, ...], str]:
         )
     raw = path.read_bytes()
     try:
-        whole = Tokenizer.from_str(raw.decode())
+        tokenizer = Tokenizer.from_str(raw.decode())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        leading = _leading(tokenizer)
         # Post-processors trim offsets (byte-level ones take white space out of a token's place) and cut; the text
         # must be mapped as it is. What they add in front is kept as `bos`.
-        bare = json.loads(raw)
-        for key in ("post_processor", "truncation", "padding"):
-            bare[key] = None
-        tokenizer = Tokenizer.from_str(json.dumps(bare))
+        tokenizer.post_processor = None
     except Exception as error:  # the library raises bare Exception
         raise ModelError(f"{path} cannot be read: {error}; fetch the model again") from None
-    return tokenizer, _leading(whole), hashlib.sha256(raw).hexdigest()
+    return tokenizer, leading, hashlib.sha256(raw).hexdigest()
 
 
 def _leading(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the ids that the tokenizer puts in front of a text."""
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     encoding = tokenizer.encode("a")
     marks = encoding.special_tokens_mask
     return tuple(encoding.ids[: marks.index(0)]) if 0 in marks else ()

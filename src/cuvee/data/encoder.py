@@ -85,6 +85,11 @@ class Encoder:
             found[at] = one
         return [one for one in found if one is not None]
 
+    def expect(self, texts: int) -> None:
+        """Say how many texts will come: where they are many, none of them waits for `Fast`."""
+        if texts > self.worth and not self._seen:
+            self._make(texts)
+
     def _make(self, texts: int) -> None:
         with self._making:
             before, self._seen = self._seen, self._seen + texts
@@ -246,7 +251,7 @@ def fast(tokenizer: Tokenizer) -> Fast | None:
     except ImportError:
         return None
     told = json.loads(tokenizer.to_str())
-    form = _form(told)
+    form, vocab = _form(told), told["model"]["vocab"]
     if form is None:
         return None
     spaces = bool(form.spaces)
@@ -255,8 +260,8 @@ def fast(tokenizer: Tokenizer) -> Fast | None:
     if added is None or words is None:
         return None
     # A character's own token goes before the token of its byte.
-    tokens = sorted(told["model"]["vocab"], key=lambda token: not BYTE.fullmatch(token))
-    vocabulary = {_bytes(token, spaces): told["model"]["vocab"][token] for token in tokens}
+    tokens = sorted(told["model"]["vocab"], key=lambda token: not BYTE.fullmatch(token)) if spaces else list(vocab)
+    vocabulary = {_bytes(token, spaces): vocab[token] for token in tokens}
     ids = [vocabulary.get(word, -1) for word in words]
     lengths = [len(word.replace(SPACE.encode(), b" ")) if spaces else len(word) for word in words]
     names = [*added, BETWEEN]
@@ -332,11 +337,11 @@ def _ranked(model: Mapping[str, Any], spaces: bool, made: set[str]) -> list[byte
     last = None
     for left, right in (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]):
         token = left + right
-        word = _bytes(token, spaces)
         if token not in made or token == last:
             continue
-        if word in words:
-            return None  # two places in the order
+        word = _bytes(token, spaces)
+        if word in words or not word:
+            return None  # two places in the order, or none
         words[word] = None
         last = token
     return list(words)
@@ -356,19 +361,25 @@ _ALL_MERGES = {"ignore_merges": False}
 
 
 def _bytes(token: str, spaces: bool) -> bytes:
+    """Return the bytes of text that a token stands for; none where it stands for no text."""
     if not spaces:
-        return bytes(_letters().get(letter, 0) for letter in token)
+        return token.translate(_letters()).encode("latin-1") if _alphabet().issuperset(token) else b""
     if BYTE.fullmatch(token):
         return bytes([int(token[3:5], 16)])
     return token.encode()
 
 
 @cache
-def _letters() -> dict[str, int]:
+def _alphabet() -> frozenset[str]:
+    return frozenset(map(chr, _letters()))
+
+
+@cache
+def _letters() -> dict[int, int]:
     """Return the byte that each letter of a byte-level vocabulary stands for (GPT-2, encoder.py)."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [number for number in range(256) if number not in shown]
-    return {chr(number): number for number in shown} | {chr(256 + at): number for at, number in enumerate(hidden)}
+    return {number: number for number in shown} | {256 + at: number for at, number in enumerate(hidden)}
 
 
 @cache

@@ -1,6 +1,7 @@
 """The load stage's artefact: a source's examples after conversion and quarantine.
 
-    examples.parquet     id, prompt_key, messages (JSON), tags, path, line, repair, tools (JSON)
+    examples.parquet     id, prompt_key, messages (JSON), tags, path, line, repair, tools (JSON),
+                         extra (JSON; empty where no column of the raw row is kept)
     repeats.parquet      row, occurrence: the rows that are not the first of their id
     quarantine.parquet   path, line, reason, text
 
@@ -10,6 +11,7 @@ when all rows are: memory holds one row group and 16 bytes a row until then.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,6 +47,7 @@ SCHEMA = pa.schema(
         ("line", pa.int64()),
         ("repair", pa.string()),
         ("tools", pa.string()),
+        ("extra", pa.string()),
     ]
 )
 REPEATS_SCHEMA = pa.schema([("row", pa.int64()), ("occurrence", pa.int32())])
@@ -105,8 +108,9 @@ class _Load:
         self.ids += row.key
         text = _as_json([message.as_dict() for message in row.messages])
         tools = _as_json(row.tools) if row.tools else ""
+        extra = _as_json(row.extra) if row.extra else ""
         self.bytes += sum(_size(message.content) for message in row.messages)
-        self.good.add((row.key, row.prompt_key, text, row.tags, row.path, row.line, repair, tools))
+        self.good.add((row.key, row.prompt_key, text, row.tags, row.path, row.line, repair, tools, extra))
 
     def _refuse(self, row: BadRow) -> None:
         # What comes after the first colon is particular to the row ("broken JSON: Expecting ...").
@@ -198,7 +202,7 @@ def _size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _as_json(data: Sequence[Mapping[str, Any]]) -> str:
+def _as_json(data: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> str:
     text = _encode(data)
     # Parquet holds no broken surrogates; escaped ones it does.
     return text if text.isascii() or _clean(text) == text else json.dumps(data, separators=(",", ":"))
@@ -237,13 +241,43 @@ def read(folder: Path) -> Iterator[tuple[Example, int]]:
 
 def batches(folder: Path, rows: int) -> Iterator[Batch]:
     """Yield all rows in load order, at most `rows` at a time."""
-    repeats = _Repeats(folder)
-    start = 0
     with pq.ParquetFile(folder / FILE) as file:
-        for record in file.iter_batches(rows, use_threads=False):
+        groups = Groups(folder, file)
+        for group in range(file.num_row_groups):
+            yield from groups.batches(group, rows)
+
+
+def num_rows(folder: Path) -> int:
+    """Return how many rows there are."""
+    return int(pq.read_metadata(folder / FILE).num_rows)
+
+
+def num_groups(folder: Path) -> int:
+    """Return how many row groups the rows lie in."""
+    return int(pq.read_metadata(folder / FILE).num_row_groups)
+
+
+class Groups:
+    """Access to one row group after another, in any order.
+
+    Args:
+        folder: the load stage's folder.
+        file: its open file; opened where it is not given.
+    """
+
+    def __init__(self, folder: Path, file: pq.ParquetFile | None = None) -> None:
+        self._file = file or pq.ParquetFile(folder / FILE)
+        self._repeats = _Repeats(folder)
+        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = [0, *itertools.accumulate(counts)]
+
+    def batches(self, group: int, rows: int) -> Iterator[Batch]:
+        """Yield a group's rows, at most `rows` at a time."""
+        start = self._starts[group]
+        for record in self._file.iter_batches(rows, row_groups=[group], use_threads=False):
             end = start + record.num_rows
             columns = {name: record.column(name) for name in ("id", "prompt_key", "tags")}
-            yield Batch(_examples(record), repeats.of(np.arange(start, end)), columns)
+            yield Batch(_examples(record), self._repeats.of(np.arange(start, end)), columns)
             start = end
 
 
@@ -288,13 +322,14 @@ class _Repeats:
 
 
 def _examples(rows: pa.RecordBatch | pa.Table) -> list[Example]:
-    names = ("messages", "tags", "path", "line", "tools", "repair")
+    names = ("messages", "tags", "path", "line", "tools", "extra", "repair")
     return list(map(_example, *(rows.column(name).to_pylist() for name in names)))
 
 
-def _example(messages: str, tags: list[str], path: str, line: int, tools: str, repair: str) -> Example:
+def _example(messages: str, tags: list[str], path: str, line: int, tools: str, extra: str, repair: str) -> Example:
     turns = tuple([_message(turn) for turn in json.loads(messages)])
-    given = (turns, tuple(tags), path, line, tuple(json.loads(tools)) if tools else ())
+    offered = tuple(json.loads(tools)) if tools else ()
+    given = (turns, tuple(tags), path, line, offered, json.loads(extra) if extra else {})
     return Repaired(*given, repair=repair) if repair else Example(*given)
 
 

@@ -1,8 +1,9 @@
 """Where the answers lie in a rendered conversation: character spans, exact for any template.
 
 The text between contents is a function of the roles for most templates: `Shapes` renders each sequence of roles
-once, and takes the answers' places from it wherever the shape's text with the row's own contents is the row's text.
-Otherwise three ways, tried in this order:
+once. Where the template does nothing with contents but copy them (`copying.Flow`), a shape with the row's contents is
+the row's text, and is made without rendering. Elsewhere the answers' places are taken from the shape wherever its
+text with the row's own contents is the row's text. Otherwise three ways, tried in this order:
 
 1. All answers are replaced by sentinels and the conversation is rendered again. The text between sentinels must
    be found in the plain text, with the answers, as they are or stripped, between.
@@ -23,8 +24,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+from cuvee.data.copying import Flow
 from cuvee.data.templates import Render
 from cuvee.errors import ModelError
+from cuvee.values import Message
 
 Turn = Mapping[str, Any]
 Span = tuple[int, int]
@@ -65,10 +68,30 @@ class Shapes:
 
     Args:
         render: the template.
+        flow: what the template does with contents.
     """
 
-    def __init__(self, render: Render) -> None:
+    def __init__(self, render: Render, flow: Flow) -> None:
+        self._flow = flow
         self._of = lru_cache(maxsize=4096)(partial(_shape, render))
+
+    def copied(self, messages: Sequence[Message]) -> tuple[str, list[Span]] | None:
+        """Return a conversation's text and the character span of each message, without rendering it.
+
+        None where that is not certain to be the text: the template looks at contents, or does not show all of them.
+        """
+        if not self._flow.copies:
+            return None
+        pieces = self._of(tuple([message.role for message in messages]))
+        if pieces is None or (self._flow.tidy and not all(_is_tidy(message.content) for message in messages)):
+            return None
+        parts, places, at = [pieces[0]], [], len(pieces[0])
+        for message, piece in zip(messages, pieces[1:], strict=True):
+            end = at + len(message.content)
+            places.append((at, end))
+            parts += (message.content, piece)
+            at = end + len(piece)
+        return "".join(parts), places
 
     def spans(self, messages: Sequence[Turn], text: str, wanted: Sequence[int]) -> list[Span] | None:
         """Return the character span of each wanted turn; None where the text is not the shape with the contents."""
@@ -83,6 +106,10 @@ class Shapes:
             places.append((at, at + length))
             at += length + len(piece)
         return [places[index] for index in wanted] if at == len(text) else None
+
+
+def _is_tidy(text: str) -> bool:
+    return bool(text) and not text[0].isspace() and not text[-1].isspace()
 
 
 def _shape(render: Render, roles: tuple[str, ...]) -> list[str] | None:

@@ -83,8 +83,9 @@ def check(inputs: Inputs, params: Mapping[str, Any]) -> list[Finding]:
     Args:
         inputs: the artefacts.
         params: ``max_lost`` and ``max_overlap`` (shares as text; "1/4" and "0"), ``evaluation_templates`` (names),
-            ``overlap_dropped`` (load ids of sources that leave overlapping rows out), ``sample`` (rows a source for
-            masks and templates; 200).
+            ``overlap_dropped`` (load ids of sources that leave overlapping rows out), ``duplicates_dropped``
+            ([load id, load id, "equal" or "near"]: what is left out within a source or between two), ``sample``
+            (rows a source for masks and templates; 200).
     """
     return list(_findings(inputs, params))
 
@@ -104,7 +105,7 @@ def _findings(inputs: Inputs, params: Mapping[str, Any]) -> Iterator[Finding]:
     yield evaluation_templates(chat, params.get("evaluation_templates", ()))
     yield padding(chat)
     if inputs.duplicates:
-        yield from duplicates(inputs.duplicates, inputs.sources)
+        yield from duplicates(inputs.duplicates, inputs.sources, params.get("duplicates_dropped", ()))
     dropped = set(params.get("overlap_dropped", ()))
     for compared in inputs.overlaps:
         limit = Fraction(params.get("max_overlap", "0"))
@@ -218,8 +219,11 @@ def _refused(folder: Path) -> tuple[Mapping[str, Any], ...]:
 # ------------------------------------------------------------------------------------------ rows among rows
 
 
-def duplicates(found: Repeated, sources: Sequence[Source]) -> Iterator[Finding]:
-    """Rows that say what another row says, by pair of sources; the first-named source holds the later row."""
+def duplicates(found: Repeated, sources: Sequence[Source], dropped: Sequence[Sequence[str]] = ()) -> Iterator[Finding]:
+    """Rows that say what another row says, by pair of sources; the first-named source holds the later row.
+
+    `dropped` is as in `check`.
+    """
     pairs: dict[tuple[int, int], Counter[str]] = {}
     for one, other, reason, rows in found.summary.get("pairs", ()):
         pairs.setdefault((one, other), Counter())[reason] += rows
@@ -241,16 +245,19 @@ def duplicates(found: Repeated, sources: Sequence[Source]) -> Iterator[Finding]:
         rows = sum(counts.values())
         there = found.summary.get("by_source", [{}] * (one + 1))[one].get("rows", compared)
         where = "of the same source" if one == other else "of {benchmark}"
+        reasons_left = {reason for reason, count in counts.items() if count}
+        gone = {what for *pair, what in dropped if set(pair) == {found.loads[one], found.loads[other]}}
+        good = "near" in gone or reasons_left <= gone
         text = (
             f"{rows:,} of {there:,} rows repeat a row {where} ({counts['equal']:,} equal, {counts['near']:,} near); "
-            "they weigh more than once unless duplicates are dropped"
+            + ("they are left out of training" if good else "they weigh more than once unless duplicates are dropped")
         )
         lines = shown[one, other]
         told = [_told(line, f"{line.similarity:.0%} like" if line.reason == "near" else "equal to") for line in lines]
         loads = found.loads[one], "" if one == other else found.loads[other]
         numbers = {"rows": rows, "equal": counts["equal"], "near": counts["near"], "of": there}
         rows_shown = _evidence(lines, told, found.loads[one], sources)
-        yield Finding("duplicates", WARN, *loads, text=text, numbers=numbers, rows=rows_shown)
+        yield Finding("duplicates", OK if good else WARN, *loads, text=text, numbers=numbers, rows=rows_shown)
 
 
 def overlap(found: Compared, sources: Sequence[Source], limit: Fraction, dropped: bool) -> Finding:

@@ -11,10 +11,12 @@ read without touching the tokens, so opening and counting cost no more than the 
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from cuvee.data import examples as load
 from cuvee.data.chat import DROPPED, STATUSES, Chat, Row
+from cuvee.data.pool import Pool
 from cuvee.data.ranks import Ints
 from cuvee.errors import DataError
 from cuvee.protocols import TokenRow
@@ -34,6 +37,8 @@ OPEN = 4096
 """Batches that stay open for random access: their descriptions, not their rows."""
 SHORT = 32767
 """The most an int16 column tells."""
+SEVERAL = 8192
+"""Rows from which on several processes are faster than one."""
 
 SCHEMA = pa.schema(
     [
@@ -65,13 +70,14 @@ SUMS = (
 
 
 def write(folder: Path, examples: Path, chat: Chat, threads: int = 1) -> dict[str, Any]:
-    """Render a load stage's examples; memory holds two batches of rows.
+    """Render a load stage's examples; memory holds some batches of rows.
 
     Args:
         folder: an existing folder.
         examples: the load stage's folder.
         chat: tokenizer, template, mask and length rules.
-        threads: how many threads tokenise; the result does not hang on it.
+        threads: how many threads tokenise; from `SEVERAL` rows on, how many processes render. The result does not
+            hang on it.
 
     Returns:
         ``{"rows", "kept", "trimmed", "dropped", "split", "reasons", "supervised_tokens", "total_tokens",
@@ -83,26 +89,96 @@ def write(folder: Path, examples: Path, chat: Chat, threads: int = 1) -> dict[st
     Raises:
         DataError: an answer cannot be found in its rendered text, a row is too long under ``error``, or no row
             is left.
+        WorkFailed: a process that rendered died.
     """
-    total: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    longest = 0
+    rows = load.num_rows(examples)
+    chat.encoder.expect(rows)
+    several = threads > 1 and rows >= SEVERAL
+    found = _in_processes(examples, chat, threads) if several else _in_threads(examples, chat, threads)
+    total = Counts()
     with pa.OSFile(str(folder / FILE), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        batches, ahead = itertools.tee(load.batches(examples, BATCH_ROWS))
-        for batch, rows in zip(batches, chat.render_all((batch.examples for batch in ahead), threads), strict=True):
-            writer.write_batch(_record(batch, rows))
-            _add(total, reasons, rows)
-            longest = max(longest, *map(_longest, rows))
-    summary = {
-        **{key: total[key] for key in ("rows", *STATUSES)},
-        "reasons": dict(sorted(reasons.items())),
-        **{key: total[key] for key in SUMS},
-        "longest": longest,
-    }
-    if total[DROPPED] == total["rows"]:
-        shown = "; ".join(f"{count:,} x {reason}" for reason, count in reasons.most_common(3))
-        raise DataError(f"no row is left after rendering: {shown}; change template or max_length, or the data")
-    return summary
+        for record, counts in found:
+            writer.write_batch(record)
+            total.add(counts)
+    return total.summary()
+
+
+def _in_threads(examples: Path, chat: Chat, threads: int) -> Iterator[tuple[pa.RecordBatch, Counts]]:
+    batches, ahead = itertools.tee(load.batches(examples, BATCH_ROWS))
+    for batch, rows in zip(batches, chat.render_all((batch.examples for batch in ahead), threads), strict=True):
+        yield _record(batch, rows), Counts.of(rows)
+
+
+def _in_processes(examples: Path, chat: Chat, processes: int) -> Iterator[tuple[pa.RecordBatch, Counts]]:
+    with Pool(processes, _renderer, examples, chat, BATCH_ROWS) as pool:
+        for results in pool.map(range(load.num_groups(examples))):
+            for record, counts in results:
+                yield pa.ipc.read_record_batch(pa.py_buffer(record), SCHEMA), counts
+
+
+def _renderer(examples: Path, chat: Chat, rows: int) -> Callable[[int], list[tuple[bytes, Counts]]]:
+    """Return what renders one row group of examples, in a process of its own."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    groups = load.Groups(examples)
+
+    def render(group: int) -> list[tuple[bytes, Counts]]:
+        found = []
+        for batch in groups.batches(group, rows):
+            done = chat.render(batch.examples)
+            found.append((_record(batch, done).serialize().to_pybytes(), Counts.of(done)))
+        return found
+
+    return render
+
+
+@dataclass
+class Counts:
+    """What is told of some rows.
+
+    Args:
+        total: rows by status, and `SUMS`.
+        reasons: rows by the reason why they are not as they were.
+        longest: tokens of the longest piece.
+    """
+
+    total: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    longest: int = 0
+
+    @staticmethod
+    def of(rows: Sequence[Row]) -> Counts:
+        """Count some rows."""
+        total = Counter([row.status for row in rows])
+        total["rows"] = len(rows)
+        total["supervised_tokens"] = sum([row.num_supervised for row in rows])
+        total["total_tokens"] = sum([len(row.ids) for row in rows])
+        total["pieces"] = sum([row.num_pieces for row in rows])
+        for name in ("boundary_tokens", "open_turns", "specials", "full_tokens", "full_supervised", "tools_ignored"):
+            total[name] = sum(map(attrgetter(name), rows))
+        return Counts(total, Counter([row.reason for row in rows if row.reason]), max(map(_longest, rows), default=0))
+
+    def add(self, other: Counts) -> None:
+        """Count what another has counted."""
+        self.total.update(other.total)
+        self.reasons.update(other.reasons)
+        self.longest = max(self.longest, other.longest)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `write` returns.
+
+        Raises:
+            DataError: no row is left.
+        """
+        total = self.total
+        if total[DROPPED] == total["rows"]:
+            shown = "; ".join(f"{count:,} x {reason}" for reason, count in self.reasons.most_common(3))
+            raise DataError(f"no row is left after rendering: {shown}; change template or max_length, or the data")
+        return {
+            **{key: total[key] for key in ("rows", *STATUSES)},
+            "reasons": dict(sorted(self.reasons.items())),
+            **{key: total[key] for key in SUMS},
+            "longest": self.longest,
+        }
 
 
 def _record(batch: load.Batch, rows: Sequence[Row]) -> pa.RecordBatch:
@@ -134,18 +210,6 @@ def _lists(arrays: Sequence[NDArray[np.int32]]) -> pa.Array:
     offsets = np.zeros(len(arrays) + 1, np.int32)
     np.cumsum([len(array) for array in arrays], out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays), pa.int32()))
-
-
-def _add(total: Counter[str], reasons: Counter[str], rows: Sequence[Row]) -> None:
-    total["rows"] += len(rows)
-    total.update(row.status for row in rows)
-    total["supervised_tokens"] += sum(row.num_supervised for row in rows)
-    total["total_tokens"] += sum(len(row.ids) for row in rows)
-    total["boundary_tokens"] += sum(row.boundary_tokens for row in rows)
-    for name in ("open_turns", "specials", "full_tokens", "full_supervised", "tools_ignored"):
-        total[name] += sum(getattr(row, name) for row in rows)
-    total["pieces"] += sum(row.num_pieces for row in rows)
-    reasons.update(row.reason for row in rows if row.reason)
 
 
 def _longest(row: Row) -> int:

@@ -153,13 +153,8 @@ def compile(text: str, tokens: Mapping[str, str]) -> Render:
         ModelError: the template is no valid Jinja; when rendering, it calls ``strftime_now``.
         ValueError: when rendering, the template refuses the conversation.
     """
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
     try:
-        template = environment.from_string(text)
+        template = environment().from_string(text)
     except jinja2.TemplateError as error:
         raise ModelError(f"the chat template is no valid Jinja: {error}; set training.template") from None
 
@@ -176,6 +171,16 @@ def compile(text: str, tokens: Mapping[str, str]) -> Render:
             raise ValueError(f"the template refuses the row: {error}") from None
 
     return render
+
+
+def environment() -> jinja2.Environment:
+    """Return what templates are read and rendered with; see `compile`."""
+    found = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    found.filters["tojson"] = _tojson
+    found.globals["raise_exception"] = _raise
+    return found
 
 
 _NO_DATE = (

@@ -30,7 +30,7 @@ def by_column(model: Any, answers: int) -> Iterator[None]:
             weight.data = weight.data.contiguous()
 
 
-def _weights(model: Any) -> list[torch.nn.Parameter]:
+def _weights(model: Any) -> list[torch.Tensor]:
     """Return the float32 weights of linear layers on the CPU; one that is an embedding too is read by row."""
     tables = {id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Embedding)}
     linear = {id(layer.weight): layer.weight for layer in model.modules() if type(layer) is torch.nn.Linear}

@@ -42,6 +42,7 @@ import ast
 import json
 import re
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -135,10 +136,17 @@ def _body(prompt: str, text: str) -> str:
 
 def _parses(text: str) -> bool:
     try:
-        ast.parse(text)
+        _tree(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
+
+
+def _tree(text: str) -> ast.Module:
+    """Parse code of others, whose doubtful escapes are no concern of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text.replace("\r\n", "\n"))
 
 
 def humaneval_question(prompt: str) -> str:
@@ -179,9 +187,9 @@ def mbpp(code: str, tests: Sequence[str], setup: str, reference: str) -> Program
 
 def borrowed(tests: str, reference: str) -> list[str]:
     """Return the names that tests use and a reference solution defines or imports at its top level, in order."""
-    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    used = {node.id for node in ast.walk(_tree(tests)) if isinstance(node, ast.Name)}
     found: dict[str, None] = {}
-    for node in ast.parse(reference.replace("\r\n", "\n")).body:
+    for node in _tree(reference).body:
         for name in _bound(node):
             if name in used:
                 found[name] = None
@@ -193,9 +201,7 @@ def entry_point(tests: str, reference: str) -> str:
 
     The last one defined, where they use several: helpers stand before what they help.
     """
-    functions = {
-        node.name for node in ast.parse(reference.replace("\r\n", "\n")).body if isinstance(node, ast.FunctionDef)
-    }
+    functions = {node.name for node in _tree(reference).body if isinstance(node, ast.FunctionDef)}
     return next((name for name in reversed(borrowed(tests, reference)) if name in functions), "")
 
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuvee import canonical, components, planview
+from cuvee import canonical, components, gate, planview
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
 from cuvee.planner import Evaluated, Plan, display_name
@@ -43,7 +43,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
         title=_title(plan),
         recipe_text=_without_folders(plan),
         created=time.strftime("%Y-%m-%d %H:%M", time.localtime(max(m["finished"] for m in manifests.values()))),
-        tables={**tables, "data": _data_tables(plan, manifests)},
+        tables={**tables, "data": [*_data_tables(plan, manifests), *_checks(plan, store)]},
         stages=_stages(plan, manifests),
         costs=_costs(plan, manifests),
         curves=curves,
@@ -67,11 +67,17 @@ def _without_folders(plan: Plan) -> str:
     recipe = plan.located.recipe
     paths = [base.path for base in recipe.all_bases]
     for source in recipe.sources.values():
-        paths += [source.path] if isinstance(source.path, str) else list(source.path or ())
+        paths += _paths(source.path)
+    paths += [path for one in recipe.preflight.benchmarks.values() for path in _paths(one.path)]
+    paths += [path for one in recipe.evaluation for path in _paths(one.params.get("path"))]
     for path in sorted(paths, key=len, reverse=True):
         if Path(path).is_absolute():
             text = text.replace(path, Path(path).name)
     return text
+
+
+def _paths(path: Any) -> list[str]:
+    return [path] if isinstance(path, str) else [str(one) for one in path or ()]
 
 
 def _title(plan: Plan) -> str:
@@ -251,6 +257,7 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
                 "quarantined",
                 "repaired",
                 "trimmed",
+                "split",
                 "dropped",
                 "tokens",
                 "supervised tokens",
@@ -265,18 +272,22 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
                 "training",
                 "source",
                 "asked",
-                "pool",
                 "held out",
+                "duplicates",
+                "overlap",
+                "filtered",
+                "pool",
                 "chosen",
                 "rows",
                 "supervised tokens",
                 "share of rows",
+                "share of tokens",
                 "share of supervised tokens",
             ),
             list(_mixture_rows(plan, manifests)),
             notes=(
-                "One epoch. `pool` is what is left after held-out rows, duplicates and filters; `chosen` is "
-                "what the amount took of it; `rows` is what was left of that after rendering.",
+                "One epoch. `pool` is what is left after held-out rows, duplicates, rows that hold benchmark items, "
+                "and filters; `chosen` is what the amount took of it; `rows` is what was left of that after rendering.",
             ),
         ),
     )
@@ -328,9 +339,10 @@ def _source_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str,
             "ability": joined(i.ability for i in known.get(stage.id, ())),
             "rendered for": _rendering(stage) + (f", {joined(bases.get(stage.id, ()))}" if several else ""),
             "rows": load["rows"],
-            "quarantined": load["bad"],
+            "quarantined": load["bad"] + load.get("left_out", 0),
             "repaired": load["repaired"],
             "trimmed": render["trimmed"],
+            "split": render["split"],
             "dropped": render["dropped"],
             "tokens": render["total_tokens"],
             "supervised tokens": render["supervised_tokens"],
@@ -367,14 +379,38 @@ def _mixture_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str
                 "training": names[stage.id],
                 "source": source,
                 "asked": part["asked"],
-                "pool": part["pool"],
                 "held out": part["heldout"],
+                "duplicates": part["duplicates"],
+                "overlap": part["overlap"],
+                "filtered": part["filtered"],
+                "pool": part["pool"],
                 "chosen": part["chosen"],
                 "rows": part["rows"],
                 "supervised tokens": part["supervised_tokens"],
                 "share of rows": f"{part['rows'] / summary['rows']:.2%}",
+                "share of tokens": f"{part['total_tokens'] / summary['total_tokens']:.2%}",
                 "share of supervised tokens": f"{part['supervised_tokens'] / summary['supervised_tokens']:.2%}",
             }
+
+
+def _checks(plan: Plan, store: Store) -> Iterator[Table]:
+    """Yield what the checks before training found besides good news; texts only, never rows."""
+    here = [stage for stage in plan.preflights if store.has(stage.kind, stage.id)]
+    accept = plan.located.recipe.preflight.accept
+    found = {one.name: one for stage in here for one in gate.findings(plan, store, stage)}
+    rows = [
+        {
+            "check": one.name,
+            "level": "accepted" if one.level == "fail" and gate.accepted(one, accept) else one.level,
+            "what was found": one.text,
+        }
+        for one in found.values()
+        if one.level != "ok"
+    ]
+    if here:
+        good = len(found) - len(rows)
+        notes = (f"{good} further checks found nothing wrong. `cuvee preflight` shows all, with rows.",)
+        yield Table("Checks before training", ("check", "level", "what was found"), rows, notes=notes)
 
 
 def training_names(plan: Plan) -> dict[str, str]:
@@ -507,6 +543,14 @@ def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[s
     answers = sum(m["summary"].get("items", 0) for m in manifests.values() if m["kind"] == "generate")
     if cut:
         yield f"{cut} of {answers} generated answers reached max_new_tokens before their end."
+    accepted = {
+        one["name"]
+        for m in manifests.values()
+        for one in m.get("preflight", {}).get("accepted", ())
+        if m["kind"] == "train"
+    }
+    for name in sorted(accepted):
+        yield f"Trained although a check spoke against it, accepted by name: {name}."
 
 
 def _base_notes(path: str) -> Iterator[str]:

@@ -84,11 +84,18 @@ def run_many(
     cell, limits = _cell(unsafe), limits or Limits()
     given = [Program(program) if isinstance(program, str) else program for program in programs]
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        verdicts = list(pool.map(lambda program: _run(cell, program, limits), given))
+        verdicts = list(pool.map(lambda index: _numbered(cell, given, index, limits), range(len(given))))
     for index, verdict in enumerate(verdicts):
         if verdict.outcome == "timeout":
             verdicts[index] = replace(_run(cell, given[index], limits), attempts=2)
     return verdicts
+
+
+def _numbered(cell: Cell, programs: Sequence[Program], index: int, limits: Limits) -> Verdict:
+    try:
+        return _run(cell, programs[index], limits)
+    except UsageError as error:
+        raise UsageError(f"program {index + 1} of {len(programs)}: {error}") from None
 
 
 def _cell(unsafe: bool) -> Cell:
@@ -264,7 +271,7 @@ def _verdict(report: bytes, reason: str, limits: Limits, streams: _Streams) -> V
     if told:
         facts = json.loads(told)
         if facts["outcome"] == "broken":
-            raise UsageError(f"the tests of a program do not compile or load: {facts['detail']}")
+            raise UsageError(f"its tests do not compile or load: {facts['detail']}")
         verdict = Verdict(facts["outcome"], facts["detail"], cpu_seconds=facts["cpu_seconds"])
         return Verdict("output", _output(limits)) if streams.full else verdict
     if reason == "output":

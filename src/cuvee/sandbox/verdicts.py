@@ -36,8 +36,8 @@ class Limits:
         open_files: file descriptors of each process.
     """
 
-    cpu_seconds: int = 3
-    wall_seconds: float = 10.0
+    cpu_seconds: int = 5
+    wall_seconds: float = 15.0
     memory: int = 512 * MiB
     processes: int = 8
     disk: int = 16 * MiB
