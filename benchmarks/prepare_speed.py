@@ -1,21 +1,23 @@
 """Data preparation against TRL's and LLaMA-Factory's, and against the tokenizer alone: rows a second, in turns.
 
-    python benchmarks/prepare_speed.py rows.jsonl --model MODEL_FOLDER --template tokenizer \\
+    python benchmarks/prepare_speed.py rows.jsonl --model MODEL_FOLDER \\
         --trl-python TRL/bin/python --lf-python LF/bin/python --rounds 2
 
 `rows.jsonl` holds conversations, one a line: ``{"messages": [{"role": "user", "content": ...}, ...]}``. Every
 preparation runs in a process of its own, in turns (A B C A B C), reads that file and writes its result to disk:
 
-    cuvee     the load and the render stage (examples.write, rendered.write), one process, `--threads` threads
+    cuvee     the load and the render stage of one source (examples.write, rendered.write), `--threads` threads
+    stages    planning and the load, render and mix stages of the file cut into four sources, run by the runner with
+              `--processes` workers of one thread; the workers' start counts
     raw       the tokenizer's encode_batch on texts rendered before, its own threads, nothing written: what tokenising
               alone takes
     trl       SFTTrainer's preparation (chat template, completion mask, packing), `--processes` processes
     lf        LLaMA-Factory's preprocessing (its template chatml or vicuna, mask, packing), `--processes` processes
 
-Times start when libraries and tokenizer are loaded and end when the result is written. CPU seconds are told where one
-process does the work; the peers' worker processes are not all waited for, so theirs cannot be counted. Peers live in
-environments of their own; LLaMA-Factory on a torch without CUDA needs torchvision taken out and an empty module
-torchaudio.
+All show the same text: plain ChatML (or vicuna's), without a system turn that the row has not. Times start when
+libraries and tokenizer are loaded and end when the result is written; processes that a preparation starts count with
+all they do. CPU seconds are those of the whole tree of processes, those that ended included. Peers live in environments
+of their own; LLaMA-Factory on a torch without CUDA needs torchvision taken out and an empty module torchaudio.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -33,7 +34,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 VICUNA_MASKED = (
     "{{ 'A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
@@ -48,7 +49,11 @@ CHATML_MASKED = (
 )
 
 
-def cuvee(options: argparse.Namespace, work: Path) -> Callable[[], int]:
+Prepare = Callable[[], Callable[[], int]]
+"""Does the work and returns what counts the tokens, which is not timed."""
+
+
+def cuvee(options: argparse.Namespace, work: Path) -> Prepare:
     """Load and render as the stages do."""
     from cuvee.data import examples, files, rendered
     from cuvee.data.chat import Chat
@@ -59,14 +64,47 @@ def cuvee(options: argparse.Namespace, work: Path) -> Callable[[], int]:
 
     chat = Chat(options.model, options.template, max_length=options.max_length)
 
-    def prepare() -> int:
+    def prepare() -> Callable[[], int]:
         examples.write(work, local.examples(params, {"paths": [path]}), Fraction(1, 100))
-        return int(rendered.write(work, work, chat, options.threads)["total_tokens"])
+        summary = rendered.write(work, work, chat, options.threads)
+        return lambda: int(summary["total_tokens"])
 
     return prepare
 
 
-def raw(options: argparse.Namespace, work: Path) -> Callable[[], int]:
+def stages(options: argparse.Namespace, work: Path) -> Prepare:
+    """Plan and run the stages of four sources."""
+    from cuvee import api, runner
+    from cuvee.store import Store
+
+    lines = Path(options.rows).read_bytes().splitlines(keepends=True)
+    for number in range(SOURCES):
+        part = lines[len(lines) * number // SOURCES : len(lines) * (number + 1) // SOURCES]
+        (work / f"{number}.jsonl").write_bytes(b"".join(part))
+    # Weights are not at issue: a file of none takes their place.
+    model = shutil.copytree(options.model, work / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    recipe = {
+        "base": str(model),
+        "sources": {f"s{number}": {"path": str(work / f"{number}.jsonl"), "ability": "a"} for number in range(SOURCES)},
+        "training": {"template": options.template, "max_length": options.max_length},
+        "runs": [{"strategy": "multi_task"}],
+        "evaluation": [],
+    }
+    runtime = api.Runtime(store=work / "store", workers=options.processes, threads=1, device="cpu")
+
+    def prepare() -> Callable[[], int]:
+        plan = api.plan(api.load_recipe(recipe), runtime)
+        targets = [stage for stage in plan.stages if stage.kind in ("load", "render", "mix")]
+        runner.raise_if_failed(runner.execute(plan, runtime, lambda *_: None, {}, targets))
+        store = Store(runtime.store)
+        rendered = [stage.id for stage in plan.stages if stage.kind == "render"]
+        return lambda: sum(store.manifest("render", one)["summary"]["total_tokens"] for one in rendered)
+
+    return prepare
+
+
+def raw(options: argparse.Namespace, work: Path) -> Prepare:
     """Tokenise rendered texts and nothing else."""
     from cuvee.data.chat import Chat
 
@@ -74,17 +112,17 @@ def raw(options: argparse.Namespace, work: Path) -> Callable[[], int]:
     with open(options.rows, encoding="utf-8") as stream:
         texts = [chat._render(json.loads(line)["messages"], False) for line in stream]
 
-    def prepare() -> int:
+    def prepare() -> Callable[[], int]:
         found = 0
         for start in range(0, len(texts), 1024):
             batch = chat.tokenizer.encode_batch(texts[start : start + 1024], add_special_tokens=False)
             found += sum(map(len, batch))
-        return found
+        return lambda: found
 
     return prepare
 
 
-def trl(options: argparse.Namespace, work: Path) -> Callable[[], int]:
+def trl(options: argparse.Namespace, work: Path) -> Prepare:
     """Prepare as TRL's SFTTrainer does, with the loss on the assistant's turns."""
     from datasets import load_dataset
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -102,7 +140,7 @@ def trl(options: argparse.Namespace, work: Path) -> Callable[[], int]:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
     several = options.processes if options.processes > 1 else None
 
-    def prepare() -> int:
+    def prepare() -> Callable[[], int]:
         data = load_dataset("json", data_files=options.rows, split="train", cache_dir=str(work))
         config = SFTConfig(
             output_dir=str(work),
@@ -115,12 +153,12 @@ def trl(options: argparse.Namespace, work: Path) -> Callable[[], int]:
             dataset_num_proc=several,
         )
         trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
-        return sum(map(len, trainer.train_dataset["input_ids"]))
+        return lambda: _tokens(trainer.train_dataset)
 
     return prepare
 
 
-def lf(options: argparse.Namespace, work: Path) -> Callable[[], int]:
+def lf(options: argparse.Namespace, work: Path) -> Prepare:
     """Prepare as LLaMA-Factory does."""
     os.environ["DISABLE_VERSION_CHECK"] = "1"
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
@@ -153,49 +191,91 @@ def lf(options: argparse.Namespace, work: Path) -> Callable[[], int]:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
 
-    def prepare() -> int:
+    def prepare() -> Callable[[], int]:
         data: Any = get_dataset(template, model_args, data_args, training_args, stage="sft", tokenizer=tokenizer)
-        return sum(map(len, data["train_dataset"]["input_ids"]))
+        return lambda: _tokens(data["train_dataset"])
 
     return prepare
 
 
-WAYS = {"cuvee": cuvee, "raw": raw, "trl": trl, "lf": lf}
+def _tokens(data: Any) -> int:
+    return sum(len(row) for row in data["input_ids"])
+
+
+WAYS: dict[str, Callable[[argparse.Namespace, Path], Prepare]] = {
+    "cuvee": cuvee,
+    "stages": stages,
+    "raw": raw,
+    "trl": trl,
+    "lf": lf,
+}
+SOURCES = 4
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Run one way in this process and print what it took as JSON."""
+    """Run one way in this process, between two lines that say so, and print how many tokens came of it."""
     with tempfile.TemporaryDirectory(dir=options.folder) as work:
         prepare = WAYS[options.one](options, Path(work))
-        start, cpu = time.perf_counter(), _cpu()
-        tokens = prepare()
-        print("RESULT" + json.dumps({"seconds": time.perf_counter() - start, "cpu": _cpu() - cpu, "tokens": tokens}))
-        sys.stdout.flush()
+        print("READY", flush=True)
+        sys.stdin.readline()
+        count = prepare()
+        print("DONE", flush=True)
+        print(f"TOKENS {count()}", flush=True)
 
 
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def tree_seconds(root: int) -> float:
+    """Return the CPU seconds of a process, of those it started, and of those that these waited for."""
+    seconds: dict[int, float] = {}
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            told = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            continue
+        seconds[int(folder.name)] = sum(map(int, told[11:15])) / os.sysconf("SC_CLK_TCK")
+        children.setdefault(int(told[1]), []).append(int(folder.name))
+    total, queue = 0.0, [root]
+    while queue:
+        one = queue.pop()
+        total += seconds.get(one, 0.0)
+        queue += children.get(one, [])
+    return total
 
 
 def _run(name: str, python: str, arguments: list[str]) -> dict[str, float]:
-    parallel = "false" if name in ("trl", "lf", "cuvee") else "true"
+    parallel = "false" if name in ("trl", "lf", "cuvee", "stages") else "true"
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": parallel, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [python, __file__, *arguments, "--one", name]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
-    if line is None:
-        raise SystemExit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    found: dict[str, float] = json.loads(line.removeprefix("RESULT"))
-    return found
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stderr=log, **pipes) as process:
+        _wait_for("READY", process, log, name)
+        start, used = time.perf_counter(), tree_seconds(process.pid)
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        _wait_for("DONE", process, log, name)
+        found = {"seconds": time.perf_counter() - start, "cpu": tree_seconds(process.pid) - used}
+        tokens = _wait_for("TOKENS", process, log, name)
+    return {**found, "tokens": int(tokens)}
+
+
+def _wait_for(word: str, process: subprocess.Popen[str], log: IO[str], name: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(word):
+            return line.removeprefix(word).strip()
+    log.seek(0)
+    raise SystemExit(f"{name} failed:\n{log.read()[-4000:]}")
 
 
 def main() -> None:
-    """Measure all ways in turns and print rows a second and the ratios to cuvee."""
+    """Measure all ways in turns; print rows a second, megabytes a second, and the ratios to cuvee, round by round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", help="conversations, one JSON object a line")
     parser.add_argument("--model", required=True, help="folder with tokenizer.json")
-    parser.add_argument("--template", default="tokenizer", help="tokenizer (peers use ChatML) or vicuna_v1.1")
+    parser.add_argument("--template", default="chatml", help="chatml or vicuna_v1.1")
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2)
@@ -208,30 +288,38 @@ def main() -> None:
     if options.one:
         measure(options)
         return
-    pythons = {"cuvee": sys.executable, "raw": sys.executable, "trl": options.trl_python, "lf": options.lf_python}
+    pythons = {name: sys.executable for name in ("cuvee", "stages", "raw")}
+    pythons |= {"trl": options.trl_python, "lf": options.lf_python}
     names = [name for name in WAYS if pythons[name] and shutil.which(pythons[name])]
+    data = Path(options.rows).read_bytes()
+    rows, megabytes = data.count(b"\n"), len(data) / 1e6
+    print(f"{rows:,} rows, {megabytes:.1f} MB, template {options.template}")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
             found[name].append(_run(name, str(pythons[name]), sys.argv[1:]))
-    with open(options.rows, "rb") as stream:
-        rows = sum(1 for _ in stream)
+            one = found[name][-1]
+            print(f"  {name:6} {one['seconds']:7.2f} s {one['cpu']:7.2f} CPU s {one['tokens']:,} tokens", flush=True)
+    print("medians, and in brackets how many times what cuvee takes, then what stages take, in each round")
     for name in names:
-        _print(name, rows, found)
+        _print(name, rows, megabytes, found)
 
 
-def _print(name: str, rows: int, found: dict[str, list[dict[str, float]]]) -> None:
+def _print(name: str, rows: int, megabytes: float, found: dict[str, list[dict[str, float]]]) -> None:
     def middle(key: str) -> float:
         return statistics.median(one[key] for one in found[name])
 
-    def ratio(key: str) -> str:
-        each = sorted(one[key] / own[key] for one, own in zip(found[name], found["cuvee"], strict=True))
-        return f"{each[0]:.2f}..{each[-1]:.2f}"
+    def ratios(key: str) -> str:
+        shown = (
+            " ".join(f"{one[key] / own[key]:.2f}" for one, own in zip(found[name], found[base], strict=True))
+            for base in ("cuvee", "stages")
+        )
+        return " | ".join(shown)
 
-    cpu = f"{middle('cpu'):7.2f} CPU s ({ratio('cpu')} of cuvee's)" if name in ("cuvee", "raw") else ""
+    seconds, cpu = middle("seconds"), middle("cpu")
     print(
-        f"{name:6} {rows / middle('seconds'):9,.0f} rows/s  {middle('seconds'):7.2f} s ({ratio('seconds')} of "
-        f"cuvee's)  {cpu}  {found[name][0]['tokens']:,} tokens"
+        f"{name:6} {rows / seconds:8,.0f} rows/s {megabytes / seconds:6.2f} MB/s   {seconds:6.2f} s "
+        f"[{ratios('seconds')}]   {cpu:6.2f} CPU s [{ratios('cpu')}]"
     )
 
 

@@ -5,6 +5,7 @@ builtin:smollm2               made once by `make smollm2`
 ./my-model                    an ordinary Hugging Face folder
 org/name@revision             a hub model, pinned to a revision in recipe.lock
 fake:demo                     the fake engine: whole graphs in seconds, numbers that mean nothing
+{endpoint: {url:, model:}}    an OpenAI-compatible server, which can be judged and not trained
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cuvee.engine.endpoint import Endpoint
 from cuvee.errors import ModelError, did_you_mean
 from cuvee.pins import Pins
-from cuvee.recipe import BaseModelRef
+from cuvee.recipe import BaseModelRef, validate
 from cuvee.stage import Base, base
+
+ENDPOINT = "endpoint"
+"""Component of a base that lies behind a server."""
 
 MODEL = "model"
 """Folder of a model inside its stage: an ordinary Hugging Face folder."""
@@ -79,6 +84,8 @@ def resolve(ref: BaseModelRef, folder: Path, pins: Pins) -> Base:
     Raises:
         ModelError: it cannot be found; says what was looked for and the remedy.
     """
+    if ref.endpoint is not None:
+        return _from_endpoint(ref)
     kind, _, name = ref.path.partition(":")
     if kind == "fake" and name:
         return base("fake", 1, {"name": name}, label=ref.path, locate={})
@@ -95,6 +102,12 @@ def resolve(ref: BaseModelRef, folder: Path, pins: Pins) -> Base:
         f"base '{ref.path}': there is no folder {local}; name a Hugging Face folder, a hub id (org/name@revision), "
         "builtin:tiny, builtin:micro or builtin:smollm2"
     )
+
+
+def _from_endpoint(ref: BaseModelRef) -> Base:
+    """Return a server's model; who it is, is its url and name there, and nothing pins what it answers."""
+    server = validate(Endpoint, ref.endpoint, key=("endpoint",))
+    return base(ENDPOINT, 1, server.identity(), label=ref.path, locate={"endpoint": server.model_dump()})
 
 
 def tokenizer(stage: Base, pins: Pins) -> Base:

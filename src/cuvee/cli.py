@@ -86,6 +86,26 @@ def _runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_generator_option = click.option(
+    "--generator",
+    type=click.Choice(["local", "vllm"]),
+    default="local",
+    show_default=True,
+    help="What writes answers: our own loop, or vLLM where it is installed.",
+)
+
+
+def _warn_of_unsafe(planned: Plan) -> None:
+    """Say on standard error that code of a model is going to run in view of the user's files."""
+    names = sorted({item.evaluator for item in planned.evaluated if item.grade.params.get("sandbox") is False})
+    if names:
+        click.echo(
+            f"warning: {', '.join(names)} runs code that a model wrote WITHOUT a sandbox, as you, in view of your "
+            "files and network; the results say so",
+            err=True,
+        )
+
+
 def _open(
     recipe: Path, overrides: tuple[str, ...], store: Path, *, fake: bool = False, accept: tuple[str, ...] = ()
 ) -> tuple[Located, Plan, Store]:
@@ -190,6 +210,7 @@ def plan(
 @click.option("--checkpoint-steps", type=click.IntRange(0), default=0, help="Steps between two checkpoints.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Report folder [reports/RECIPE].")
 @click.option("--no-report", is_flag=True, help="Write no report.")
+@_generator_option
 @click.option("--fake", is_flag=True, help="Dry run of the whole graph with the fake engine, in a moment.")
 @click.option("--step-sleep", type=float, default=0.0, hidden=True)
 def run(
@@ -206,6 +227,7 @@ def run(
     checkpoint_steps: int,
     report_folder: Path | None,
     no_report: bool,
+    generator: str,
     fake: bool,
     step_sleep: float,
 ) -> None:
@@ -215,11 +237,14 @@ def run(
     cuvee run examples/demo.yaml
     cuvee run examples/real.yaml sources.math.path=gsm8k_train.jsonl.gz
     """
-    from cuvee import cost, planview, runner, terminal
+    from cuvee import cost, gate, planview, runner, terminal
     from cuvee.runtime import Runtime
 
     located, planned, opened = _open(recipe, overrides, store, fake=fake, accept=accept)
-    runtime = Runtime(store, workers, threads, device, micro_tokens, checkpoint_seconds, checkpoint_steps, step_sleep)
+    _warn_of_unsafe(planned)
+    runtime = Runtime(
+        store, workers, threads, device, micro_tokens, checkpoint_seconds, checkpoint_steps, step_sleep, generator
+    )
     costs = cost.estimate(planned, opened, runtime)
     folder = report_folder or _default_report(located.name, fake)
     if costs.todo and not no_report:
@@ -229,6 +254,8 @@ def run(
     with terminal.Progress(len(costs.todo), quiet=as_json) as progress:
         outcome = runner.execute(planned, runtime, progress.listen, costs.seconds)
     summary = {**terminal.closing(planned, opened, outcome), "notes": planview.losses(planned, opened)}
+    for name in gate.unknown(planned, opened):
+        summary["notes"].append(f"accepted '{name}', and no finding has this name; `cuvee preflight` lists them")
     if fake:
         summary["notes"].insert(0, "the fake engine made these numbers: they mean nothing")
     if not as_json:
@@ -388,6 +415,62 @@ def report(recipe: Path, overrides: tuple[str, ...], store: Path, out: Path | No
 
 
 @app.command()
+@click.argument("model")
+@click.argument("evaluator")
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@_store_option
+@_json_option
+@_runtime_options
+@_generator_option
+@click.option("--template", default="tokenizer", show_default=True, help="Chat template of the requests.")
+@click.option("--endpoint", metavar="URL", help="MODEL is a name at this OpenAI-compatible server.")
+@click.option("--key-env", metavar="NAME", help="Environment variable that holds the server's key.")
+@click.option(
+    "--unsafe-no-sandbox", is_flag=True, help="Run the model's code as a plain process, in view of your files."
+)
+def evaluate(
+    model: str,
+    evaluator: str,
+    settings: tuple[str, ...],
+    store: Path,
+    as_json: bool,
+    workers: int,
+    threads: int,
+    device: str,
+    generator: str,
+    template: str,
+    endpoint: str | None,
+    key_env: str | None,
+    unsafe_no_sandbox: bool,
+) -> None:
+    """Judge one model by one benchmark file: a folder, a hub id, a builtin name, or a stage such as train-3f9a1c20.
+
+    \b
+    cuvee evaluate ./my-model gsm8k path=gsm8k_test.jsonl items=200
+    cuvee evaluate builtin:smollm2 humaneval path=HumanEval.jsonl.gz samples=10 temperature=0.8
+    cuvee evaluate qwen --endpoint http://localhost:8000/v1 gsm8k path=gsm8k_test.jsonl
+    """
+    from cuvee import cost, evaluation, runner, terminal
+    from cuvee.runtime import Runtime
+
+    server = {"url": endpoint, **({"key_env": key_env} if key_env else {})} if endpoint else None
+    planned, opened = evaluation.plan(
+        model, evaluator, settings, store, template, sandbox=not unsafe_no_sandbox, endpoint=server
+    )
+    _warn_of_unsafe(planned)
+    runtime = Runtime(store, workers, threads, device, generator=generator)
+    costs = cost.estimate(planned, opened, runtime)
+    with terminal.Progress(len(costs.todo), quiet=as_json) as progress:
+        outcome = runner.execute(planned, runtime, progress.listen, costs.seconds)
+    view = evaluation.view(planned, opened, outcome)
+    if as_json:
+        _echo(view)
+    else:
+        terminal.print_evaluation(view)
+    runner.raise_if_failed(outcome)
+
+
+@app.command()
 @_recipe_arguments
 @_store_option
 @_json_option
@@ -463,7 +546,7 @@ def list_(what: str, store: Path, as_json: bool) -> None:
 @click.option(
     "--find", default="", metavar="TEXT", help="With --rows: rows whose id begins or whose file:line ends so."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="With --rows: write all rows as Parquet.")
+@click.option("--out", type=click.Path(path_type=Path), help="With --rows: write them all as Parquet.")
 def show(stage: str, store: Path, as_json: bool, rows: bool, find: str, out: Path | None) -> None:
     """Show one finished stage: what it is, what went in, what came out, where its files are.
 

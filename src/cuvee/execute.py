@@ -5,17 +5,16 @@ Heavy libraries are imported inside, so that a worker that only mixes never impo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from cuvee import components, lookups
-from cuvee.bases import FAKE_TOKENIZER, MODEL
+from cuvee.bases import ENDPOINT, FAKE_TOKENIZER, MODEL
 from cuvee.errors import StageFailed
 from cuvee.job import Input, Job
-from cuvee.protocols import Likelihood, Progress, Request, Response
+from cuvee.protocols import Progress
 from cuvee.runtime import Runtime
 from cuvee.store import Store
 
@@ -49,6 +48,8 @@ def _base(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
         (work / MODEL).mkdir(exist_ok=True)
         (work / MODEL / FAKE_FILE).write_text("{}", encoding="utf-8")
         return {"fake": True}
+    if job.component == ENDPOINT:
+        return {"endpoint": dict(job.params)}
     _check_files(job)
     return {"path": job.locate["path"]}
 
@@ -201,7 +202,7 @@ def _keep_template(job: Job, rendered: str, folder: Path, store: Store) -> None:
 
 
 def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
-    from cuvee import engine
+    from cuvee import engine, judging
     from cuvee.data import items
     from cuvee.data.rendered import Rendered
 
@@ -216,7 +217,7 @@ def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
     folder = model_folder(job.one("model"))
     names = [job.names.get(_source_of(item.id, store), ("", ""))[1] for item in job.inputs["data"]]
     found = engine.for_model(folder).score(folder, rows, runtime, progress, params["precision"], part_names=names)
-    _write_table(
+    judging.write_table(
         work / "scores.parquet",
         {"item": ids, "nll": [one.nll for one in found], "tokens": [one.tokens for one in found]},
     )
@@ -234,103 +235,16 @@ def _need_items(ids: Sequence[str], job: Job) -> None:
 
 
 def _generate(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
-    from cuvee import engine
-    from cuvee.data import items
-    from cuvee.data.chat import Chat
-    from cuvee.engine.decoding import Decoding, Prompt
+    from cuvee import judging
 
-    params = job.params
-    module = components.find("evaluators", job.component)
-    heldout = Fraction(params["heldout"]) if params["heldout"] else None
-    folders = [item.folder for item in job.inputs["items"]]
-    hows = params.get("filters", ())
-    tags = [lookups.tags(how, store) for how in hows]
-    found = items.examples(folders, heldout, params["split_seed"] or 0, None, hows, tags)
-    asked = [module.request(example) for example in found[: params["items"]]]
-    _need_items([request.item for request in asked], job)
     folder = model_folder(job.one("model"))
-    chat = Chat(tokenizer_folder(job.one("model")), params["template"])
-    prompts = [Prompt(request.item, chat.prompt(request.messages, request.tools)) for request in asked]
-    ability = job.names.get(job.inputs["items"][0].id, ("", ""))[1]
-    replies = engine.for_model(folder).generate(
-        folder,
-        prompts,
-        Decoding(params["max_new_tokens"]),
-        chat.stop_ids,
-        runtime,
-        progress,
-        params["precision"],
-        journal=work / "answers.jsonl",
-        references=[chat.tokenizer.encode(r.reference, add_special_tokens=False).ids for r in asked],
-        ability=ability,
-    )
-    _write_table(
-        work / "responses.parquet",
-        {
-            "item": [request.item for request in asked],
-            "prompt": [json.dumps([m.as_dict() for m in r.messages], ensure_ascii=False) for r in asked],
-            "reference": [request.reference for request in asked],
-            "text": [chat.decode(reply.ids) for reply in replies],
-            "tokens": [len(reply.ids) for reply in replies],
-            "finish": [reply.finish for reply in replies],
-        },
-    )
-    return {
-        "items": len(asked),
-        "full": len(found),
-        "new_tokens": sum(len(reply.ids) for reply in replies),
-        "cut": sum(reply.finish == "length" for reply in replies),
-    }
+    return judging.generate(job, work, store, runtime, progress, folder, tokenizer_folder(job.one("model")))
 
 
 def _grade(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
-    module = components.find("evaluators", job.component)
-    answers = job.one("answers")
-    ids, grades = _grades(module, answers, job.params)
-    columns: dict[str, list[Any]] = {
-        "item": ids,
-        "score": [grade.score for grade in grades],
-        "weight": [grade.weight for grade in grades],
-    }
-    for name in grades[0].extra:
-        columns[name] = [grade.extra[name] for grade in grades]
-    _write_table(work / "results.parquet", columns)
-    weight = sum(grade.weight for grade in grades)
-    summary: dict[str, Any] = {
-        "n": len(grades),
-        "full": store.manifest(answers.kind, answers.id)["summary"]["full"],
-        "metric": module.METRIC,
-        "mean": sum(grade.score * grade.weight for grade in grades) / weight,
-    }
-    if module.METRIC == "accuracy":
-        summary["m"] = int(sum(grade.score for grade in grades))
-        summary["not_extracted"] = sum(not grade.extra.get("extracted", True) for grade in grades)
-    return summary
+    from cuvee import judging
 
-
-def _grades(module: Any, answers: Input, params: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    if module.ANSWERS == "score":
-        rows = _read_table(answers.folder / "scores.parquet")
-        return [r["item"] for r in rows], [module.grade(Likelihood(r["nll"], r["tokens"])) for r in rows]
-    rows = _read_table(answers.folder / "responses.parquet")
-    graded = [
-        module.grade(Request(r["item"], (), r["reference"]), Response(r["text"], r["finish"]), params) for r in rows
-    ]
-    return [r["item"] for r in rows], graded
-
-
-def _write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table(dict(columns)), path)
-
-
-def _read_table(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows
+    return judging.grade(job, work, store, runtime)
 
 
 Execute = Callable[[Job, Path, Store, Runtime, Progress], dict[str, Any]]

@@ -28,7 +28,10 @@ def trainings(store: Store, stage: str) -> list[dict[str, Any]]:
     for one in _behind(store, manifest):
         found.setdefault(one["id"], one)
     if not found:
-        raise UsageError(f"{stage} was not trained here, so it has seen no rows; name a training, such as train-3f9a")
+        raise UsageError(
+            f"{stage} is no model that was trained here, so it has seen no rows; name a training, such as train-3f9a, "
+            f"or a stage that names rows: {', '.join(TABLES)}"
+        )
     return list(reversed(found.values()))
 
 
@@ -162,10 +165,12 @@ def describe(store: Store, stage: str, find: str = "", limit: int = 20) -> dict[
 
 
 def write(store: Store, stage: str, path: Path) -> int:
-    """Write what a model has seen as Parquet; returns the number of rows."""
+    """Write the rows behind a stage as Parquet; returns how many they are."""
     import pyarrow.parquet as pq
 
-    found = table(store, stage)
+    kind, stage_id = store.resolve(stage)
+    own = TABLES.get(kind)
+    found = pq.read_table(store.path(kind, stage_id) / own) if own else table(store, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(found, path, compression="zstd")
     return len(found)

@@ -209,7 +209,7 @@ def collect(
     known = list(plan.located.recipe.sources)
     for name in sources or ():
         if name not in known:
-            raise UsageError(f"there is no source '{name}'.{did_you_mean(name, known)} There are {', '.join(known)}")
+            raise UsageError(f"there is no source '{name}'.{did_you_mean(name, known)}")
     wanted = set(sources or known)
     names = told.ingredients(plan)
     renders = [s for s in plan.stages if s.kind == "render" and wanted & {each.name for each in names.get(s.id, ())}]

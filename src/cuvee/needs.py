@@ -33,8 +33,10 @@ def wanted(plan: Plan, store: Store, targets: Iterable[Stage] | None = None) -> 
 
 def _leaves(plan: Plan, store: Store) -> set[str]:
     # A final model that nothing measures and nobody keeps is still to be trained once.
-    trained = {run.models[-1].id for run in plan.runs if not store.has("train", run.models[-1].id)}
-    return {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained
+    finals = {run.models[-1].id for run in plan.runs if run.models}
+    trained = {stage_id for stage_id in finals if not store.has("train", stage_id)}
+    tagged = {stage.id for stage in plan.taggings}
+    return {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained | tagged
 
 
 def kept_models(plan: Plan) -> set[str]:
@@ -42,4 +44,4 @@ def kept_models(plan: Plan) -> set[str]:
     keep = plan.located.recipe.keep_models
     if keep == "all":
         return {model.id for run in plan.runs for model in run.models}
-    return {run.models[-1].id for run in plan.runs} if keep == "leaves" else set()
+    return {run.models[-1].id for run in plan.runs if run.models} if keep == "leaves" else set()

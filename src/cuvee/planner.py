@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, get_origin
 
-from cuvee import bases, components
+from cuvee import bases, canonical, components
 from cuvee.data.files import Absent
 from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
@@ -57,13 +57,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: its base and its trainings in order, the final model last."""
+    """One run: its base and its trainings in order, the final model last; none where the base itself is judged."""
 
     info: RunInfo
     base: Base
     models: tuple[Trained, ...]
     settings: Settings
     ingredients: Mapping[str, Ingredient]
+
+    @property
+    def final(self) -> Model:
+        """The run's last model."""
+        return self.models[-1] if self.models else self.base
 
     @property
     def steps(self) -> list[tuple[int, Model]]:
@@ -113,8 +118,14 @@ class Plan:
     @cached_property
     def stages(self) -> list[Stage]:
         """All stages, what must be finished first before what needs it, equal ones once."""
-        finals = [run.models[-1] for run in self.runs]
-        return walk([*self.preflights, *finals, *(item.grade for item in self.evaluated)])
+        finals = [run.final for run in self.runs]
+        return walk([*self.preflights, *self.taggings, *finals, *(item.grade for item in self.evaluated)])
+
+    @property
+    def taggings(self) -> list[Stage]:
+        """The taggings that the recipe asks for, each once, whether or not a rule looks at them."""
+        every = [tags for run in self.runs for ingredient in run.ingredients.values() for tags in ingredient.tags]
+        return list({stage.id: stage for stage in every}.values())
 
     @property
     def preflights(self) -> list[Preflight]:
@@ -132,7 +143,7 @@ class Plan:
         behind: dict[str, set[str]] = {}
         for stage in self.stages:
             behind[stage.id] = {stage.id}.union(*(behind[parent.id] for parent in self.before(stage)))
-        members: dict[int, set[str]] = {id(run.info): set(behind[run.models[-1].id]) for run in self.runs}
+        members: dict[int, set[str]] = {id(run.info): set(behind[run.final.id]) for run in self.runs}
         for item in self.evaluated:
             members[id(item.run)] |= behind[item.grade.id]
         found: dict[str, list[str]] = {}
@@ -320,7 +331,15 @@ class _Builder:
             final = module.plan(ingredients, base, settings, params)
         except RecipeError as error:
             raise self.located.error(error.message, *key, *filter(None, error.key.split("."))) from error
-        return PlannedRun(info, base, _chain(final), settings, ingredients)
+        models = _chain(final)
+        if models and base.component == bases.ENDPOINT:
+            raise self.located.error(
+                f"trains, and the base '{base.label}' is behind an endpoint, which can only be judged: "
+                "strategy: untrained, or a base with weights (a folder, a hub id)",
+                *key,
+                "strategy",
+            )
+        return PlannedRun(info, base, models, settings, ingredients)
 
     def _setting(
         self, run: Run, key: tuple[str | int, ...], base: Base, seed: int
@@ -348,11 +367,10 @@ class _Builder:
             key = ("evaluation", number)
             module, params = self._evaluator(number, component)
             abilities = list(dict.fromkeys(source.ability for source in self.recipe.sources.values()))
-            if params.ability is not None and params.ability not in abilities:
-                raise self.located.error(
-                    f"there is no ability '{params.ability}'; the sources teach {', '.join(abilities)}", *key
-                )
-            for ability in [params.ability] if params.ability else abilities:
+            own = _ability(module, params)
+            if own is not None and own not in abilities and not getattr(params, "path", None):
+                raise self.located.error(f"there is no ability '{own}'; the sources teach {', '.join(abilities)}", *key)
+            for ability in [own] if own else abilities:
                 label = (params.name or component.name, ability)
                 if label in seen:
                     raise self.located.error(
@@ -410,7 +428,14 @@ class _Builder:
         ingredients = [i for i in run.ingredients.values() if i.ability == ability]
         split = {"heldout": self.recipe.heldout, "split_seed": self.recipe.split_seed, "items": params.items}
         common = {**split, "precision": run.settings.values.precision}
+        served = run.base.component == bases.ENDPOINT
         if module.ANSWERS == "score":
+            if served:
+                raise self.located.error(
+                    f"needs the likelihood of given texts, which the endpoint of '{run.base.label}' does not tell; "
+                    "leave it out there, and use evaluators that generate (gsm8k, humaneval, exact_answer)",
+                    *key,
+                )
             self._need_heldout(ability, key)
             answers: Any = score(model, [ingredient.part for ingredient in ingredients], common)
             return grade(answers, component.name, module.VERSION, {})
@@ -424,6 +449,8 @@ class _Builder:
             items = [replace(ingredient.part, data=ingredient.data.one("source")) for ingredient in ingredients]
         asked = components.without_absent(module, module.request_params(params))
         asked = {**common, **asked, "template": run.settings.values.template}
+        if served:  # which template and precision it has, only the server knows
+            asked |= {"template": "server", "precision": None}
         answers = generate(model, items, component.name, module.REQUEST_VERSION, asked)
         graded = components.without_absent(module, module.grade_params(params))
         return grade(answers, component.name, module.VERSION, graded)
@@ -435,13 +462,18 @@ class _Builder:
             )
 
     def _benchmark(self, component: Component, params: Any, key: tuple[str | int, ...]) -> Loaded:
-        key_of = (params.path, params.format)
+        """Return a benchmark's file; one that several evaluators read alike is loaded once."""
+        module = components.find("evaluators", component.name)
+        given = {**getattr(module, "SOURCE", {}), **_reading(params)}
+        kept = given.pop("kept", ())
+        key_of = canonical.text({**given, "path": params.path, "kept": list(kept)})
         if key_of not in self.benchmarks:
-            if params.ability is None:
+            if _ability(module, params) is None:
                 raise self.located.error("a benchmark file needs the ability it measures: add ability", *key)
-            source = Source(path=params.path, ability=params.ability, format=params.format, declared=params.declared)
+            source = Source(**given, path=params.path, ability="benchmark", declared=params.declared)
+            more = {"kept": kept} if kept else {}
             try:
-                self.benchmarks[key_of] = self._load_stage(params.name or component.name, source)
+                self.benchmarks[key_of] = self._load_stage(params.name or component.name, source, **more)
             except DataError as error:
                 raise self.located.error(str(error), *key, component.name, "path") from error
         return self.benchmarks[key_of]
@@ -465,6 +497,19 @@ class _Builder:
             except DataError as error:
                 raise self.located.error(str(error), *key, "path") from error
         return found
+
+
+def _reading(params: Any) -> dict[str, Any]:
+    """Return how an evaluator's file is to be read, as far as the recipe says so."""
+    names = ("format", "columns", "subset", "split")
+    given = {name: getattr(params, name, None) for name in names}
+    return {name: value for name, value in given.items() if value and value != "auto"}
+
+
+def _ability(module: Any, params: Any) -> str | None:
+    """Return the ability that an evaluator measures: as asked, or the benchmark's own."""
+    found: str | None = params.ability or getattr(module, "ABILITY", None)
+    return found
 
 
 def _source_component(source: Source) -> tuple[str, dict[str, Any]]:
@@ -500,7 +545,7 @@ def _is_axis(model: type[Params], name: str, value: Any) -> bool:
     return not (isinstance(origin, type) and issubclass(origin, list | tuple | set | dict))
 
 
-def _chain(final: Trained) -> tuple[Trained, ...]:
+def _chain(final: Model) -> tuple[Trained, ...]:
     models: list[Trained] = []
     model: Stage = final
     while isinstance(model, Trained):

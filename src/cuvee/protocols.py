@@ -6,7 +6,7 @@ the verbs of its folder:
     sources      pin(params, folder), examples(params, where), estimate(params, where)
     taggers      tags(example, params), or request(example, params) and parse(text, params)
     strategies   plan(sources, start, hyper, params)
-    evaluators   request(example), grade(request, response, params), or grade(likelihood)
+    evaluators   request(example, params), grade(request, responses, params) or grade_many; or grade(likelihood)
     analyses     table(results, params)
 """
 
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cuvee.stage import Excluded, Model, Part, Rendered, Tagged, Trained
+from cuvee.stage import Excluded, Model, Part, Rendered, Tagged
 from cuvee.values import BadRow, Example, Message
 
 
@@ -76,7 +76,7 @@ class Strategy(Protocol):
     VERSION: int
     Params: type[Params]
 
-    def plan(self, sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: Any) -> Trained: ...
+    def plan(self, sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: Any) -> Model: ...
 
 
 # ------------------------------------------------------------------------------------------------- sources
@@ -164,12 +164,21 @@ class EvaluatorParams(Params):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a model is asked: the conversation so far with its tools, and the right answer for the grader."""
+    """What a model is asked.
+
+    Args:
+        item: its id.
+        messages: the conversation so far.
+        reference: what the grader judges a reply by.
+        tools: functions on offer.
+        solution: a reply that would be right, where `reference` is none itself; the fake engine gives it.
+    """
 
     item: str
     messages: tuple[Message, ...]
     reference: str
     tools: tuple[Mapping[str, Any], ...] = ()
+    solution: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +214,12 @@ class AnswerEvaluator(Protocol):
     """Judges generated text: `ANSWERS` is ``generate``.
 
     `request_params` are the parameters that decide what is generated; `REQUEST_VERSION` is theirs, `VERSION`
-    the grader's. `grade_params` decide the grading.
+    the grader's. `grade_params` decide the grading. `request` returns None for rows that are no items. A module
+    has `grade`, one item with its replies at a time, or `grade_many(asked, params, workers)`, all of them at once.
+
+    Of a benchmark with a file of its own, `SOURCE` says how its rows are read (``format``, ``columns``, ``kept``),
+    `ABILITY` what it measures unless the recipe says otherwise, and `SIZE` how many items it has: a score over
+    fewer says so.
     """
 
     VERSION: int
@@ -217,8 +231,8 @@ class AnswerEvaluator(Protocol):
 
     def request_params(self, params: Any) -> Mapping[str, Any]: ...
     def grade_params(self, params: Any) -> Mapping[str, Any]: ...
-    def request(self, example: Example) -> Request: ...
-    def grade(self, request: Request, response: Response, params: Mapping[str, Any]) -> Grade: ...
+    def request(self, example: Example, params: Mapping[str, Any]) -> Request | None: ...
+    def grade(self, request: Request, responses: Sequence[Response], params: Mapping[str, Any]) -> Grade: ...
 
 
 # -------------------------------------------------------------------------------------------------- engine

@@ -157,12 +157,22 @@ class Rule(_Part):
         return {name: value for name, value in self if value}
 
 
-class Duplicates(_Part):
-    """What counts as the same row, written ``keep``, ``drop``, ``near`` or ``{near: 0.9, on: prompt}``.
+class Nearness(_Part):
+    """What counts as the same row.
 
     Args:
         near: least Jaccard similarity of word n-grams; null looks for equal rows only.
         on: what near rows are compared by.
+    """
+
+    near: Annotated[Share, Field(gt=0, le=1)] | None = Fraction(4, 5)
+    on: Literal["conversation", "prompt", "answer"] = "conversation"
+
+
+class Duplicates(Nearness):
+    """Duplicates within a source, written ``keep``, ``drop``, ``near`` or ``{near: 0.9, on: prompt}``.
+
+    Args:
         drop: whether all but one are left out.
     """
 
@@ -172,8 +182,6 @@ class Duplicates(_Part):
         "near": {},
     }
 
-    near: Annotated[Share, Field(gt=0, le=1)] | None = Fraction(4, 5)
-    on: Literal["conversation", "prompt", "answer"] = "conversation"
     drop: bool = True
 
     @model_validator(mode="before")
@@ -188,7 +196,7 @@ class Duplicates(_Part):
         return cls._SHORT[value]
 
 
-class Across(Duplicates):
+class Across(Nearness):
     """Duplicates across sources: a row that an earlier source of `order` holds is left out of the later ones."""
 
     order: tuple[str, ...]
@@ -201,15 +209,29 @@ class DeclaredBase(_Part):
 
 
 class BaseModelRef(_Part):
-    """A base model: hub id, folder, ``builtin:`` or ``fake:`` name, with its size when it is not at hand."""
+    """A base model: hub id, folder, ``builtin:`` or ``fake:`` name, with its size when it is not at hand.
+
+    Args:
+        path: its name.
+        declared: its size when it is not at hand.
+        endpoint: a server that answers, {url, model, key_env ...}, instead of `path`; it can be judged, not trained.
+    """
 
     path: str
     declared: DeclaredBase | None = None
+    endpoint: Mapping[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"path": value}
+        if isinstance(value, Mapping) and value.get("endpoint"):
+            if len(value) > 1:
+                raise ValueError("a base with an endpoint has no other keys")
+            server = value["endpoint"] if isinstance(value["endpoint"], Mapping) else {}
+            return {**value, "path": f"{server.get('model')} at {server.get('url')}"}
+        return value
 
 
 class Component(_Part):
@@ -364,7 +386,7 @@ class Recipe(_Part):
 
     base: BaseModelRef | None = None
     bases: tuple[BaseModelRef, ...] = ()
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Source] = Field(default_factory=dict)
     duplicates: Across | None = None
     preflight: Preflight = Field(default_factory=Preflight)
     heldout: Annotated[Share, Field(ge=0, lt=1)] = Fraction(1, 50)
@@ -384,7 +406,9 @@ class Recipe(_Part):
     def _whole(self) -> Recipe:
         if (self.base is None) == (not self.bases):
             raise ValueError("needs exactly one of base and bases")
-        for key in ("sources", "runs", "seeds"):
+        # A base that is judged by benchmark files alone needs no source.
+        needs_sources = any(run.strategy != "untrained" for run in self.runs)
+        for key in ("sources",) * needs_sources + ("runs", "seeds"):
             if not getattr(self, key):
                 raise ValueError(f"{key} is empty; name at least one")
         for key, values in (("bases", [base.path for base in self.bases]), ("seeds", self.seeds)):
@@ -506,9 +530,17 @@ def _recipe_error(
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: 2e-5 is a number, a key given twice is an error."""
+    """YAML as people expect it: 2e-5 is a number, `on` and `no` are words, a key given twice is an error."""
 
 
+# YAML 1.1 reads on, off, yes and no as booleans; 1.2 does not.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )

@@ -29,6 +29,8 @@ class Runtime:
         checkpoint_seconds: seconds between two checkpoints of a training.
         checkpoint_steps: steps between two checkpoints; 0 leaves it to the seconds.
         step_sleep: seconds the fake engine waits at each step, to look at progress and interruptions.
+        generator: what writes answers: ``local``, our own loop, or ``vllm`` where it is installed. Greedy answers are
+            equal up to ties; drawn ones agree in distribution, since vLLM has draws of its own.
     """
 
     store: Path = Path(".cuvee")
@@ -39,6 +41,7 @@ class Runtime:
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0
     step_sleep: float = 0.0
+    generator: str = "local"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Path(self.store))

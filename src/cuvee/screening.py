@@ -11,10 +11,10 @@ from functools import cache
 from itertools import combinations
 from typing import Any
 
-from cuvee import bases, components, recipe
+from cuvee import bases, components
 from cuvee.errors import UsageError
 from cuvee.pins import Pins
-from cuvee.recipe import BaseModelRef, Component, Located
+from cuvee.recipe import BaseModelRef, Component, Located, Nearness
 from cuvee.stage import Base, Duplicates, Excluded, Loaded, Overlap, Preflight, Rendered, Tagged
 from cuvee.stage import duplicates as look_for_duplicates
 from cuvee.stage import overlap as look_for_overlap
@@ -127,7 +127,7 @@ class Screening:
             assert across is not None
             yield [*sorted((self.loaded[one].id, self.loaded[other].id)), self._as_strict(across)]
 
-    def _as_strict(self, rule: recipe.Duplicates) -> str:
+    def _as_strict(self, rule: Nearness) -> str:
         """Return what of the preflight's duplicates a rule leaves out for certain."""
         near = self.recipe.preflight.near
         covers = rule.near is not None and rule.on == "conversation" and (near is None or rule.near <= near)

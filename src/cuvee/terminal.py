@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -335,6 +335,44 @@ def print_manifest(manifest: Mapping[str, Any]) -> None:
             console.print(Text(title, style="bold"))
         for name, value in values.items():
             console.print(Text(f"  {name}: {value}"))
+
+
+def print_evaluation(view: Mapping[str, Any]) -> None:
+    """Draw an evaluation's scores: m/n with the standard error, and what must be known to read them."""
+    console = make_console()
+    for score in view["scores"]:
+        text = f"{score['evaluator']} ({score['ability']}): {score['mean']:.4f}"
+        if score["metric"] == "accuracy":
+            error = score.get("standard_error")
+            text = f"{score['evaluator']} ({score['ability']}): {score['m']}/{score['n']} = {score['mean']:.1%}"
+            text += f" ± {error:.1%}" if error is not None else ""
+            low, high = score.get("interval") or (None, None)
+            text += f" (95 %: {low:.1%} to {high:.1%})" if low is not None else ""
+        console.print(Text(text, style="bold"))
+        for line in _caveats(score):
+            console.print(Text(f"  {line}"))
+
+
+def _caveats(score: Mapping[str, Any]) -> Iterator[str]:
+    if score["n"] < score["full"]:
+        yield f"{score['n']} of the benchmark's {score['full']} items: not comparable with published scores"
+    replies = score.get("replies", score["n"])
+    told = {
+        "unread": f"of {replies} replies held nothing that could be read as an answer",
+        "cut": f"of {replies} replies were cut at max_new_tokens",
+        "given_up": "replies took math-verify too long and count as unread",
+        "shortened": "replies were so long that only their beginning was looked at for code",
+        "inputs_skipped": "inputs judge nothing, since the reference itself raises there",
+        "repeated": "rows of the file repeat an item and are asked once",
+        "repaired": "replies held broken Unicode, which was replaced",
+    }
+    yield from (f"{score[name]} {text}" for name, text in told.items() if score.get(name))
+    odd = {word: count for word, count in score.get("finish", {}).items() if word not in ("stop", "length")}
+    yield from (f"{count} replies ended as the server says: {word or 'no reason'}" for word, count in odd.items())
+    if score.get("isolated") is False:
+        yield "the code ran WITHOUT a sandbox"
+    if score.get("note"):
+        yield score["note"]
 
 
 def print_rows(view: Mapping[str, Any]) -> None:

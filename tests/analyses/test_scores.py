@@ -200,7 +200,7 @@ def test_the_scores_table_is_as_it_was(result):
         ("dmt", "50.0 ± 25.0 (2/4)", "40.0 ± 21.9 (2/5) ★"),
     ]
     assert panel.columns == ["run", "math (points ↑)", "code (points ↑)"]
-    assert "exact_answer on code: 5 of the benchmark's 164 items were measured." in panel.notes
+    assert any(note.startswith("exact_answer on code: 5 of the benchmark's 164 items") for note in panel.notes)
 
 
 def test_evaluators_of_one_ability_each_stand_side_by_side_like_the_papers_table(result):

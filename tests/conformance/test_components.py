@@ -24,6 +24,11 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "inline": {"rows": []},
     "tiny": {"name": "math"},
     "instag": {"model": "builtin:tiny"},
+    "gsm8k": {"path": "x.jsonl"},
+    "humaneval": {"path": "x.jsonl"},
+    "humaneval_plus": {"path": "x.jsonl"},
+    "mbpp": {"path": "x.jsonl"},
+    "mbpp_plus": {"path": "x.jsonl"},
     "sequential": {"order": ["a", "b"]},
     "mixed_sequential": {"general": "a"},
     "dmt": {"general": "a", "k": "1/4"},
@@ -84,9 +89,9 @@ def test_it_offers_the_verbs_of_its_folder(component: tuple[str, str, Any]) -> N
         assert issubclass(module.Params, EvaluatorParams)
         assert isinstance(module.METRIC, str)
         assert isinstance(module.HIGHER_IS_BETTER, bool)
-        wanted: tuple[str, ...] = ("grade",)
+        wanted: tuple[str, ...] = ("grade_many",) if hasattr(module, "grade_many") else ("grade",)
         if module.ANSWERS == "generate":
-            wanted = ("grade", "request", "request_params", "grade_params")
+            wanted = (*wanted, "request", "request_params", "grade_params")
     elif folder == "taggers":
         asks = hasattr(module, "request")
         wanted = ("request", "parse", "generation", "identity", "is_cut") if asks else ("tags",)

@@ -79,5 +79,5 @@ def test_a_row_is_found_by_its_place_or_id(store: Store) -> None:
 
 def test_a_base_has_seen_no_rows(store: Store) -> None:
     base = next(m for m in store.stages() if m["kind"] == "base" and m["component"] == "fake")
-    with pytest.raises(UsageError, match="was not trained here"):
+    with pytest.raises(UsageError, match="is no model that was trained here"):
         exposure.describe(store, base["id"])

@@ -15,7 +15,7 @@ from cuvee import seeds
 from cuvee.data import examples, exclusions, overlap, shingles
 from cuvee.data.exclusions import Exclusion
 from cuvee.data.texts import text_of
-from cuvee.errors import DataError, RecipeError
+from cuvee.errors import RecipeError
 from cuvee.values import Example, Message
 
 Talk = Callable[..., Example]

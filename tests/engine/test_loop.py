@@ -179,7 +179,7 @@ def test_a_finished_training_leaves_no_checkpoint_and_is_not_done_again(
     model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     first = run(model_folder("llama"), tmp_path, EVERY)
-    assert sorted(p.name for p in (tmp_path / "work").iterdir()) == ["finished.json", "log.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "work").iterdir()) == ["checks.json", "finished.json", "log.jsonl"]
     said: list[Any] = []
     assert run(model_folder("llama"), tmp_path, EVERY, said.append) == first
     assert not said

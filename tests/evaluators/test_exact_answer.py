@@ -41,7 +41,7 @@ def test_answers_are_read_as_published(text: str, number: float | None, string: 
 
 
 def graded(reply: str, reference: str, rule: str = "auto") -> tuple[float, bool, bool]:
-    grade = exact_answer.grade(Request("x", (), reference), Response(reply, "stop"), {"rule": rule})
+    grade = exact_answer.grade(Request("x", (), reference), [Response(reply, "stop")], {"rule": rule})
     return grade.score, grade.extra["correct_as_string"], grade.extra["extracted"]
 
 

@@ -55,7 +55,7 @@ def edit(place: Path, old: str, new: str) -> None:
         ),
         ("evaluation:", "analyses: [scorse]\nevaluation:", "Did you mean 'scores'?"),
         ("amount: {count: 60}}\n  code", "amount: {count: 6001}}\n  code", "count: 6,001 asked, 6,000 rows are there"),
-        ("amount: {count: 60}}\n  code", "drop: {tags: x}}\n  code", "name the column that holds them with tags"),
+        ("amount: {count: 60}}\n  code", "drop: {tags: x}}\n  code", "name a column with tags: COLUMN"),
         ("amount: {count: 60}}\n  code", "tags: t, drop: {tags: '['}}\n  code", "'[' is no regular expression"),
         ("amount: {count: 60}}\n  code", "columns: {a: b}}\n  code", "this source is no file"),
         ("amount: {count: 60}}\n  code", "rows: []}\n  code", "sources.math: needs exactly one of path and rows"),

@@ -1,7 +1,9 @@
 """Numbers with their noise: means with intervals, paired comparisons, Holm correction, seeds.
 
 The unit of chance is the item: every interval says what another draw of items of the same kind could have
-given, for the models at hand. Rows that share an item id (several answers to one question) are one unit.
+given, for the models at hand. Rows that share an item id (several answers to one question), or a cluster where the
+evaluator gives one (two items with the same question, the turns of one conversation), are one unit: standard errors and
+tests go over those.
 
     mean       s = sum(w_i s_i) / sum(w_i)                  items i = 1..n, weights w
     0/1        SE = sqrt(s (1 - s) / n), Wilson interval    (Wilson 1927)
@@ -68,12 +70,14 @@ class Sample:
     """One model on one evaluator's items, or one run averaged item by item over its seeds.
 
     Args:
-        items: item ids in alphabetical order, each once, (n,).
+        items: ids of items, or of clusters of them, in alphabetical order, each once, (n,).
         by_seed: scores, (seeds, n).
         weights: weight of each item in the mean, (n,).
         seeds: the run's seeds, (seeds,).
         full_size: items the whole benchmark has.
         name: for messages.
+        measured: different items; more than n where some hang together.
+        hits, trials: scores that are 1, and all scores, over all seeds; None unless each is 0 or 1.
     """
 
     items: tuple[str, ...]
@@ -82,6 +86,9 @@ class Sample:
     seeds: tuple[int, ...]
     full_size: int
     name: str = ""
+    measured: int = 0
+    hits: int | None = None
+    trials: int | None = None
 
     @cached_property
     def scores(self) -> Floats:
@@ -185,26 +192,37 @@ def sample(results: Sequence[Result]) -> Sample:
         _same_weights(weights, other_weights, _name(results[0]), _name(result))
     by_seed = np.stack([scores for _, scores, _ in parts])
     seeds = tuple(result.run.seed for result in results)
-    return Sample(items, by_seed, weights, seeds, results[0].full_size, results[0].run.name)
+    measured = len(set(results[0].items))
+    return Sample(
+        items, by_seed, weights, seeds, results[0].full_size, results[0].run.name, measured, *_counted(results)
+    )
+
+
+def _counted(results: Sequence[Result]) -> tuple[int, int] | tuple[None, None]:
+    """Return how many scores are 1 and how many there are, where all are 0 or 1 and weigh the same."""
+    scores = np.concatenate([np.asarray(result.scores, float) for result in results])
+    weights = np.concatenate([np.asarray(result.weights, float) for result in results])
+    plain = bool(np.isin(scores, (0.0, 1.0)).all()) and bool((weights == weights[0]).all())
+    return (int(scores.sum()), len(scores)) if plain else (None, None)
 
 
 def estimate(of: Sample) -> Estimate:
     """Return the mean of a sample with its standard error and 95 % interval."""
     n = len(of.items)
     seed_sd = float(of.seed_values.std(ddof=1)) if len(of.seeds) > 1 else None
-    hits, trials = (int(of.by_seed.sum()), of.by_seed.size) if of.zero_one else (None, None)
-    if hits is not None and len(of.seeds) == 1:
+    hits, trials = of.hits, of.trials
+    if hits is not None and len(of.seeds) == 1 and n == trials:
         low, high = wilson(hits, n)
         se: float | None = float(np.sqrt(of.value * (1 - of.value) / n))
         return Estimate(of.value, se, low, high, n, hits, trials)
     se = _ratio_se(of.scores, of.weights)
     if se is None:
-        return Estimate(of.value, None, None, None, n, hits, trials, len(of.seeds), seed_sd)
+        return Estimate(of.value, None, None, None, of.measured, hits, trials, len(of.seeds), seed_sd)
     reach = float(special().stdtrit(n - 1, 0.975)) * se
     low, high = of.value - reach, of.value + reach
     if hits is not None:  # an average of 0/1 scores stays between 0 and 1
         low, high = max(low, 0.0), min(high, 1.0)
-    return Estimate(of.value, se, low, high, n, hits, trials, len(of.seeds), seed_sd)
+    return Estimate(of.value, se, low, high, of.measured, hits, trials, len(of.seeds), seed_sd)
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -515,7 +533,10 @@ def _merged(result: Result) -> tuple[tuple[str, ...], Floats, Floats]:
         raise UsageError(f"{_name(result)}: {bad} scores are missing; a failed request is an error, never a number")
     if not weights.sum() > 0:
         raise UsageError(f"{_name(result)} has no items that count, so it has no mean")
-    items, place = np.unique(np.asarray(result.items, dtype=str), return_inverse=True)
+    units = result.extra.get("cluster", result.items)
+    if len(set(units)) == len(set(result.items)):  # none hang together: items are named, as in earlier results
+        units = result.items
+    items, place = np.unique(np.asarray(units, dtype=str), return_inverse=True)
     if len(items) == len(scores):
         order = np.argsort(place)
         return tuple(items.tolist()), scores[order], weights[order]

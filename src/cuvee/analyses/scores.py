@@ -170,12 +170,25 @@ def _panel_notes(panel: Panel, samples: Samples) -> list[str]:
         f"claim: see the verdict. Bars in the figure are 95 % intervals. Unit: {panel.scale.label}."
     ]
     for m in panel.measures:
-        sizes = {(len(by[m].items), by[m].full_size) for by in samples.values() if m in by}
+        sizes = {(by[m].measured, by[m].full_size) for by in samples.values() if m in by}
         notes.extend(
-            f"{m.evaluator} on {m.ability}: {n} of the benchmark's {full} items were measured."
+            f"{m.evaluator} on {m.ability}: {n} of the benchmark's {full} items were measured; not comparable with "
+            "published scores."
             for n, full in sorted(sizes)
             if n < full
         )
+        clusters = {(by[m].measured, len(by[m].items)) for by in samples.values() if m in by}
+        notes.extend(
+            f"{m.evaluator} on {m.ability}: {n} items are {units} different questions; standard errors and tests go "
+            "over the questions."
+            for n, units in sorted(clusters)
+            if units < n
+        )
+        if len({by[m].items for by in samples.values() if m in by}) > 1:
+            notes.append(
+                f"{m.evaluator} on {m.ability}: the runs were not measured on the same items, so their numbers are "
+                "not compared; give the evaluation equal settings for all."
+            )
     if any(len(by[m].seeds) > 1 for by in samples.values() for m in panel.measures if m in by):
         notes.append(
             "Several seeds: scores are averaged item by item; counts are m of seeds x items; the spread "
@@ -219,25 +232,44 @@ def _numbers(results: Sequence[Result], names: Sequence[str]) -> Table:
                         "seeds": found.seeds,
                         "SD between seeds": found.seed_sd,
                         "without an answer": _without_answer(own, run, m),
+                        "cut": _counted(own, run, m, "cut"),
+                        "isolated": _isolated(own, run, m),
                     }
                 )
     notes = [
         "Accuracies here are fractions of 1. Standard error and interval are over items: binomial with "
         "Wilson's interval for 0/1 scores of one seed, ratio estimator with t interval otherwise. 'Without "
-        "an answer' counts replies from which no answer could be read; they score 0."
+        "an answer' counts replies from which no answer could be read; they score 0. 'Cut' counts replies that "
+        "reached max_new_tokens."
     ]
+    if any(row["isolated"] is False for row in rows):
+        notes.append("Where 'isolated' is False the code that the model wrote ran WITHOUT a sandbox.")
     return Table("All scores as numbers", list(rows[0]), rows, notes)
 
 
 def _without_answer(own: Sequence[Result], run: str, measure: _results.Measure) -> int | None:
-    """Replies without an extracted answer, summed over seeds; None where the evaluator does not say."""
-    members = [
-        result
-        for result in own
-        if _results.measure_of(result) == measure
-        and (result.stage == 0 if run == BASE else result.final and result.run.name == run)
-        and "extracted" in result.extra
-    ]
+    """Replies from which no answer could be read, summed over seeds; None where the evaluator does not say."""
+    members = [result for result in _members(own, run, measure) if "extracted" in result.extra]
+    if members:
+        return sum(not each for result in members for each in result.extra["extracted"])
+    return _counted(own, run, measure, "unread")
+
+
+def _counted(own: Sequence[Result], run: str, measure: _results.Measure, column: str) -> int | None:
+    """Return a column that counts replies, summed over items and seeds; None where there is none."""
+    members = [result.extra[column] for result in _members(own, run, measure) if column in result.extra]
+    return sum(int(each) for values in members for each in values) if members else None
+
+
+def _isolated(own: Sequence[Result], run: str, measure: _results.Measure) -> bool | None:
+    """Return whether all code ran in a sandbox; None where none ran."""
+    members = [result.extra["isolated"] for result in _members(own, run, measure) if "isolated" in result.extra]
+    return all(each for values in members for each in values) if members else None
+
+
+def _members(own: Sequence[Result], run: str, measure: _results.Measure) -> list[Result]:
+    """Return a run's final results on one measure, or the base's, which is the same for all runs."""
+    base = [result for result in own if result.stage == 0 and _results.measure_of(result) == measure]
     if run == BASE:
-        members = members[:1]
-    return sum(not each for result in members for each in result.extra["extracted"]) if members else None
+        return base[:1]
+    return [r for r in own if r.final and r.run.name == run and _results.measure_of(r) == measure]

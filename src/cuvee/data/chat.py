@@ -80,7 +80,7 @@ class Row:
     @property
     def num_supervised(self) -> int:
         """Number of supervised tokens."""
-        return sum(end - start for start, end in self.spans)
+        return sum([end - start for start, end in self.spans])
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,11 +475,11 @@ class Chat:
         return draft.text[len(prompt) : draft.answers[0].start]
 
     def _specials(self, example: Example) -> int:
-        return sum(self._holds_special(message.content) for message in example.messages)
+        return sum([self._holds_special(message.content) for message in example.messages])
 
     def _holds_special(self, text: str) -> bool:
         # Looking for their first letters is many times faster, and most texts have none of them.
-        return any(letter in text for letter in self._first_letters) and self._special.search(text) is not None
+        return any([letter in text for letter in self._first_letters]) and self._special.search(text) is not None
 
     def _ignored(self, example: Example, draft: _Draft | str) -> bool:
         """Return whether the text of an example with tools is the same without them."""
@@ -514,7 +514,8 @@ class Chat:
 
 def _again(folder: Path, name: str, how: Mapping[str, Any], fast: Fast | None) -> Chat:
     chat = Chat(folder, name, **how)
-    chat.encoder.fast = fast
+    if fast is not None:
+        chat.encoder.take(fast)
     return chat
 
 
@@ -552,11 +553,11 @@ def _finished(ids: NDArray[np.int32], answers: Sequence[_Tokens], status: str, r
         return _dropped(NOTHING_SUPERVISED)
     return Row(
         ids,
-        tuple((answer.start, answer.end) for answer in answers),
+        tuple([(answer.start, answer.end) for answer in answers]),
         status,
         reason,
-        sum(answer.boundary for answer in answers),
-        sum(not answer.closed for answer in answers),
+        sum([answer.boundary for answer in answers]),
+        sum([not answer.closed for answer in answers]),
     )
 
 

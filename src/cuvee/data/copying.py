@@ -1,10 +1,11 @@
 """Which templates do nothing with contents but copy them, so that their text is known without rendering.
 
 Such a template's text is a function of the roles with the contents put in: it never asks anything of a content but
-whether there is one, joins it to nothing but other text, and writes it as it is, or stripped. This is seen in the template's syntax tree, where
-every expression is one of three: made of `CLEAN` values, which the roles and their number decide; a content's `TEXT`,
-alone or joined to text; or a `BOX`, which contents are in: the messages, or one of them. What is not known to keep to
-this counts as not keeping to it. It holds for messages of a role and a content, and without tools.
+whether there is one, joins it to nothing but other text, and writes it as it is, or stripped. This is seen in the
+template's syntax tree, where every expression is one of three: made of `CLEAN` values, which the roles and their number
+decide; a content's `TEXT`, alone or joined to text; or a `BOX`, which contents are in: the messages, or one of them.
+What is not known to keep to this counts as not keeping to it. It holds for messages of a role and a content, and
+without tools.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from enum import IntEnum
 import jinja2
 from jinja2 import nodes
 
-STRIPPING = ("strip", "lstrip", "rstrip")
+STRIPPING = ("|trim", ".strip", ".lstrip", ".rstrip")
+LENGTHS = ("|length", "|count")
 KNOWN_OF_ANY = ("defined", "undefined", "none", "string", "mapping", "iterable", "sequence", "boolean", "number")
 """Tests whose result is the same for all contents, which are texts, or for all messages."""
 
@@ -155,15 +157,12 @@ class Flow:
 
     def _called(self, node: nodes.Filter | nodes.Call) -> Kind:
         given = list(node.iter_child_nodes())
-        if isinstance(node, nodes.Filter):
-            what, bare = node.node, len(given) == 1
-            if node.name == "trim" and bare and what is not None and self._kind(what) is Kind.TEXT:
-                return self._stripped(what)
-            if node.name in ("length", "count") and bare and what is not None and self._kind(what) is Kind.BOX:
-                return Kind.CLEAN
-        elif isinstance(node.node, nodes.Getattr) and node.node.attr in STRIPPING and len(given) == 1:
-            if self._kind(node.node.node) is Kind.TEXT:
-                return self._stripped(node.node.node)
+        name, what = _named(node)
+        kind = self._kind(what) if what is not None and len(given) == 1 else Kind.CLEAN
+        if kind is Kind.TEXT and name in STRIPPING and what is not None:
+            return self._stripped(what)
+        if kind is Kind.BOX and name in LENGTHS:
+            return Kind.CLEAN
         for child in given:
             self._clean(child)
         return Kind.CLEAN
@@ -173,6 +172,15 @@ class Flow:
         _refuse(not isinstance(what, nodes.Getattr | nodes.Getitem))
         self.tidy = True
         return Kind.TEXT
+
+
+def _named(node: nodes.Filter | nodes.Call) -> tuple[str, nodes.Expr | None]:
+    """Return a filter's name, such as ``|trim``, or a method's, such as ``.strip``, and what it is applied to."""
+    if isinstance(node, nodes.Filter):
+        return f"|{node.name}", node.node
+    if isinstance(node.node, nodes.Getattr):
+        return f".{node.node.attr}", node.node.node
+    return "", None
 
 
 def _has_key(node: nodes.Compare) -> bool:

@@ -18,10 +18,10 @@ are encoded both ways, and a difference ends the use of `Fast`.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
-import sys
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,12 +71,17 @@ class Encoder:
         self._seen, self._unchecked = 0, CHECKED
         self._making = Lock()
 
+    def take(self, fast: Fast | None) -> None:
+        """Use what another process has made, and make none."""
+        self.fast, self._seen = fast, self.worth + 1
+
     def encode(self, texts: Sequence[str]) -> Sequence[Encoded]:
         """Return each text's tokens; special tokens in a text are taken as such. Safe to call from several threads."""
         self._make(len(texts))
-        if self.fast is None:
+        fast = self.fast  # another thread may give it up meanwhile
+        if fast is None:
             return self._plain(texts)
-        found: list[Encoded | None] = list(self.fast.encode(texts))
+        found: list[Encoded | None] = list(fast.encode(texts))
         if self._unchecked > 0 and not self._agree(texts, found):
             self.fast = None
             return self._plain(texts)
@@ -239,18 +244,33 @@ class Fast:
     def _known(self, text: str) -> bool:
         if text.isascii():
             return True
-        if (self.form.spaces and SPACE in text) or _unsure().search(text):
+        if (self.form.spaces and SPACE in text) or not _all_known(text):
             return False
         return not self.form.composed or unicodedata.is_normalized("NFC", text)
 
 
 def fast(tokenizer: Tokenizer) -> Fast | None:
     """Return the tokenizer's merges in tiktoken; None where tiktoken is absent or equality is not certain."""
+    text = tokenizer.to_str()
+    name = hashlib.sha256(text.encode()).digest()
+    with _MAKING:
+        if name not in _MADE:
+            _MADE.clear()
+            _MADE[name] = _fast(tokenizer, text)
+        return _MADE[name]
+
+
+_MADE: dict[bytes, Fast | None] = {}
+"""The last one made: a process renders one source after another with it."""
+_MAKING = Lock()
+
+
+def _fast(tokenizer: Tokenizer, text: str) -> Fast | None:
     try:
         import tiktoken
     except ImportError:
         return None
-    told = json.loads(tokenizer.to_str())
+    told = json.loads(text)
     form, vocab = _form(told), told["model"]["vocab"]
     if form is None:
         return None
@@ -382,14 +402,13 @@ def _letters() -> dict[int, int]:
     return {number: number for number in shown} | {256 + at: number for at, number in enumerate(hidden)}
 
 
-@cache
-def _unsure() -> re.Pattern[str]:
-    """Return what matches a character that this Python's Unicode tables do not know."""
-    runs: list[list[int]] = []
-    for number in range(128, sys.maxunicode + 1):
-        if unicodedata.category(chr(number)) == "Cn":
-            if runs and runs[-1][1] == number - 1:
-                runs[-1][1] = number
-            else:
-                runs.append([number, number])
-    return re.compile("[" + "".join(f"{re.escape(chr(a))}-{re.escape(chr(b))}" for a, b in runs) + "]")
+def _all_known(text: str) -> bool:
+    """Say whether this Python's Unicode tables know all of a text's characters."""
+    fresh = set(text) - _KNOWN
+    if any(unicodedata.category(letter) == "Cn" for letter in fresh):
+        return False
+    _KNOWN.update(fresh)
+    return True
+
+
+_KNOWN: set[str] = set()

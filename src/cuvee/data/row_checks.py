@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -119,7 +119,7 @@ class _Flat:
         before = np.zeros(len(start), np.int32)
         same = self.rows[1:] == self.rows[:-1]
         before[1:] = np.where(same, end[:-1], 0)
-        return cast("NDArray[np.bool_]", (before <= start) & (start < end) & (end <= self.lengths[self.rows]))
+        return (before <= start) & (start < end) & (end <= self.lengths[self.rows])
 
 
 def end_tokens(source: Source, chat: Chat) -> Finding:

@@ -100,6 +100,7 @@ class Settings:
         temperature: 0 for the likeliest answer; None for models that refuse the parameter.
         seed: for servers that honour one.
         stop: texts that end an answer.
+        top_p: draw among the likeliest tokens that together have at least this probability.
     """
 
     endpoint: Endpoint
@@ -107,6 +108,7 @@ class Settings:
     temperature: float | None = 0.0
     seed: int | None = None
     stop: Sequence[str] = ()
+    top_p: float | None = None
 
     def sampling(self) -> dict[str, Any]:
         """Return the body's parameters besides model and messages."""
@@ -115,6 +117,7 @@ class Settings:
             "temperature": self.temperature,
             "seed": self.seed,
             "stop": list(self.stop) or None,
+            "top_p": self.top_p,
         }
         return {name: value for name, value in given.items() if value is not None}
 

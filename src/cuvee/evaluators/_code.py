@@ -1,6 +1,7 @@
 """From a reply to a program: what of a chat reply is code, and what judges it.
 
-**Reply to completion** (`completion`). Line ends become ``\\n``. Then the first rule that applies:
+**Reply to completion** (`completion`). Line ends become ``\\n``; of a reply only the first 65,536 characters are looked
+at. Then the first rule that applies:
 
 1. *fenced function*. A fence is a line of three or more backticks or tildes; the block ends at the next line of at
    least as many, or with the reply. Blocks marked as another language (``bash``, ``text``, ``output``, ...) do not
@@ -31,9 +32,9 @@ tests take from the code only names that the reference solution defines too.
 **HumanEval+ and MBPP+** (`against_reference`). Inputs are run through the reference solution, by the judge, and
 through the code; the results must be equal, numbers within `atol` (1e-6 for floats when it is 0) plus 1e-7 of the
 expected (Liu et al., arXiv 2305.01210, code of the harness); where the reference returns an object, such as a match of
-a regular expression, the code must return something. Inputs stored as JSON have lists where a task wants
-tuples or sets; inputs at which the reference itself raises judge nothing and are left out, all of them left out is an
-error. The development file of HumanEval+ has base inputs only.
+a regular expression, the code must return something. Inputs stored as JSON have lists where a task wants tuples or
+sets; `reshape` turns them back. Inputs at which the reference itself raises judge nothing and are left out, and
+`skipped` counts them; an item with no other input is failed by every reply.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ from cuvee.sandbox import Program
 
 PYTHON = {"", "python", "py", "python3", "python2", "pycon"}
 FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.#-]*)[^\n`]*$")
+LONGEST = 1 << 16
+"""Characters of a reply that are looked at for code."""
+
+TRIES = 200
+"""Most cuts that are tried to find where code ends: parsing a long reply again and again takes its square."""
+
 CODE_START = re.compile(r"^(import |from |def |class |async |@)")
 
 
@@ -68,7 +75,7 @@ def completion(prompt: str, reply: str, entry_point: str) -> Completion:
         reply: the model's text.
         entry_point: name of the function that is asked for.
     """
-    reply = reply.replace("\r\n", "\n").replace("\r", "\n")
+    reply = reply.replace("\r\n", "\n").replace("\r", "\n")[:LONGEST]
     blocks = fenced(reply)
     for block in blocks:
         if _defines(block, entry_point):
@@ -108,14 +115,26 @@ def _defines(text: str, name: str) -> bool:
 def _bare(reply: str, entry_point: str) -> str:
     lines = reply.split("\n")
     start = next(index for index, line in enumerate(lines) if CODE_START.match(line))
-    for begin in [start, *_definitions(lines, entry_point)]:
-        for end in range(len(lines), begin, -1):
-            text = "\n".join(lines[begin:end])
-            if _parses(text):
-                if _defines(text, entry_point):
-                    return text
-                break
+    for begin in [start, *_definitions(lines, entry_point)[:TRIES]]:
+        text = _longest_code(lines[begin:])
+        if _defines(text, entry_point):
+            return text
     return "\n".join(lines[start:])
+
+
+def _longest_code(lines: Sequence[str]) -> str:
+    """Return the longest beginning of lines that parses; empty where none is found in `TRIES`."""
+    end = len(lines)
+    for _ in range(TRIES):
+        text = "\n".join(lines[:end])
+        error = _fault(text)
+        if error is None:
+            return text
+        # What comes after the line of the error cannot mend it.
+        end = error if 0 < error < end else end - 1
+        if end <= 0:
+            break
+    return ""
 
 
 def _definitions(lines: Sequence[str], name: str) -> list[int]:
@@ -127,7 +146,7 @@ def _body(prompt: str, text: str) -> str:
     if lines[0].strip() and not lines[0][0].isspace():
         return textwrap.indent("\n".join(lines), "    ") + "\n"
     ends = [index for index, line in enumerate(lines) if line and not line[0].isspace()]
-    for end in ends:
+    for end in ends[:TRIES]:
         body = "\n".join(lines[:end])
         if _parses(prompt + body):
             return body + "\n"
@@ -135,11 +154,18 @@ def _body(prompt: str, text: str) -> str:
 
 
 def _parses(text: str) -> bool:
+    return _fault(text) is None
+
+
+def _fault(text: str) -> int | None:
+    """Return the line at which text does not parse, 0 where that is not known; None where it parses."""
     try:
         _tree(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    except SyntaxError as error:
+        return error.lineno or 0
+    except (ValueError, RecursionError, MemoryError):
+        return 0
+    return None
 
 
 def _tree(text: str) -> ast.Module:
@@ -232,8 +258,10 @@ def same(got, expected, atol):
     return got == expected
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
+RESHAPE
 used = 0
 for arguments in json.loads(INPUTS):
+    arguments = reshape(arguments)
     try:
         expected = REFERENCE(*copy.deepcopy(arguments))
     except Exception:
@@ -244,8 +272,23 @@ assert used, "the reference raises at every input"
 """
 
 
+SKIPPED = """
+import copy, json
+RESHAPE
+skipped = 0
+for arguments in json.loads(INPUTS):
+    try:
+        REFERENCE(*copy.deepcopy(reshape(arguments)))
+    except Exception:
+        skipped += 1
+raise AssertionError(f"skipped {skipped}")
+"""
+
+AS_IT_IS = "reshape = lambda arguments: arguments"
+
+
 def against_reference(
-    code: str, reference: str, entry: str, inputs: Sequence[Sequence[Any]], atol: float = 0.0
+    code: str, reference: str, entry: str, inputs: Sequence[Sequence[Any]], atol: float = 0.0, reshape: str = AS_IT_IS
 ) -> Program:
     """Return the program that compares code with a reference solution on inputs.
 
@@ -255,13 +298,21 @@ def against_reference(
         entry: name of the function.
         inputs: positional arguments of each call, as JSON has them.
         atol: tolerance of numbers.
+        reshape: source that defines `reshape`, from arguments as JSON has them to what the function takes.
     """
-    world = {
-        "INPUTS": repr(json.dumps(list(inputs))),
-        "REFERENCE": "_reference",
-        "CANDIDATE": entry,
-        "ATOL": repr(atol),
-    }
-    tests = re.sub("|".join(world), lambda match: world[match[0]], COMPARISON)
-    given = f"_world = {{'__name__': 'reference'}}\nexec({reference!r}, _world)\n_reference = _world[{entry!r}]\n"
-    return Program(code, tests, (entry,), given)
+    tests = _filled(COMPARISON, inputs, reshape, {"CANDIDATE": entry, "ATOL": repr(atol)})
+    return Program(code, tests, (entry,), _given(reference, entry))
+
+
+def skipped(reference: str, entry: str, inputs: Sequence[Sequence[Any]], reshape: str = AS_IT_IS) -> Program:
+    """Return the program that fails with ``skipped N``, N inputs at which the reference itself raises."""
+    return Program("", _filled(SKIPPED, inputs, reshape, {}), (), _given(reference, entry))
+
+
+def _given(reference: str, entry: str) -> str:
+    return f"_world = {{'__name__': 'reference'}}\nexec({reference!r}, _world)\n_reference = _world[{entry!r}]\n"
+
+
+def _filled(template: str, inputs: Sequence[Sequence[Any]], reshape: str, more: dict[str, str]) -> str:
+    world = {"INPUTS": repr(json.dumps(list(inputs))), "REFERENCE": "_reference", "RESHAPE": reshape, **more}
+    return re.sub("|".join(world), lambda match: world[match[0]], template)

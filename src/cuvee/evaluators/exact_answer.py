@@ -16,7 +16,7 @@ of the recipe's sources, or all rows of a benchmark file given as `path`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -62,7 +62,7 @@ def grade_params(params: Params) -> Mapping[str, Any]:
     return {"rule": params.rule}
 
 
-def request(example: Example) -> Request:
+def request(example: Example, params: Mapping[str, Any]) -> Request:
     """Return the first question of a conversation with its first answer as reference."""
     return Request(example.id, example.prompt, example.messages[len(example.prompt)].content, example.tools)
 
@@ -81,8 +81,9 @@ def as_number(text: str | None) -> float | None:
         return None
 
 
-def grade(request: Request, response: Response, params: Mapping[str, Any]) -> Grade:
+def grade(request: Request, responses: Sequence[Response], params: Mapping[str, Any]) -> Grade:
     """Return 1 or 0, with what was extracted; a reply without an answer scores 0 and is counted."""
+    (response,) = responses
     rule = params["rule"]
     if rule == "auto":
         rule = "gsm8k" if as_number(extract(request.reference)) is not None else "text"

@@ -118,6 +118,15 @@ def read_results(plan: Plan, store: Store) -> Iterator[Result]:
         yield _result(item, _told(item.run, plan), tables[grade.id], full)
 
 
+def read_result(item: Evaluated, store: Store) -> Result:
+    """Return the graded items of one thing that is measured."""
+    import pyarrow.parquet as pq
+
+    folder = store.path("grade", item.grade.id)
+    full = store.manifest("grade", item.grade.id)["summary"]["full"]
+    return _result(item, item.run, pq.read_table(folder / "results.parquet").to_pydict(), full)
+
+
 def finite(results: Iterable[Result], plan: Plan) -> tuple[list[Result], list[str]]:
     """Return the results whose scores are all numbers, and what is said of the others.
 

@@ -1,0 +1,202 @@
+"""Asking a model an evaluator's questions, and grading what it answered: two stages, so that a better grader costs no
+generation.
+
+    responses.parquet   item, cluster, sample, prompt, reference, text, tokens, finish; an item's samples stand together
+    results.parquet     item, cluster, score, weight, and the grader's own columns
+
+Items of one cluster have the same question, and hang together where chance is concerned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from cuvee import answering, components, lookups
+from cuvee.errors import StageFailed
+from cuvee.job import Job
+from cuvee.protocols import Grade, Likelihood, Progress, Request, Response
+from cuvee.runtime import Runtime
+from cuvee.store import Store
+from cuvee.values import Example
+
+RESPONSES = "responses.parquet"
+RESULTS = "results.parquet"
+
+
+def generate(
+    job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress, folder: Path, tokenizer: Path
+) -> dict[str, Any]:
+    """Ask a model all questions; finished answers survive a kill.
+
+    Args:
+        job: the stage.
+        work: its work folder.
+        store: where its inputs lie.
+        runtime: how to run.
+        progress: told how far it is.
+        folder: the model.
+        tokenizer: a folder with the model's tokenizer.
+
+    Raises:
+        StageFailed: there is nothing to ask.
+    """
+    asked, facts = _requests(job, store)
+    requests = [request for _, request in asked]
+    if job.one("model").locate.get("endpoint"):
+        answers = answering.by_endpoint(job, requests, work, progress)
+    else:
+        answers = answering.by_model(job, requests, work, runtime, progress, folder, tokenizer)
+    samples = len(answers) // len(asked)
+    texts = [_storable(answer.text) for answer in answers]
+    write_table(work / RESPONSES, {**_asked_columns(asked, samples), **_answer_columns(texts, answers)})
+    return {
+        **facts,
+        "items": len(asked),
+        "samples": samples,
+        "new_tokens": sum(answer.tokens for answer in answers),
+        "finish": dict(Counter(answer.finish for answer in answers)),
+        "cut": sum(answer.finish == "length" for answer in answers),
+        "repaired": sum(text != answer.text for text, answer in zip(texts, answers, strict=True)),
+    }
+
+
+def _asked_columns(asked: Sequence[tuple[Example, Request]], samples: int) -> dict[str, list[Any]]:
+    each = [pair for pair in asked for _ in range(samples)]
+    number = list(range(samples)) * len(asked)
+    return {
+        "item": [request.item for _, request in each],
+        "cluster": [example.prompt_key.hex() for example, _ in each],
+        "sample": number,
+        "prompt": [json.dumps([m.as_dict() for m in request.messages], ensure_ascii=False) for _, request in each],
+        # References can be large; an item's first row has it.
+        "reference": ["" if sample else request.reference for (_, request), sample in zip(each, number, strict=True)],
+    }
+
+
+def _answer_columns(texts: Sequence[str], answers: Sequence[answering.Answer]) -> dict[str, list[Any]]:
+    return {
+        "text": list(texts),
+        "tokens": [answer.tokens for answer in answers],
+        "finish": [answer.finish for answer in answers],
+    }
+
+
+def _storable(text: str) -> str:
+    """Return text that UTF-8 can hold: a server may send half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _requests(job: Job, store: Store) -> tuple[list[tuple[Example, Request]], dict[str, Any]]:
+    """Return what is asked, with how many items the benchmark has, and how many of its rows repeat an item."""
+    from cuvee.data import items
+
+    params, module = job.params, components.find("evaluators", job.component)
+    heldout = Fraction(params["heldout"]) if params["heldout"] else None
+    hows = params.get("filters", ())
+    found = items.examples(
+        [item.folder for item in job.inputs["items"]],
+        heldout,
+        params["split_seed"] or 0,
+        None,
+        hows,
+        [lookups.tags(how, store) for how in hows],
+    )
+    every = [(example, request) for example in found if (request := module.request(example, params)) is not None]
+    asked = every[: params["items"]]
+    if not asked:
+        names = ", ".join(item.label for item in job.inputs["items"])
+        why = f"heldout {heldout} of so few rows is none; raise heldout" if heldout else "no row is an item"
+        raise StageFailed(f"nothing of {names} can be asked: {why}", stage=job.short)
+    facts = {"full": max(len(every), getattr(module, "SIZE", 0))}
+    if heldout is None:
+        rows = sum(store.manifest("load", item.id)["summary"]["rows"] for item in job.inputs["items"])
+        facts["repeated"] = rows - len(found)
+    return asked, facts
+
+
+def grade(job: Job, work: Path, store: Store, runtime: Runtime) -> dict[str, Any]:
+    """Grade likelihoods or answers, one score an item."""
+    module, answers = components.find("evaluators", job.component), job.one("answers")
+    columns, grades = _grades(module, answers.folder, job.params, runtime)
+    own = {name: [one.extra[name] for one in grades] for name in grades[0].extra}
+    scores, weights = [one.score for one in grades], [one.weight for one in grades]
+    write_table(work / RESULTS, {**columns, "score": scores, "weight": weights, **own})
+    asked = store.manifest(answers.kind, answers.id)["summary"]
+    summary: dict[str, Any] = {
+        "n": len(grades),
+        "full": asked["full"],
+        "metric": module.METRIC,
+        "mean": sum(score * weight for score, weight in zip(scores, weights, strict=True)) / sum(weights),
+    }
+    if module.METRIC == "accuracy":
+        right = sum(scores)
+        summary["m"] = int(right) if right == int(right) else round(right, 4)
+        summary |= {"replies": asked["items"] * asked.get("samples", 1), **_counts(own)}
+        summary |= {name: asked[name] for name in ("repeated", "repaired", "finish") if asked.get(name)}
+    if "isolated" in own:
+        summary["isolated"] = all(own["isolated"])
+    return summary
+
+
+COUNTED = ("unread", "cut", "given_up", "shortened", "inputs_skipped")
+"""Columns of evaluators that count replies or inputs."""
+
+
+def _counts(own: Mapping[str, Sequence[Any]]) -> dict[str, int]:
+    """Return what is to be known of the replies: how many could not be read, were cut, ..."""
+    found = {name: sum(value or 0 for value in own[name]) for name in COUNTED if name in own}
+    if "extracted" in own:
+        found["unread"] = sum(not each for each in own["extracted"])
+    return found
+
+
+def _grades(
+    module: Any, folder: Path, params: Mapping[str, Any], runtime: Runtime
+) -> tuple[dict[str, list[str]], Sequence[Grade]]:
+    """Return the columns that name the items, and their grades."""
+    if module.ANSWERS == "score":
+        rows = read_table(folder / "scores.parquet")
+        grades = [module.grade(Likelihood(row["nll"], row["tokens"])) for row in rows]
+        return {"item": [row["item"] for row in rows]}, grades
+    answered = list(_answered(read_table(folder / RESPONSES)))
+    columns = {"item": [request.item for request, *_ in answered], "cluster": [cluster for *_, cluster in answered]}
+    asked = [(request, responses) for request, responses, _ in answered]
+    if hasattr(module, "grade_many"):
+        return columns, module.grade_many(asked, params, max(1, runtime.threads))
+    return columns, [module.grade(request, responses, params) for request, responses in asked]
+
+
+def _answered(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Request, list[Response], str]]:
+    """Yield each item's request with its answers, and what it shares with other items.
+
+    Raises:
+        StageFailed: an answer is missing; that is never a wrong one.
+    """
+    for item, group in groupby(rows, key=lambda row: row["item"]):
+        found = list(group)
+        if any(row["text"] is None for row in found):
+            raise StageFailed(f"item {item} has no answer; a request that failed is no wrong answer: generate again")
+        responses = [Response(row["text"], row["finish"]) for row in found]
+        yield Request(item, (), found[0]["reference"]), responses, found[0].get("cluster", item)
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write columns as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(dict(columns)), path)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Return a Parquet file's rows."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
