@@ -228,9 +228,10 @@ def _sampled_tokens(stage: Stage, tokenizer: Stage, found: Estimate) -> tuple[fl
 def _mix(stage: Stage, book: _Book) -> Size:
     parts = [book.sizes[data.id] for data in stage.inputs["parts"]]
     hows = stage.identity["params"]["parts"]
+    names = [_who(name, stage, book) for name, _ in stage.locate["parts"]]
     chosen = [
-        _exact_part(data, how, stage, book) or _amounts(part, how, stage, _who(data, stage, book))
-        for data, part, how in zip(stage.inputs["parts"], parts, hows, strict=True)
+        _exact_part(data, how, stage, book, who) or _amounts(part, how, stage, who)
+        for data, part, how, who in zip(stage.inputs["parts"], parts, hows, names, strict=True)
     ]
     return Size(
         sum(p.rows for p in chosen),
@@ -242,7 +243,7 @@ def _mix(stage: Stage, book: _Book) -> Size:
     )
 
 
-def _exact_part(data: Stage, how: Mapping[str, Any], stage: Stage, book: _Book) -> Size | None:
+def _exact_part(data: Stage, how: Mapping[str, Any], stage: Stage, book: _Book, who: Callable[[], str]) -> Size | None:
     """Return exact numbers when the rendered source is stored: the same choice that the mix will make."""
     if data.id not in book.present or not lookups.present(how, book.store):
         return None
@@ -252,7 +253,7 @@ def _exact_part(data: Stage, how: Mapping[str, Any], stage: Stage, book: _Book) 
         try:
             book.parts[asked] = _chosen(data, how, params, book)
         except DataError as error:
-            raise UsageError(f"{_who(data, stage, book)()}: {error}") from error
+            raise UsageError(f"{who()}: {error}") from error
     return book.parts[asked]
 
 
@@ -263,8 +264,7 @@ def _chosen(data: Stage, how: Mapping[str, Any], params: Mapping[str, Any], book
     if data.id not in book.rendered:
         book.rendered[data.id] = Rendered(book.store.path(data.kind, data.id))
     rendered = book.rendered[data.id]
-    source = data.one("source").id
-    out, tags = lookups.excluded(source, how, book.store), lookups.tags(how, book.store)
+    out, tags = lookups.excluded(how, book.store), lookups.tags(how, book.store)
     chosen = choose(rendered, how, Fraction(params["heldout"]), params["split_seed"], params["seed"], out, tags)
     return Size(
         int(rendered.num_pieces[chosen.rows].sum()),
@@ -274,14 +274,9 @@ def _chosen(data: Stage, how: Mapping[str, Any], params: Mapping[str, Any], book
     )
 
 
-def _who(data: Stage, stage: Stage, book: _Book) -> Callable[[], str]:
+def _who(source: str, stage: Stage, book: _Book) -> Callable[[], str]:
     """Return what names a part of a mixture in an error; made only when it is needed."""
-
-    def name() -> str:
-        runs = ", ".join(book.plan.runs_of.get(stage.id, ()))
-        return f"source '{book.plan.sources[data.one('source').id][0]}' in {runs}"
-
-    return name
+    return lambda: f"source '{source}' in {', '.join(book.plan.runs_of.get(stage.id, ()))}"
 
 
 def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[], str]) -> Size:

@@ -140,15 +140,13 @@ def _mix(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progres
     from cuvee.data import mixture
     from cuvee.data.rendered import Rendered
 
-    parts = job.inputs["parts"]
-    sources = [_source_of(item.id, store) for item in parts]
     hows = job.params["parts"]
     return mixture.write(
         work,
-        [Rendered(item.folder) for item in parts],
+        [Rendered(item.folder) for item in job.inputs["parts"]],
         job.params,
-        [job.names.get(source, (item.label, ""))[0] for source, item in zip(sources, parts, strict=True)],
-        excluded=[lookups.excluded(source, how, store) for source, how in zip(sources, hows, strict=True)],
+        [name for name, _ in job.locate["parts"]],
+        excluded=[lookups.excluded(how, store) for how in hows],
         tags=[lookups.tags(how, store) for how in hows],
     )
 
@@ -171,7 +169,7 @@ def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
     rows = MixtureRows(data.folder, [Rendered(store.path("render", part)) for part in part_ids])
     params = job.params
     steps = plan_steps(rows.keys, rows.copies, params["epochs"], params["batch_size"], params["seed"])
-    names = [job.names.get(_source_of(part, store), (part[:12], "")) for part in part_ids]
+    names = [(name, ability) for name, ability in data.locate["parts"]]
     start = model_folder(job.one("model"))
     hyper = {
         **params,
@@ -215,7 +213,7 @@ def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
     )
     _need_items(ids, job)
     folder = model_folder(job.one("model"))
-    names = [job.names.get(_source_of(item.id, store), ("", ""))[1] for item in job.inputs["data"]]
+    names = [ability for _, ability in job.locate["parts"]]
     found = engine.for_model(folder).score(folder, rows, runtime, progress, params["precision"], part_names=names)
     judging.write_table(
         work / "scores.parquet",

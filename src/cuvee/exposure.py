@@ -6,7 +6,7 @@ Every training behind a model keeps a ledger; they are read together here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,28 @@ def trainings(store: Store, stage: str) -> list[dict[str, Any]]:
     Raises:
         UsageError: the stage is no model, or a base that was not trained here.
     """
-    manifest = store.manifest(*store.resolve(stage))
-    found: dict[str, dict[str, Any]] = {}
-    for one in _behind(store, manifest):
-        found.setdefault(one["id"], one)
+    found = _behind(store, store.manifest(*store.resolve(stage)))
     if not found:
         raise UsageError(
             f"{stage} is no model that was trained here, so it has seen no rows; name a training, such as train-3f9a, "
             f"or a stage that names rows: {', '.join(TABLES)}"
         )
-    return list(reversed(found.values()))
+    return found
 
 
-def _behind(store: Store, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    if manifest["kind"] == "train":
-        yield dict(manifest)
-    for role in ("model", "models"):
-        for name in manifest["inputs"].get(role, ()):
-            kind, _, stage_id = name.partition("-")
-            yield from _behind(store, store.manifest(kind, stage_id))
+def _behind(store: Store, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return trainings, what comes first before what follows, each once however many ways lead to it."""
+    found: dict[str, dict[str, Any]] = {}
+    queue = [dict(manifest)]
+    while queue:
+        one = queue.pop()
+        if one["id"] in found:
+            continue
+        found[one["id"]] = one
+        names = [name for role in ("model", "models") for name in one["inputs"].get(role, ())]
+        queue += [store.manifest(*name.split("-", 1)) for name in names]
+    trained = [one for one in found.values() if one["kind"] == "train"]
+    return sorted(trained, key=lambda one: (one["started"], one["id"]))
 
 
 def table(store: Store, stage: str) -> Any:
@@ -59,8 +62,8 @@ def table(store: Store, stage: str) -> Any:
 
 
 def _one(store: Store, manifest: Mapping[str, Any]) -> Any:
+    import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     from cuvee.data import ledger
 
@@ -68,41 +71,35 @@ def _one(store: Store, manifest: Mapping[str, Any]) -> Any:
     if not (folder / ledger.FILE).is_file():
         raise UsageError(f"{folder} keeps no ledger; it was trained by an earlier version")
     found = ledger.read(folder)
-    short = f"train-{manifest['id'][:ID_LENGTH]}"
-    names = _source_names(store, manifest)
-    sources = found["source"].to_pylist()
-    places = {source: _places(store, source) for source in dict.fromkeys(sources)}
-    rows = found["row"].to_pylist()
+    names = [part["source"] for part in manifest["summary"]["parts"]]
+    parts, rows = found["part"].to_numpy(), found["row"].to_numpy()
+    firsts = zip(*(each.tolist() for each in np.unique(parts, return_index=True)), strict=True)
+    places = {part: _places(store, found["source"][first].as_py()) for part, first in firsts}
+    path = np.empty(len(rows), object)
+    line = np.zeros(len(rows), np.int64)
+    for number, (paths, lines) in places.items():
+        here = parts == number
+        path[here], line[here] = paths[rows[here]], lines[rows[here]]
     return pa.table(
         {
-            "stage": pa.array([short] * len(found)),
-            "source": pa.array([names.get(source, source[:ID_LENGTH]) for source in sources]),
-            "path": pa.array([places[s][0][row] for s, row in zip(sources, rows, strict=True)]),
-            "line": pa.array([places[s][1][row] for s, row in zip(sources, rows, strict=True)], pa.int64()),
+            "stage": pa.array([f"train-{manifest['id'][:ID_LENGTH]}"] * len(rows)),
+            "source": pa.array([names[part] for part in parts.tolist()]),
+            "path": pa.array(path, pa.string()),
+            "line": line,
             "id": pa.array([key.hex() for key in found["id"].to_pylist()]),
-            **{name: pc.cast(found[name], found[name].type) for name in ("occurrence", "times", "supervised_tokens")},
-            "steps": found["steps"],
+            **{name: found[name] for name in ("occurrence", "times", "supervised_tokens", "steps")},
         }
     )
 
 
-def _places(store: Store, source: str) -> tuple[list[str], list[int]]:
+def _places(store: Store, source: str) -> tuple[Any, Any]:
     """Return file and line of each row of a load."""
     import pyarrow.parquet as pq
 
     from cuvee.data import examples
 
     found = pq.read_table(store.path("load", source) / examples.FILE, columns=["path", "line"])
-    return found["path"].to_pylist(), found["line"].to_pylist()
-
-
-def _source_names(store: Store, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names that a training's sources had, by load stage id."""
-    (mixture,) = manifest["identity"]["inputs"]["data"]
-    renders = store.manifest("mix", mixture)["identity"]["inputs"]["parts"]
-    loads = [store.manifest("render", one)["identity"]["inputs"]["source"][0] for one in renders]
-    names = [part["source"] for part in manifest["summary"]["parts"]]
-    return dict(zip(loads, names, strict=True))
+    return found["path"].to_numpy(), found["line"].to_numpy()
 
 
 TABLES = {

@@ -21,8 +21,13 @@ SHOWN = 3
 
 
 def names(plan: Plan) -> dict[str, str]:
-    """Return the names of sources and benchmarks by load stage id."""
-    return {**plan.benchmarks, **{stage_id: name for stage_id, (name, _) in plan.sources.items()}}
+    """Return the names of sources and benchmarks by load stage id; sources that are the same rows have one together."""
+    found: dict[str, dict[str, None]] = {stage_id: {name: None} for stage_id, name in plan.benchmarks.items()}
+    every = (ingredient for run in plan.runs for ingredient in run.ingredients.values())
+    sources: dict[str, dict[str, None]] = {}
+    for ingredient in every:
+        sources.setdefault(ingredient.data.one("source").id, {})[ingredient.name] = None
+    return {stage_id: "+".join(each) for stage_id, each in {**found, **sources}.items()}
 
 
 def findings(plan: Plan, store: Store, stage: Stage) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cuvee.store import Store
@@ -21,12 +21,11 @@ def tags(how: Mapping[str, Any], store: Store) -> list[tuple[str, ...]] | None:
     return [tuple(dict.fromkeys(tag for some in each for tag in some)) for each in zip(*columns, strict=True)]
 
 
-def excluded(source: str, how: Mapping[str, Any], store: Store) -> dict[str, Any] | None:
+def excluded(how: Mapping[str, Any], store: Store) -> dict[str, Any] | None:
     """Return the rows of a source that are left out, by the kind of stage that names them; None without any.
 
     Args:
-        source: id of the source's load stage.
-        how: holds the ids of the stages under ``excluded``.
+        how: holds under ``excluded`` the ids of the stages, each with the source's number among its inputs.
         store: where they lie.
     """
     import numpy as np
@@ -34,19 +33,14 @@ def excluded(source: str, how: Mapping[str, Any], store: Store) -> dict[str, Any
     from cuvee.data import exclusions
 
     found: dict[str, list[Any]] = {}
-    for stage_id in how.get("excluded", ()):
+    for stage_id, number in how.get("excluded", ()):
         kind = next(kind for kind in EXCLUDING if store.has(kind, stage_id))
-        number = _number(source, store.manifest(kind, stage_id)["identity"]["inputs"])
         found.setdefault(kind, []).append(exclusions.rows(store.path(kind, stage_id), number))
     return {kind: np.unique(np.concatenate(rows)) for kind, rows in found.items()} or None
-
-
-def _number(source: str, inputs: Mapping[str, Sequence[str]]) -> int:
-    """Return which of the stage's sources is meant."""
-    return list(inputs.get("sources") or inputs["source"]).index(source)
 
 
 def present(how: Mapping[str, Any], store: Store) -> bool:
     """Return whether everything that `how` names is finished."""
     tagged = all(store.has("tag", stage_id) for stage_id in how.get("tagged", ()))
-    return tagged and all(any(store.has(kind, stage_id) for kind in EXCLUDING) for stage_id in how.get("excluded", ()))
+    named = (stage_id for stage_id, _ in how.get("excluded", ()))
+    return tagged and all(any(store.has(kind, stage_id) for kind in EXCLUDING) for stage_id in named)

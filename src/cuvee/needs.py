@@ -35,8 +35,9 @@ def _leaves(plan: Plan, store: Store) -> set[str]:
     # A final model that nothing measures and nobody keeps is still to be trained once.
     finals = {run.models[-1].id for run in plan.runs if run.models}
     trained = {stage_id for stage_id in finals if not store.has("train", stage_id)}
-    tagged = {stage.id for stage in plan.taggings}
-    return {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained | tagged
+    # The checks belong to the recipe: models that are there already may be asked what they were trained on.
+    checked = {stage.id for stage in (*plan.taggings, *plan.preflights)}
+    return {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained | checked
 
 
 def kept_models(plan: Plan) -> set[str]:

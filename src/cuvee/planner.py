@@ -6,7 +6,7 @@ The plan is the union of all runs' graphs with equal stages counted once. Making
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -103,7 +103,7 @@ class Plan:
         declared: declared sizes by load stage id.
         sources: name and ability of the sources behind each load stage id.
         benchmarks: names of the benchmarks behind each load stage id.
-        gates: the preflights that each training waits for, by the training's id.
+        gates: the preflights that trainings, and questions to trained models, wait for, by stage id.
     """
 
     located: Located
@@ -213,8 +213,9 @@ class _Builder:
             )
             planned = self._plan_run(info, run, params, key, base)
             runs.append(planned)
-            evaluated += self._evaluate(planned)
-            self._gate(planned)
+            measured = list(self._evaluate(planned))
+            evaluated += measured
+            self._gate(planned, measured)
         names = {stage.id: name for name, stage in self.screening.benchmarks.items()}
         return Plan(
             self.located,
@@ -227,17 +228,23 @@ class _Builder:
             self.gates,
         )
 
-    def _gate(self, run: PlannedRun) -> None:
+    def _gate(self, run: PlannedRun, evaluated: Iterable[Evaluated]) -> None:
         """Let a run's trainings wait for the checks of its sources as it renders them."""
+        if not run.models:
+            return
         settings = run.settings.values
         asked = (self.tokenizers[run.base.id].id, tuple(settings.rendering().items()))
         if asked not in self.preflights:
             renders = [ingredient.data for ingredient in run.ingredients.values()]
-            found = self.screening.preflight(renders, self.tokenizers[run.base.id], settings.template)
+            found = self.screening.preflight(renders, self.tokenizers[run.base.id])
             if found is None:
                 return
             self.preflights[asked] = found
         self.gates |= {model.id: (self.preflights[asked],) for model in run.models}
+        # What is asked of a trained model waits as well: it may have been trained before the question was known.
+        models = {model.id for model in run.models}
+        asked_of = [item.grade.one("answers") for item in evaluated]
+        self.gates |= {one.id: (self.preflights[asked],) for one in asked_of if one.one("model").id in models}
 
     def _check_analyses(self) -> None:
         """Refuse a wrong analysis before anything is trained; one without parameters needs no import for that."""

@@ -268,13 +268,13 @@ def losses(plan: Plan, store: Store, least: float = 0.05) -> list[str]:
         if stage.kind != "mix" or not store.has(stage.kind, stage.id):
             continue
         parts = store.manifest(stage.kind, stage.id)["summary"]["parts"]
-        for data, part in zip(stage.inputs["parts"], parts, strict=True):
+        names = [name for name, _ in stage.locate["parts"]]
+        for name, data, part in zip(names, stage.inputs["parts"], parts, strict=True):
             lost = part["chosen"] - part["rows"]
             if lost <= least * part["chosen"] or not store.has(data.kind, data.id):
                 continue
             reasons = store.manifest(data.kind, data.id)["summary"]["reasons"]
             why = max(reasons, key=lambda reason: reasons[reason], default="see the render stage")
-            name = plan.sources[data.one("source").id][0]
             found.setdefault(
                 name,
                 f"{name}: {lost} of {part['chosen']} chosen rows were lost at rendering ({why}); "

@@ -42,7 +42,7 @@ class Ingredient:
         data: its rendered rows.
         how: which rows: amounts taken one after another, filters; canonical values.
         tags: taggings that filters look at.
-        excluded: stages that name rows to leave out.
+        excluded: stages that name rows to leave out, each with the number that the source has among its inputs.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Ingredient:
     data: Rendered
     how: Mapping[str, Any]
     tags: tuple[Tagged, ...] = ()
-    excluded: tuple[Excluded, ...] = ()
+    excluded: tuple[tuple[Excluded, int], ...] = ()
 
     def share(self, fraction: Fraction) -> Ingredient:
         """Return the same source reduced to a share of what it was: a nested subset of floor(share * n) rows."""
@@ -60,7 +60,7 @@ class Ingredient:
     @property
     def part(self) -> Part:
         """The source as a mixture takes it."""
-        return Part(self.data, self.how, self.tags, self.excluded)
+        return Part(self.data, self.how, self.tags, self.excluded, self.name, self.ability)
 
 
 class Hyper(Protocol):

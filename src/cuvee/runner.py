@@ -95,12 +95,25 @@ def execute(
             # Asked again under the lease: what somebody deleted just before is made again.
             todo = wanted(plan, store, targets)
             _claim(plan, store)
-            _Scheduler(plan, store, todo, decided(runtime, len(todo)), listen, costs or {}, outcome).work()
+            scheduler = _Scheduler(plan, store, todo, decided(runtime, len(todo)), listen, costs or {}, outcome)
+            # Whoever asks for some stages only, such as the checks themselves, judges what they say.
+            scheduler.gated = targets is None
+            scheduler.work()
             shed_models(plan, store)
     elif store.folder.exists():
         shed_models(plan, store)
+        if targets is None:
+            _refuse(plan, store, listen, outcome)
     outcome.seconds = time.time() - started
     return outcome
+
+
+def _refuse(plan: Plan, store: Store, listen: Listener, outcome: Outcome) -> None:
+    """Say again of a finished recipe what its checks speak against: what was accepted once is not accepted for ever."""
+    for stage in plan.preflights:
+        if store.has(stage.kind, stage.id) and (refusal := gate.refusal(plan, store, stage)):
+            outcome.failed[stage.short] = refusal
+            listen("failed", stage, {"error": refusal})
 
 
 def _check_extras(todo: Iterable[Stage], plan: Plan) -> None:
@@ -238,6 +251,7 @@ class _Scheduler:
         outcome: Outcome,
     ) -> None:
         self.plan, self.store, self.runtime, self.listen, self.outcome = plan, store, runtime, listen, outcome
+        self.gated = True
         self.waiting = {stage.id: stage for stage in todo}
         self.children: dict[str, list[str]] = {}
         for stage in todo:
@@ -255,7 +269,7 @@ class _Scheduler:
         """Run until every wanted stage is finished, failed or skipped."""
         try:
             for stage in self.plan.preflights:
-                if stage.id not in self.unfinished:
+                if stage.id not in self.unfinished and present(self.store, stage):
                     self._pass(stage)
             while self.unfinished:
                 self._hand_out()
@@ -358,7 +372,7 @@ class _Scheduler:
 
     def _pass(self, stage: Stage) -> None:
         """Let no training start that a finished preflight speaks against."""
-        if self.children.get(stage.id) and (refusal := gate.refusal(self.plan, self.store, stage)):
+        if self.gated and (refusal := gate.refusal(self.plan, self.store, stage)):
             self._failed(stage, refusal)
 
     def _skip_children(self, stage: Stage, cause: Stage) -> None:

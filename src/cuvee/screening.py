@@ -79,16 +79,17 @@ class Screening:
 
     # -------------------------------------------------------------------------------------- duplicates, overlap
 
-    def _excluded(self, name: str) -> tuple[Excluded, ...]:
-        """Return the stages that name rows of a source to be left out."""
-        source, found = self.recipe.sources[name], list[Excluded]()
+    def _excluded(self, name: str) -> tuple[tuple[Excluded, int], ...]:
+        """Return the stages that name rows of a source to be left out, with its number among their sources."""
+        source, found = self.recipe.sources[name], list[tuple[Excluded, int]]()
         if source.duplicates.drop and source.duplicates.near is not None:
-            found.append(self._duplicates([self.loaded[name]], source.duplicates.near, source.duplicates.on))
+            found.append((self._duplicates([self.loaded[name]], source.duplicates.near, source.duplicates.on), 0))
         across = self.recipe.duplicates
         if across and name in across.order:
-            found.append(self._duplicates([self.loaded[one] for one in across.order], across.near, across.on))
+            stage = self._duplicates([self.loaded[one] for one in across.order], across.near, across.on)
+            found.append((stage, across.order.index(name)))
         if source.overlap == "drop":
-            found += [*self._overlaps(name), *self._own_heldout(name)]
+            found += [(stage, 0) for stage in (*self._overlaps(name), *self._own_heldout(name))]
         return tuple(found)
 
     @property
@@ -96,7 +97,8 @@ class Screening:
         return {"heldout": self.recipe.heldout, "split_seed": self.recipe.split_seed}
 
     def _duplicates(self, sources: Iterable[Loaded], near: Any, on: str) -> Duplicates:
-        stages = list({stage.id: stage for stage in sources}.values())
+        # Two sources may be the same rows: each has a number of its own.
+        stages = list(sources)
         label = " + ".join(stage.label for stage in stages)
         return look_for_duplicates(stages, {**self._split, "near": near, "on": on}, label=label)
 
@@ -118,14 +120,22 @@ class Screening:
         return [self._overlap(name, self.loaded[other], "heldout") for other in peers]
 
     def _duplicates_dropped(self) -> Iterator[list[str]]:
-        """Yield pairs of sources, or a source twice, with what is left out between them: equal rows, or near ones."""
+        """Yield pairs of sources, or a source twice, with what is left out between them: equal rows, or near ones.
+
+        Where several sources are the same rows, only what all of them leave out.
+        """
+        rules: dict[str, list[str]] = {}
         for name, source in self.recipe.sources.items():
-            if source.duplicates.drop:
-                yield [self.loaded[name].id] * 2 + [self._as_strict(source.duplicates)]
+            left = self._as_strict(source.duplicates) if source.duplicates.drop else ""
+            rules.setdefault(self.loaded[name].id, []).append(left)
+        for load, found in rules.items():
+            if all(found):
+                yield [load, load, min(found)]  # "equal" comes before "near", and is less
         across = self.recipe.duplicates
         for one, other in combinations(across.order if across else (), 2):
-            assert across is not None
-            yield [*sorted((self.loaded[one].id, self.loaded[other].id)), self._as_strict(across)]
+            pair = sorted((self.loaded[one].id, self.loaded[other].id))
+            if across and pair[0] != pair[1]:
+                yield [*pair, self._as_strict(across)]
 
     def _as_strict(self, rule: Nearness) -> str:
         """Return what of the preflight's duplicates a rule leaves out for certain."""
@@ -135,7 +145,7 @@ class Screening:
 
     # --------------------------------------------------------------------------------------------- preflight
 
-    def preflight(self, renders: Iterable[Rendered], tokenizer: Base, template: str) -> Preflight | None:
+    def preflight(self, renders: Iterable[Rendered], tokenizer: Base) -> Preflight | None:
         """Return the checks of all sources as one setting renders them; None when some are only declared."""
         loads = [*self.loaded.values(), *self.benchmarks.values()]
         if any(stage.params.get("provisional") for stage in (*loads, tokenizer)):
@@ -143,17 +153,18 @@ class Screening:
         given = self.recipe.preflight
         names = list(self.loaded)
         overlaps = [stage for name in names for stage in (*self._overlaps(name), *self._own_heldout(name))]
-        dropped = sorted(self.loaded[name].id for name in names if self.recipe.sources[name].overlap == "drop")
+        kept = {self.loaded[name].id for name in names if self.recipe.sources[name].overlap == "keep"}
+        # Sources may be the same rows: those are left out only where all of them say so.
+        dropped = sorted({self.loaded[name].id for name in names} - kept)
         params = {
             **self._split,
             "max_lost": given.max_lost,
             "max_overlap": given.max_overlap,
-            "evaluation_templates": [template],
             "overlap_dropped": dropped,
             "duplicates_dropped": sorted(self._duplicates_dropped()),
         }
         # In the order of their ids, so that the order in the recipe changes nothing.
-        every = sorted(self.loaded.values(), key=lambda stage: stage.id)
+        every = sorted({stage.id: stage for stage in self.loaded.values()}.values(), key=lambda stage: stage.id)
         repeated = [self._duplicates(every, given.near, "conversation")]
         distinct = {stage.id: stage for stage in renders}.values()
         return check(distinct, tokenizer, repeated, {s.id: s for s in overlaps}.values(), params)

@@ -172,13 +172,16 @@ class Part:
         data: where they come from: rendered for trainings and losses, loaded for requests.
         how: which of them (see `data.parts`); canonical values.
         tags: taggings whose tags `drop` and `keep` look at, besides the source's own.
-        excluded: stages that name rows to leave out.
+        excluded: stages that name rows to leave out, each with the number that the source has among its inputs.
+        name, ability: of the source, for people; no part of any id.
     """
 
     data: Stage
     how: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[Tagged, ...] = ()
-    excluded: tuple[Excluded, ...] = ()
+    excluded: tuple[tuple[Excluded, int], ...] = ()
+    name: str = ""
+    ability: str = ""
 
     def described(self) -> dict[str, Any]:
         """Return `how` with the ids of the stages it looks at; taggings that no rule asks for are left out."""
@@ -186,7 +189,7 @@ class Part:
         if self.used_tags:
             found["tagged"] = [stage.id for stage in self.used_tags]
         if self.excluded:
-            found["excluded"] = sorted(stage.id for stage in self.excluded)
+            found["excluded"] = sorted([stage.id, number] for stage, number in self.excluded)
         return found
 
     @property
@@ -199,14 +202,14 @@ class Part:
     def filters(self) -> Part:
         """The same rows by their filters alone: what an evaluator's items go by."""
         rules = {rule: self.how[rule] for rule in ("drop", "keep") if rule in self.how}
-        return Part(self.data, rules, self.tags)
+        return Part(self.data, rules, self.tags, (), self.name, self.ability)
 
 
 def _roles(parts: Iterable[Part]) -> dict[str, tuple[Stage, ...]]:
     """Return the stages that parts look at besides their rows, each once."""
     parts = list(parts)
     tags = {stage.id: stage for part in parts for stage in part.used_tags}
-    excluded = {stage.id: stage for part in parts for stage in part.excluded}
+    excluded = {stage.id: stage for part in parts for stage, _ in part.excluded}
     roles: dict[str, dict[str, Any]] = {"tags": tags, "excluded": excluded}
     return {role: tuple(found[key] for key in sorted(found)) for role, found in roles.items() if found}
 
@@ -262,17 +265,23 @@ def mix(parts: Iterable[Part], params: Mapping[str, Any], *, label: str) -> Mixt
     """
     parts = list(parts)
     # All of a source and a share of 1 are the same.
-    described = [(part.data, _without_whole(part.described())) for part in parts]
-    ordered = sorted(described, key=lambda part: (part[0].id, canonical.text(part[1])))
+    described = [(part, _without_whole(part.described())) for part in parts]
+    ordered = sorted(described, key=lambda pair: (pair[0].data.id, canonical.text(pair[1])))
     drawn = any(how.get("amounts") for _, how in ordered)
     return Mixture(
         "mix",
         "union",
         1,
         {**params, "seed": params["seed"] if drawn else None, "parts": [how for _, how in ordered]},
-        {"parts": tuple(data for data, _ in ordered), **_roles(parts)},
+        {"parts": tuple(part.data for part, _ in ordered), **_roles(parts)},
         label,
+        _names(part for part, _ in ordered),
     )
+
+
+def _names(parts: Iterable[Part]) -> dict[str, list[list[str]]]:
+    """Return the parts' names and abilities in order: two sources may be the same rows, so ids do not tell them."""
+    return {"parts": [[part.name, part.ability] for part in parts]}
 
 
 def _without_whole(how: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,23 +297,26 @@ def train(start: Model, data: Mixture, params: Mapping[str, Any], *, label: str)
 
 def score(model: Model, data: Iterable[Part], params: Mapping[str, Any]) -> Scores:
     """Describe the loss of a model on held-out rows of rendered sources, each with its filters."""
-    roles, asked = _filtered(data, "data")
-    return Scores("score", "loss", 1, {**params, **asked}, {"model": (model,), **roles}, model.label)
+    roles, asked, names = _filtered(data, "data")
+    return Scores("score", "loss", 1, {**params, **asked}, {"model": (model,), **roles}, model.label, names)
 
 
 def generate(model: Model, items: Iterable[Part], component: str, version: int, params: Mapping[str, Any]) -> Responses:
     """Describe a model's answers to the requests an evaluator makes of `items`, sources with their filters."""
-    roles, asked = _filtered(items, "items")
-    return Responses("generate", component, version, {**params, **asked}, {"model": (model,), **roles}, model.label)
+    roles, asked, names = _filtered(items, "items")
+    inputs = {"model": (model,), **roles}
+    return Responses("generate", component, version, {**params, **asked}, inputs, model.label, names)
 
 
-def _filtered(parts: Iterable[Part], role: str) -> tuple[dict[str, tuple[Stage, ...]], dict[str, Any]]:
-    """Return sources in the order of their ids with what they look at, and the parameter that holds their filters."""
+def _filtered(
+    parts: Iterable[Part], role: str
+) -> tuple[dict[str, tuple[Stage, ...]], dict[str, Any], dict[str, list[list[str]]]]:
+    """Return sources in the order of their ids with what they look at, the parameter of their filters, their names."""
     parts = [part.filters for part in parts]
     ordered = sorted(parts, key=lambda part: (part.data.id, canonical.text(part.described())))
     filters = [part.described() for part in ordered]
     roles = {role: tuple(part.data for part in ordered), **_roles(parts)}
-    return roles, {"filters": filters} if any(filters) else {}
+    return roles, {"filters": filters} if any(filters) else {}, _names(ordered)
 
 
 def grade(answers: Scores | Responses, component: str, version: int, params: Mapping[str, Any]) -> Results:

@@ -98,3 +98,33 @@ def test_training_waits_for_the_preflight_but_its_id_does_not_hang_on_it(tmp_pat
     assert strict.runs[0].models[0].id == loose.runs[0].models[0].id
     model = strict.runs[0].models[0]
     assert strict.preflights[0] in list(strict.before(model))
+
+
+def test_a_model_that_was_trained_before_the_benchmark_was_named_is_not_judged_by_it(
+    tmp_path: Path, runtime: Runtime
+) -> None:
+    before = recipe(tmp_path, evaluation=[])
+    assert api.run(before, runtime).failed == {}
+    outcome = api.run(recipe(tmp_path), runtime)
+    assert [name.partition("-")[0] for name in outcome.failed] == ["preflight"]
+    judged = [m for m in Store(runtime.store).stages() if m["kind"] == "grade"]
+    assert [m["label"] for m in judged] == ["fake:one"]  # the base, which has not seen the rows
+
+
+def test_what_was_accepted_once_is_not_accepted_for_ever(tmp_path: Path, runtime: Runtime) -> None:
+    api.run(recipe(tmp_path, preflight={"accept": ["overlap"]}), runtime)
+    again = api.run(recipe(tmp_path), runtime)
+    assert again.executed == []
+    assert "overlap/math/spiders" in next(iter(again.failed.values()))
+
+
+def test_of_two_sources_that_are_the_same_rows_one_that_drops_does_not_speak_for_the_other(
+    tmp_path: Path, runtime: Runtime
+) -> None:
+    rows = [*ROWS, LEAK]
+    sources = {
+        "math": {"rows": rows, "ability": "math", "overlap": "drop"},
+        "again": {"rows": rows, "ability": "math"},
+    }
+    outcome = api.run(recipe(tmp_path, sources=sources), runtime)
+    assert "overlap/math+again/spiders" in next(iter(outcome.failed.values()))

@@ -86,6 +86,12 @@ def test_across_sources_the_earlier_one_of_the_order_keeps_the_row(tmp_path: Pat
         assert {part["rows"] for part in parts(place)} == kept
 
 
+def test_across_two_sources_that_are_the_same_rows_each_row_trains_once(tmp_path: Path) -> None:
+    sources = {"one": source(TALK), "two": source([*TALK], "code", amount={"count": 8})}
+    outcome = api.run(recipe(sources, duplicates={"order": ["one", "two"]}), Runtime(tmp_path / "store", workers=1))
+    assert "source 'two'" in next(iter(outcome.failed.values()))  # nothing of it is left
+
+
 def test_the_order_must_name_sources(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="must name sources, each once; there are talk"):
         plan({"talk": source(TALK)}, tmp_path, duplicates={"order": ["talks"]})

@@ -81,3 +81,23 @@ def test_a_base_has_seen_no_rows(store: Store) -> None:
     base = next(m for m in store.stages() if m["kind"] == "base" and m["component"] == "fake")
     with pytest.raises(UsageError, match="is no model that was trained here"):
         exposure.describe(store, base["id"])
+
+
+def test_two_sources_that_are_the_same_rows_are_told_apart(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {n} plus one?", "answer": f"#### {n + 1}"} for n in range(10)]
+    data = {
+        "base": "fake:one",
+        "sources": {
+            "some": {"rows": rows, "ability": "math", "amount": {"count": 3}},
+            "more": {"rows": rows, "ability": "chat", "amount": {"count": 5}},
+        },
+        "heldout": 0,
+        "training": {"epochs": 1, "batch_size": 4, "max_length": 256, "template": "plain"},
+        "runs": [{"strategy": "multi_task"}],
+        "evaluation": [],
+    }
+    runtime = Runtime(tmp_path / "store", workers=1)
+    assert api.run(api.load_recipe(data), runtime).failed == {}
+    found = Store(runtime.store)
+    view = exposure.describe(found, models(found)["some + more"]["id"])
+    assert {line["source"]: line["rows"] for line in view["summary"]} == {"some": 3, "more": 5}

@@ -68,6 +68,6 @@ def test_the_reference_itself_scores_full() -> None:
 
 def test_an_item_is_the_first_question_of_a_conversation() -> None:
     turns = [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "q2"), ("assistant", "a2")]
-    request = exact_answer.request(Example(tuple(Message(*turn) for turn in turns)))
+    request = exact_answer.request(Example(tuple(Message(*turn) for turn in turns)), {})
     assert [message.content for message in request.messages] == ["s", "q"]
     assert request.reference == "a"

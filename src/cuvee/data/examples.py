@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from cuvee.data import ranks
 from cuvee.data.files import TEXT_KEPT
 from cuvee.data.formats import Repaired
+from cuvee.data.ranks import Keys
 from cuvee.data.turns import LeftOut
 from cuvee.errors import DataError
 from cuvee.values import BadRow, Example, Message
@@ -250,11 +251,15 @@ def read(folder: Path) -> Iterator[tuple[Example, int]]:
 
 
 def batches(folder: Path, rows: int) -> Iterator[Batch]:
-    """Yield all rows in load order, at most `rows` at a time."""
+    """Yield all rows in load order, at most `rows` at a time; a batch lies in one row group."""
+    repeats, start = _Repeats(folder), 0
     with pq.ParquetFile(folder / FILE) as file:
-        groups = Groups(folder, file)
         for group in range(file.num_row_groups):
-            yield from groups.batches(group, rows)
+            for record in file.iter_batches(rows, row_groups=[group], use_threads=False):
+                end = start + record.num_rows
+                columns = {name: record.column(name) for name in ("id", "prompt_key", "tags")}
+                yield Batch(_examples(record), repeats.of(np.arange(start, end)), columns)
+                start = end
 
 
 def num_rows(folder: Path) -> int:
@@ -262,33 +267,11 @@ def num_rows(folder: Path) -> int:
     return int(pq.read_metadata(folder / FILE).num_rows)
 
 
-def num_groups(folder: Path) -> int:
-    """Return how many row groups the rows lie in."""
-    return int(pq.read_metadata(folder / FILE).num_row_groups)
-
-
-class Groups:
-    """Access to one row group after another, in any order.
-
-    Args:
-        folder: the load stage's folder.
-        file: its open file; opened where it is not given.
-    """
-
-    def __init__(self, folder: Path, file: pq.ParquetFile | None = None) -> None:
-        self._file = file or pq.ParquetFile(folder / FILE)
-        self._repeats = _Repeats(folder)
-        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
-        self._starts = [0, *itertools.accumulate(counts)]
-
-    def batches(self, group: int, rows: int) -> Iterator[Batch]:
-        """Yield a group's rows, at most `rows` at a time."""
-        start = self._starts[group]
-        for record in self._file.iter_batches(rows, row_groups=[group], use_threads=False):
-            end = start + record.num_rows
-            columns = {name: record.column(name) for name in ("id", "prompt_key", "tags")}
-            yield Batch(_examples(record), self._repeats.of(np.arange(start, end)), columns)
-            start = end
+def keys_and_tags(folder: Path) -> tuple[Keys, list[tuple[str, ...]]]:
+    """Return the ids, (n, 16), and the tags, (n,), of all rows in load order."""
+    table = pq.read_table(folder / FILE, columns=["id", "tags"])
+    keys = np.frombuffer(b"".join(table["id"].to_pylist()), np.uint8).reshape(-1, 16)
+    return keys, [tuple(tags) for tags in table["tags"].to_pylist()]
 
 
 def read_rows(folder: Path, indexes: Sequence[int]) -> list[tuple[Example, int]]:

@@ -11,6 +11,9 @@
     longer_than           tokens of the row before any length rule; also shorter_than
     answer_longer_than    supervised tokens of the row before any length rule; also answer_shorter_than
 
+Equal rows (of one id) share their tags: each of them is judged by the tags of all, so that what passes does not hang
+on which of them stands first in the file.
+
 A row that the template refuses has no length: length conditions let it pass, and it counts as lost at rendering.
 """
 
@@ -25,7 +28,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cuvee.data.ranks import Ints
+from cuvee.data import ranks
+from cuvee.data.ranks import Ints, Keys
 from cuvee.errors import DataError, did_you_mean
 
 Tags = Sequence[Sequence[str]]
@@ -46,6 +50,10 @@ CONDITIONS = ("tags", *OPTIONS, *LENGTHS)
 class Rows(Protocol):
     """What the rules look at."""
 
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def occurrences(self) -> Ints: ...
     @property
     def full_tokens(self) -> Ints: ...
     @property
@@ -76,7 +84,7 @@ def filtered(rows: Rows, how: How | None, tags: Tags | None = None) -> NDArray[n
                 holds = compare(getattr(rows, column), conditions[name])
                 out |= known & (holds == (rule == "drop"))
     by_tags = tag_rule(how)
-    return out if by_tags is None else out | ~by_tags.stays(united(rows.tags, tags))
+    return out if by_tags is None else out | ~by_tags.stays(united(rows.tags, tags), alike(rows))
 
 
 @dataclass(frozen=True)
@@ -91,26 +99,42 @@ class TagRule:
     matchers: Mapping[str, Matches]
     asked: str
 
-    def passes(self, tags: Sequence[str]) -> bool:
-        """Return whether a row with these tags stays."""
-        return all(any(map(matches, tags)) == (rule == "keep") for rule, matches in self.matchers.items())
-
-    def stays(self, tags: Tags) -> NDArray[np.bool_]:
+    def stays(self, tags: Tags, keys: Keys | None = None) -> NDArray[np.bool_]:
         """Return which rows stay, (n,).
+
+        Args:
+            tags: tags of each row, (n,).
+            keys: ids of the rows, (n, 16): rows of one id are judged by the tags of all of them. None where no two
+                rows are equal.
 
         Raises:
             DataError: no row has tags.
         """
         if not any(tags):
-            raise self.no_tags()
-        return np.fromiter(map(self.passes, tags), np.bool_, len(tags))
+            raise DataError(
+                f"{self.asked} asks for tags, and no row of the source has any; name the column that holds them with "
+                "`tags:` at the source, or have a tagger make them"
+            )
+        stay = np.ones(len(tags), np.bool_)
+        for rule, matches in self.matchers.items():
+            found = np.fromiter((any(map(matches, own)) for own in tags), np.bool_, len(tags))
+            if keys is not None:
+                _share(found, keys)
+            stay &= found == (rule == "keep")
+        return stay
 
-    def no_tags(self) -> DataError:
-        """Return the error for rows of which none has a tag."""
-        return DataError(
-            f"{self.asked} asks for tags, and no row of the source has any; name the column that holds them with "
-            "`tags:` at the source, or have a tagger make them"
-        )
+
+def _share(found: NDArray[np.bool_], keys: Keys) -> None:
+    """Let what holds for one row hold for all rows of its id."""
+    rows = ranks.repeated(keys)
+    if len(rows):
+        first = ranks.firsts(keys[rows])
+        found[rows] = np.logical_or.reduceat(found[rows], np.flatnonzero(first))[np.cumsum(first) - 1]
+
+
+def alike(rows: Rows) -> Keys | None:
+    """Return the rows' ids where some rows are equal, (n, 16)."""
+    return rows.keys if rows.occurrences.any() else None
 
 
 def tag_rule(how: How | None) -> TagRule | None:

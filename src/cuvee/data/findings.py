@@ -9,12 +9,14 @@ A finding holds ids of load stages where a name is meant, so that renaming a sou
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-OK, WARN, FAIL = LEVELS = ("ok", "warn", "fail")
+LATER, OK, WARN, FAIL = LEVELS = ("later", "ok", "warn", "fail")
+"""From the least to the worst; what is ``later`` has not run yet and says nothing for or against the data."""
 FILE = "findings.json"
 
 SHOWN = 5
@@ -30,7 +32,8 @@ class Finding:
 
     Args:
         check: its name.
-        level: ``ok``, ``warn``, or ``fail``: no training may start unless it is accepted.
+        level: ``ok``, ``warn``, ``fail`` (no training may start unless it is accepted), or ``later``: the check is made
+            where the training runs.
         source: load stage id; empty when the whole recipe is meant.
         benchmark: load stage id of what the source was compared with; empty without one.
         text: one sentence; ``{source}`` and ``{benchmark}`` stand for the names.
@@ -71,6 +74,19 @@ def read(folder: Path) -> list[Finding]:
     """Return the findings of a finished preflight."""
     data = json.loads((folder / FILE).read_text(encoding="utf-8"))
     return [Finding(**{**one, "rows": tuple(one["rows"])}) for one in data]
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with what it counts: ``1 row``, ``2 rows``; `many` is for words that take more than an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Return how many findings there are of each level; those still to come are counted apart."""
+    levels = Counter(one.level for one in findings)
+    now = ", ".join(f"{levels[level]} {level}" for level in LEVELS if level != LATER)
+    later = f"; {levels[LATER]} later, in the training" if levels[LATER] else ""
+    return f"{counted(len(findings) - levels[LATER], 'finding')}: {now}{later}"
 
 
 def excerpt(text: str, limit: int = EXCERPT) -> str:

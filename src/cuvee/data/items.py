@@ -16,7 +16,7 @@ from typing import Any
 
 from cuvee import seeds
 from cuvee.data import examples as load
-from cuvee.data.filters import tag_rule
+from cuvee.data.filters import tag_rule, united
 from cuvee.data.parts import Tags, heldout_rows
 from cuvee.data.rendered import Rendered
 from cuvee.protocols import TokenRow
@@ -104,14 +104,11 @@ def _each(given: Sequence[Any], sources: int) -> Sequence[Any]:
 
 def _passing(folder: Path, how: How, more: Tags | None) -> Iterator[Example]:
     """Yield a loaded source's examples that its tag rules let stay."""
-    rule, tagged = tag_rule(how), False
-    for number, (example, _) in enumerate(load.read(folder)):
-        if rule is None:
-            yield example
-            continue
-        labels = (*example.tags, *(more[number] if more is not None else ()))
-        tagged = tagged or bool(labels)
-        if rule.passes(labels):
-            yield example
-    if rule is not None and not tagged:
-        raise rule.no_tags()
+    rule = tag_rule(how)
+    if rule is None:
+        yield from (example for example, _ in load.read(folder))
+        return
+    # Equal rows share their tags, so that all tags are looked at before the first row passes.
+    keys, own = load.keys_and_tags(folder)
+    stays = rule.stays(united(own, more), keys)
+    yield from (example for (example, _), stay in zip(load.read(folder), stays, strict=True) if stay)

@@ -1,10 +1,10 @@
 """A training's ledger: which row of which source, how often, in which steps, with how many supervised tokens.
 
-    ledger.parquet   source (load stage id), row (load order), id, occurrence, times, supervised_tokens, steps
+    ledger.parquet   part, source (load stage id), row (load order), id, occurrence, times, supervised_tokens, steps
 
-One line a row that was trained on; `times` counts epochs and copies, `supervised_tokens` all of them together,
-`steps` are the optimiser steps (1-based) that held it. The numbers are those of the plan of steps, which a finished
-training has carried out whole.
+`part` numbers the sources of the mixture: two of them may be the same rows. One line a row and part that was trained
+on; `times` counts epochs and copies, `supervised_tokens` all of them together, `steps` are the optimiser steps (1-based)
+that held it. The numbers are those of the plan of steps, which a finished training has carried out whole.
 """
 
 from __future__ import annotations
@@ -34,23 +34,21 @@ def write(folder: Path, rows: MixtureRows, steps: Steps, sources: Sequence[str])
         sources: load stage id of each part.
     """
     entry, step = _entries(steps)
-    parts = rows.parts[entry].astype(np.int64)
-    order = np.lexsort((step, rows.rows[entry], parts))
-    entry, step, parts = entry[order], step[order], parts[order]
-    first = _firsts(parts, rows.rows[entry])
-    starts = np.flatnonzero(first)
-    whom = entry[starts]
+    order = np.lexsort((step, rows.rows[entry], rows.parts[entry]))
+    entry, step = entry[order], step[order]
+    del order
+    starts = _starts(rows.parts[entry], rows.rows[entry])
+    whom, ends = entry[starts], np.append(starts, len(entry))
     table = pa.table(
         {
-            "source": _names(parts[starts], sources),
+            "part": rows.parts[whom],
+            "source": _names(rows.parts[whom], sources),
             "row": rows.rows[whom].astype(np.int64),
-            "id": pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(16), len(whom), [None, pa.py_buffer(np.ascontiguousarray(rows.keys[whom]).tobytes())]
-            ),
+            "id": _ids(rows.keys[whom]),
             "occurrence": (rows.copies[whom] & 0xFFFFFFFF).astype(np.int32),
-            "times": np.diff(np.append(starts, len(entry))).astype(np.int32),
+            "times": np.diff(ends).astype(np.int32),
             "supervised_tokens": np.add.reduceat(rows.supervised[entry], starts).astype(np.int64),
-            "steps": pa.ListArray.from_arrays(np.append(starts, len(entry)).astype(np.int32), step.astype(np.int32)),
+            "steps": pa.LargeListArray.from_arrays(ends, step),
         }
     )
     pq.write_table(table, folder / FILE, compression="zstd")
@@ -61,18 +59,24 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> Any:
     return pq.read_table(folder / FILE, columns=list(columns) if columns else None)
 
 
-def _entries(steps: Steps) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _entries(steps: Steps) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return mixture row and 1-based step of everything that was trained on, in the order of training."""
-    orders = [steps.order(epoch) for epoch in range(steps.epochs)]
-    within = np.arange(len(orders[0])) // steps.batch_size
-    return np.concatenate(orders), np.concatenate([within + 1 + e * steps.per_epoch for e in range(steps.epochs)])
+    orders = [steps.order(epoch).astype(np.int32) for epoch in range(steps.epochs)]
+    within = (np.arange(len(orders[0]), dtype=np.int32) // steps.batch_size) + 1
+    return np.concatenate(orders), np.concatenate([within + e * steps.per_epoch for e in range(steps.epochs)])
 
 
-def _firsts(parts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _starts(parts: NDArray[np.int16], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each row of each part begins."""
     first = np.ones(len(parts), np.bool_)
     first[1:] = (parts[1:] != parts[:-1]) | (rows[1:] != rows[:-1])
-    return first
+    return np.flatnonzero(first)
 
 
-def _names(parts: NDArray[np.int64], sources: Sequence[str]) -> Any:
+def _ids(keys: NDArray[np.uint8]) -> Any:
+    packed = pa.py_buffer(np.ascontiguousarray(keys).tobytes())
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(keys), [None, packed])
+
+
+def _names(parts: NDArray[np.int16], sources: Sequence[str]) -> Any:
     return pa.DictionaryArray.from_arrays(pa.array(parts.astype(np.int32)), pa.array(list(sources), pa.string()))

@@ -1,6 +1,6 @@
 """Which rows of a source hold what a benchmark asks.
 
-    write(folder, math, gsm8k_test, {"heldout": "1/50"})  # excluded.parquet, items.parquet, {"hit_rows": 1055, ...}
+    write(folder, math, gsm8k_test, {"heldout": "1/50"})  # excluded.parquet, items.parquet, {"hit_rows": 1052, ...}
 
 An item's text is its prompt: the turns before the first answer, system turns left out. A row is hit by an item, in
 the words of `data.shingles`, when

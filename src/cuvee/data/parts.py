@@ -181,13 +181,10 @@ def heldout_rows(
         DataError: a filter is no regular expression or the rows have no tags.
     """
     held = _held(rendered, heldout, split_seed)
-    first = rendered.occurrences == 0
     rule = filters.tag_rule(how)
     if rule is not None:
-        # Equal rows may have different tags: the first that passes stands for all.
-        held = held & rule.stays(filters.united(rendered.tags, tags))
-        first = _first(rendered, held)
-    rows = np.flatnonzero(held & first & ~rendered.dropped)
+        held = held & rule.stays(filters.united(rendered.tags, tags), filters.alike(rendered))
+    rows = np.flatnonzero(held & (rendered.occurrences == 0) & ~rendered.dropped)
     keys = rendered.keys[rows]
     ranked = ranks.order(ranks.ranks(split_seed, "items", keys), keys, np.zeros(len(rows), np.int64))
     return rows[ranked[:items]].astype(np.int64)
@@ -262,16 +259,6 @@ def _again(rendered: Rows, rule: str) -> NDArray[np.bool_]:
     if rule == "keep":
         return np.zeros(len(rendered), np.bool_)
     return rendered.occurrences > 0
-
-
-def _first(rendered: Rows, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which rows are the first of their id among some rows, (n,)."""
-    rows = np.flatnonzero(among)
-    rows = rows[np.argsort(rendered.occurrences[rows], kind="stable")]
-    names = np.ascontiguousarray(rendered.keys[rows]).view("V16")[:, 0]
-    out = np.zeros(len(rendered), np.bool_)
-    out[rows[np.unique(names, return_index=True)[1]]] = True
-    return out
 
 
 # --------------------------------------------------------------------------------------------- the amounts

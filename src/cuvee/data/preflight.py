@@ -20,7 +20,21 @@ import pyarrow.parquet as pq
 from cuvee.data import examples, exclusions, row_checks
 from cuvee.data.chat import DROPPED, SPLIT, STATUSES, TRIMMED, Chat
 from cuvee.data.exclusions import Exclusion
-from cuvee.data.findings import FAIL, OK, SHOWN, WARN, Finding, evidence, excerpt, named, read, reasons, write
+from cuvee.data.findings import (
+    FAIL,
+    LATER,
+    OK,
+    SHOWN,
+    WARN,
+    Finding,
+    counted,
+    evidence,
+    excerpt,
+    named,
+    read,
+    reasons,
+    write,
+)
 from cuvee.data.row_checks import Source
 
 __all__ = ["Compared", "Finding", "Inputs", "Repeated", "Source", "check", "named", "read", "write"]
@@ -82,10 +96,9 @@ def check(inputs: Inputs, params: Mapping[str, Any]) -> list[Finding]:
 
     Args:
         inputs: the artefacts.
-        params: ``max_lost`` and ``max_overlap`` (shares as text; "1/4" and "0"), ``evaluation_templates`` (names),
-            ``overlap_dropped`` (load ids of sources that leave overlapping rows out), ``duplicates_dropped``
-            ([load id, load id, "equal" or "near"]: what is left out within a source or between two), ``sample``
-            (rows a source for masks and templates; 200).
+        params: ``max_lost`` and ``max_overlap`` (shares as text; "1/4" and "0"), ``overlap_dropped`` (load ids of sources
+            that leave overlapping rows out), ``duplicates_dropped`` ([load id, load id, "equal" or "near"]: what is
+            left out within a source or between two), ``sample`` (rows a source for masks and templates; 200).
     """
     return list(_findings(inputs, params))
 
@@ -102,7 +115,6 @@ def _findings(inputs: Inputs, params: Mapping[str, Any]) -> Iterator[Finding]:
         yield from tools(source)
         yield lengths(source, chat, max_lost)
         yield quarantine(source)
-    yield evaluation_templates(chat, params.get("evaluation_templates", ()))
     yield padding(chat)
     if inputs.duplicates:
         yield from duplicates(inputs.duplicates, inputs.sources, params.get("duplicates_dropped", ()))
@@ -112,22 +124,12 @@ def _findings(inputs: Inputs, params: Mapping[str, Any]) -> Iterator[Finding]:
         yield overlap(compared, inputs.sources, limit, compared.source in dropped)
     yield Finding(
         "packed_loss",
-        OK,
-        text="each training compares the packed with the unpacked loss on its own first batch, in its own process",
+        LATER,
+        text="each training will compare the packed with the unpacked loss on its first batch, in its own process",
     )
 
 
 # ------------------------------------------------------------------------------------------- the tokenizer
-
-
-def evaluation_templates(chat: Chat, names: Sequence[str]) -> Finding:
-    """The template of the training is that of the evaluation."""
-    others = sorted(set(names) - {chat.name})
-    if others:
-        text = f"training renders with the template {chat.name}, evaluation with {', '.join(others)}; use one for both"
-        return Finding("evaluation_template", FAIL, text=text, numbers={"training": chat.name, "evaluation": others})
-    text = f"training and evaluation render with the same template, {chat.name}"
-    return Finding("evaluation_template", OK, text=text, numbers={"training": chat.name})
 
 
 def padding(chat: Chat) -> Finding:
@@ -157,8 +159,8 @@ def special_tokens(source: Source) -> Finding:
     if not len(rows):
         return Finding("special_tokens", OK, source.load, text="no row's text holds a special token", numbers=numbers)
     text = (
-        f"{len(rows):,} of {len(source.rows):,} rows hold the text of a special token in a message; it acts as that "
-        "token, so a turn may seem to end there"
+        f"{len(rows):,} of {counted(len(source.rows), 'row')} with the text of a special token in a message; it acts "
+        "as that token, so a turn may seem to end there"
     )
     return Finding("special_tokens", WARN, source.load, text=text, numbers=numbers, rows=source.shown(rows.tolist()))
 
@@ -167,7 +169,8 @@ def tools(source: Source) -> Iterator[Finding]:
     """Tools that a row offers and the template leaves out: the model would learn to call what it is not shown."""
     ignored = source.render_summary.get("tools_ignored", 0)
     if ignored:
-        text = f"{ignored:,} rows offer tools that the template does not show; choose a template that knows tools"
+        offer = counted(ignored, "row offers", "rows offer")
+        text = f"{offer} tools that the template does not show; choose a template that knows tools"
         yield Finding("tools", WARN, source.load, text=text, numbers={"rows": ignored})
 
 
@@ -187,8 +190,8 @@ def lengths(source: Source, chat: Chat, max_lost: Fraction) -> Finding:
     why = reasons(source.render_summary.get("reasons", {}))
     lost_rows, lost_tokens = Fraction(counts[DROPPED], len(rows)), Fraction(max(0, before - taught), max(1, before))
     text = (
-        f"{', '.join(f'{number:,} {status}' for status, number in changed.items())} of {len(rows):,} rows ({why}); "
-        f"{before - taught:,} of {before:,} supervised tokens lost ({float(lost_tokens):.1%}); {spread}"
+        f"{', '.join(f'{number:,} {status}' for status, number in changed.items())} of {counted(len(rows), 'row')} ({why}); "
+        f"{before - taught:,} of {counted(before, 'supervised token')} lost ({float(lost_tokens):.1%}); {spread}"
     )
     level = FAIL if max(lost_rows, lost_tokens) > max_lost else WARN
     if level == FAIL:
@@ -205,7 +208,8 @@ def quarantine(source: Source) -> Finding:
     numbers = {"rows": summary.get("rows"), "bad": bad, "repaired": repaired}
     if not bad and not repaired:
         return Finding("quarantine", OK, source.load, text="every row could be used as it is", numbers=numbers)
-    text = f"{bad:,} rows could not be used, {repaired:,} were repaired: {reasons(summary.get('reasons', {}))}"
+    told = f"{counted(bad, 'row')} could not be used, {counted(repaired, 'was', 'were')} repaired"
+    text = f"{told}: {reasons(summary.get('reasons', {}))}"
     return Finding("quarantine", WARN, source.load, text=text, numbers=numbers, rows=_refused(source.load_folder))
 
 
@@ -229,7 +233,7 @@ def duplicates(found: Repeated, sources: Sequence[Source], dropped: Sequence[Seq
         pairs.setdefault((one, other), Counter())[reason] += rows
     compared = int(found.summary.get("rows", 0))
     if not pairs:
-        text = f"no row repeats another among {compared:,} rows of {len(found.loads)} source(s)"
+        text = f"no row repeats another among {counted(compared, 'row')} of {counted(len(found.loads), 'source')}"
         yield Finding("duplicates", OK, text=text, numbers={"rows": compared})
         return
     shown: dict[tuple[int, int], list[Exclusion]] = {pair: [] for pair in pairs}
@@ -249,8 +253,9 @@ def duplicates(found: Repeated, sources: Sequence[Source], dropped: Sequence[Seq
         gone = {what for *pair, what in dropped if set(pair) == {found.loads[one], found.loads[other]}}
         good = "near" in gone or reasons_left <= gone
         text = (
-            f"{rows:,} of {there:,} rows repeat a row {where} ({counts['equal']:,} equal, {counts['near']:,} near); "
-            + ("they are left out of training" if good else "they weigh more than once unless duplicates are dropped")
+            f"{rows:,} of {counted(there, 'row')} {_verb(rows, 'repeat')} a row {where} ({counts['equal']:,} equal, "
+            f"{counts['near']:,} near); "
+            + (_left_out(rows) if good else "what is said twice weighs twice unless duplicates are dropped")
         )
         lines = shown[one, other]
         told = [_told(line, f"{line.similarity:.0%} like" if line.reason == "near" else "equal to") for line in lines]
@@ -265,28 +270,41 @@ def overlap(found: Compared, sources: Sequence[Source], limit: Fraction, dropped
     items, held = int(found.summary["items"]), int(found.summary["hit_items"])
     rows = int(found.summary["hit_rows"])
     numbers = {"items": items, "hit_items": held, "hit_rows": rows, "too_short": found.summary.get("too_short", 0)}
-    what = "held-out items" if found.heldout else "items"
+    what = "held-out item" if found.heldout else "item"
+    of_items = f"{counted(items, what)} of {{benchmark}}"
     place: dict[str, Any] = {"source": found.source, "benchmark": found.benchmark, "numbers": numbers}
     if not items:
         return Finding("overlap", OK, text="no row of {benchmark} is held out, so none can be in the rows", **place)
     if not rows:
-        return Finding("overlap", OK, text=f"none of {items:,} {what} of {{benchmark}} is in the rows", **place)
-    text = f"{rows:,} rows hold {held:,} of {items:,} {what} of {{benchmark}} ({held / max(1, items):.1%})"
+        return Finding("overlap", OK, text=f"none of {of_items} is in the rows", **place)
+    text = f"{counted(rows, 'row holds', 'rows hold')} {held:,} of {of_items} ({held / max(1, items):.1%})"
     lines = [line for line, _ in zip(exclusions.read(found.folder), range(SHOWN), strict=False)]
     told = [f"{_told(line, 'holds')} ({line.reason} {line.similarity:.0%})" for line in lines]
     place["rows"] = _evidence(lines, told, found.source, sources)
     if dropped:
-        return Finding("overlap", OK, text=f"{text}; they are left out of training", **place)
+        return Finding("overlap", OK, text=f"{text}; {_left_out(rows)}", **place)
     if found.heldout:
-        text += "; the held-out loss is the lower for it. overlap: drop at {source} leaves the rows out"
+        text += f"; the held-out loss is the lower for it. overlap: drop at {{source}} leaves {_them(rows)} out"
         return Finding("overlap", WARN, text=text, **place)
     if Fraction(held, max(1, items)) > limit:
         text += (
             f"; more than preflight.max_overlap = {limit}: its score would be no measure of the ability. "
-            "overlap: drop at {source} leaves the rows out"
+            f"overlap: drop at {{source}} leaves {_them(rows)} out"
         )
         return Finding("overlap", FAIL, text=text, **place)
     return Finding("overlap", WARN, text=f"{text}; preflight.max_overlap = {limit} allows it", **place)
+
+
+def _verb(rows: int, plural: str) -> str:
+    return f"{plural}s" if rows == 1 else plural
+
+
+def _left_out(rows: int) -> str:
+    return f"{'it is' if rows == 1 else 'they are'} left out of training"
+
+
+def _them(rows: int) -> str:
+    return "the row" if rows == 1 else "the rows"
 
 
 def _told(line: Exclusion, verb: str) -> str:

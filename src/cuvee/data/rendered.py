@@ -11,9 +11,8 @@ read without touching the tokens, so opening and counting cost no more than the 
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from operator import attrgetter
@@ -26,7 +25,6 @@ from numpy.typing import NDArray
 
 from cuvee.data import examples as load
 from cuvee.data.chat import DROPPED, STATUSES, Chat, Row
-from cuvee.data.pool import Pool
 from cuvee.data.ranks import Ints
 from cuvee.errors import DataError
 from cuvee.protocols import TokenRow
@@ -37,9 +35,6 @@ OPEN = 4096
 """Batches that stay open for random access: their descriptions, not their rows."""
 SHORT = 32767
 """The most an int16 column tells."""
-SEVERAL = 65_536
-"""Rows from which on several processes render: each takes a second of CPU to start, which half as many rows outweigh
-only just."""
 
 SCHEMA = pa.schema(
     [
@@ -77,8 +72,7 @@ def write(folder: Path, examples: Path, chat: Chat, threads: int = 1) -> dict[st
         folder: an existing folder.
         examples: the load stage's folder.
         chat: tokenizer, template, mask and length rules.
-        threads: how many threads tokenise; from `SEVERAL` rows on, how many processes render. The result does not
-            hang on it.
+        threads: how many threads tokenise; the result does not hang on it.
 
     Returns:
         ``{"rows", "kept", "trimmed", "dropped", "split", "reasons", "supervised_tokens", "total_tokens",
@@ -88,48 +82,17 @@ def write(folder: Path, examples: Path, chat: Chat, threads: int = 1) -> dict[st
         does not show; tokens of the longest piece.
 
     Raises:
-        DataError: an answer cannot be found in its rendered text, a row is too long under ``error``, or no row
-            is left.
-        WorkFailed: a process that rendered died.
+        DataError: a row is too long under ``error``, or no row is left.
     """
-    rows = load.num_rows(examples)
-    chat.encoder.expect(rows)
-    several = threads > 1 and rows >= SEVERAL
-    found = _in_processes(examples, chat, threads) if several else _in_threads(examples, chat, threads)
+    chat.encoder.expect(load.num_rows(examples))
     total = Counts()
-    with pa.OSFile(str(folder / FILE), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        for record, counts in found:
-            writer.write_batch(record)
-            total.add(counts)
-    return total.summary()
-
-
-def _in_threads(examples: Path, chat: Chat, threads: int) -> Iterator[tuple[pa.RecordBatch, Counts]]:
     batches, ahead = itertools.tee(load.batches(examples, BATCH_ROWS))
-    for batch, rows in zip(batches, chat.render_all((batch.examples for batch in ahead), threads), strict=True):
-        yield _record(batch, rows), Counts.of(rows)
-
-
-def _in_processes(examples: Path, chat: Chat, processes: int) -> Iterator[tuple[pa.RecordBatch, Counts]]:
-    with Pool(processes, _renderer, examples, chat, BATCH_ROWS) as pool:
-        for results in pool.map(range(load.num_groups(examples))):
-            for record, counts in results:
-                yield pa.ipc.read_record_batch(pa.py_buffer(record), SCHEMA), counts
-
-
-def _renderer(examples: Path, chat: Chat, rows: int) -> Callable[[int], list[tuple[bytes, Counts]]]:
-    """Return what renders one row group of examples, in a process of its own."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    groups = load.Groups(examples)
-
-    def render(group: int) -> list[tuple[bytes, Counts]]:
-        found = []
-        for batch in groups.batches(group, rows):
-            done = chat.render(batch.examples)
-            found.append((_record(batch, done).serialize().to_pybytes(), Counts.of(done)))
-        return found
-
-    return render
+    with pa.OSFile(str(folder / FILE), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        found = chat.render_all((batch.examples for batch in ahead), threads)
+        for batch, done in zip(batches, found, strict=True):
+            writer.write_batch(_record(batch, done))
+            total.add(Counts.of(done))
+    return total.summary()
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """Texts as sets of hashed word n-grams, the form in which duplicates and overlap compare them.
 
-    bag = shingles([folded("Add 2 and 3."), folded("add 2, and 3!")], 3)
+    bag = shingles([folded("Add 2 and 3."), folded("add 2, and 3")], 3)
     bag.row(0)  # equal to bag.row(1): (add 2 and), (2 and 3) as sorted 52-bit hashes
 
 Words: the text is normalised (NFKC) and lower-cased. A word is a run of letters, digits and marks; a character of a
-script that is written without spaces (Chinese, Japanese, Thai, ...) is a word; so is each of + / % ^ < = > and every
-other mathematical sign but | and ~, for 5 + 3 is not 5 / 3. All else parts words. A text with fewer words than n has
-one shingle, all its words; a text without words has none.
+script that is written without spaces (Chinese, Japanese, Thai, ...) is a word; so is each of + * / % ^ < = > & | ! and
+every other mathematical sign but ~, for 5 + 3 is not 5 / 3. A minus, - or its own sign U+2212, is one where neither a
+letter nor another minus touches it: in 5 - 3, 5-3 and (-3), not in well-known, GPT-4 or a line of dashes. All else
+parts words. A text with fewer words than n has one shingle, all its words; a text without words has none.
 
 Hashes are the same on every machine and in every process. A word's hash is a polynomial in its UTF-8 bytes modulo
 2^64 (Karp and Rabin 1987), so that whole batches are hashed by numpy; 52 bits of a mixed sum of n of them are kept.
@@ -15,6 +16,7 @@ Two sets of 200 shingles share a false one with a probability of about 1e-11.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,12 @@ ROWS = 1 << (64 - BITS)
 BYTES = 1 << 21
 """Bytes of text at which a batch ends."""
 
-SYMBOLS = b"+/%^<=>"
+SYMBOLS = b"+-*/%^<=>&|!"
+
+_HYPHEN = re.compile(rb"(?<=[A-Za-z\x80-\xff-])-|-(?=[A-Za-z\x80-\xff-])")
+"""A minus that is no word."""
+
+_MINUS = "\N{MINUS SIGN}"
 
 
 # -------------------------------------------------------------------------------------------------- words
@@ -48,6 +55,8 @@ class _Characters(dict[int, str]):
 
 
 def _character(letter: str) -> str:
+    if letter == _MINUS:
+        return "-"
     kind = unicodedata.category(letter)
     if kind == "Sm" or (kind[0] in "LM" and unicodedata.name(letter, "").startswith(_UNSPACED)):
         return f" {letter} "
@@ -68,7 +77,8 @@ def folded(text: str) -> bytes:
     """Return the text's words as UTF-8, lower-cased, with spaces in place of all that parts words."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).lower().translate(_CHARACTERS)
-    return text.encode("utf-8", "replace").translate(_ASCII)
+    found = text.encode("utf-8", "replace")
+    return (_HYPHEN.sub(b" ", found) if b"-" in found else found).translate(_ASCII)
 
 
 def words(text: bytes) -> bytes:
