@@ -16,8 +16,8 @@ FLOORS = {
     2: {"store", "data", "engine", "sandbox"},
     3: {"sources", "taggers", "strategies", "evaluators", "analyses"},
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
-    | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging"},
-    5: {"cli", "api", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
+    | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"},
+    5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
     | {"__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

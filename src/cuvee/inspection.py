@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cuvee.data import examples, ranks
+from cuvee.data import examples, ranks, tags
 from cuvee.data.chat import STATUSES, Chat
+from cuvee.data.mixture import FILE as MIXED
 from cuvee.data.rendered import Rendered
 from cuvee.errors import UsageError, did_you_mean
 from cuvee.planner import Plan
@@ -104,6 +105,21 @@ class Bin:
 
 
 @dataclass(frozen=True)
+class Tagging:
+    """What a tagger's tags come to in some rows: InsTag's two numbers, and what they are made of.
+
+    Args:
+        complexity: mean number of tags of the rows whose tags could be read; None where there are none.
+        distinct: different tags.
+        diversity: share of the source's different tags that these rows have, 0 to 1; None where it has none.
+    """
+
+    complexity: float | None
+    distinct: int
+    diversity: float | None
+
+
+@dataclass(frozen=True)
 class SourceView:
     """One source as one setting renders it.
 
@@ -120,6 +136,7 @@ class SourceView:
         tokens, supervised: of what is trained on.
         longest: tokens of the longest row.
         tags: the most frequent tags by where they come from, with how many others there are under ``""``.
+        taggings: what each finished tagger's tags come to.
         lengths: rows by tokens before any length rule.
         found: rows that match what was looked for; None when nothing was.
         examples: some rows.
@@ -141,6 +158,7 @@ class SourceView:
     supervised: int
     longest: int
     tags: Mapping[str, Mapping[str, int]]
+    taggings: Mapping[str, Tagging]
     lengths: tuple[Bin, ...]
     found: int | None
     examples: tuple[Shown, ...]
@@ -148,7 +166,7 @@ class SourceView:
 
 @dataclass(frozen=True)
 class PartView:
-    """One source in a mixture; rows and tokens of one epoch."""
+    """One source in a mixture; rows and tokens of one epoch, and what each tagger's tags come to in its rows."""
 
     source: str
     asked: tuple[str, ...]
@@ -158,6 +176,7 @@ class PartView:
     rows: int
     tokens: int
     supervised: int
+    taggings: Mapping[str, Tagging]
 
 
 @dataclass(frozen=True)
@@ -288,6 +307,7 @@ def _source(stage: Stage, plan: Plan, store: Store, rows: int, find: str) -> Sou
         supervised=render["supervised_tokens"],
         longest=render["longest"],
         tags=dict(_tags(plan, store, load_stage)),
+        taggings={name: _of_source(store, tagger) for name, tagger in _taggers(plan, store, load_stage)},
         lengths=tuple(_lengths(rendered)),
         found=found,
         examples=tuple(_shown(chat, rendered, folder, chosen)),
@@ -309,9 +329,7 @@ def _chat(folder: str, params: tuple[tuple[str, Any], ...]) -> Chat:
 def _tags(plan: Plan, store: Store, load: Stage) -> Iterator[tuple[str, Mapping[str, int]]]:
     """Yield the tags of a source by where they come from: its column, then finished taggers."""
     tables = [("column", store.path("load", load.id) / examples.FILE)]
-    for stage in plan.stages:
-        if stage.kind == "tag" and stage.one("source").id == load.id and store.has("tag", stage.id):
-            tables.append((stage.component, store.path("tag", stage.id) / "tags.parquet"))
+    tables += [(name, store.path("tag", stage.id) / tags.FILE) for name, stage in _taggers(plan, store, load)]
     for name, path in tables:
         counts: Counter[str] = Counter()
         with pq.ParquetFile(path) as file:
@@ -322,6 +340,35 @@ def _tags(plan: Plan, store: Store, load: Stage) -> Iterator[tuple[str, Mapping[
             top = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
             others = {"": len(top) - TAGS} if len(top) > TAGS else {}
             yield name, {**dict(top[:TAGS]), **others}
+
+
+def _taggers(plan: Plan, store: Store, load: Stage) -> Iterator[tuple[str, Stage]]:
+    """Yield a source's finished taggers by name; the ids of two of one name are told."""
+    here = [s for s in plan.stages if s.kind == "tag" and s.one("source").id == load.id and store.has("tag", s.id)]
+    times = Counter(stage.component for stage in here)
+    for stage in here:
+        yield stage.component if times[stage.component] == 1 else f"{stage.component} {stage.id[:8]}", stage
+
+
+def _of_source(store: Store, tagger: Stage) -> Tagging:
+    summary = store.manifest("tag", tagger.id)["summary"]
+    return Tagging(summary["complexity"], summary["distinct"], 1.0 if summary["distinct"] else None)
+
+
+@cache
+def _labels(folder: Path) -> tuple[Sequence[Sequence[str]], NDArray[np.bool_]]:
+    return tags.read(folder), tags.readable(folder)
+
+
+def _of_rows(folder: Path, chosen: NDArray[np.int64]) -> Tagging:
+    """Return what the tags of some rows come to, against those of all rows of their source."""
+    whole, readable = _labels(folder)
+    some = [whole[row] for row in chosen[readable[chosen]].tolist()]
+    return Tagging(
+        tags.complexity(some) if some else None,
+        len(set(chain.from_iterable(some))),
+        tags.diversity(some, whole) if any(whole) else None,
+    )
 
 
 def _lengths(rendered: Rendered) -> Iterator[Bin]:
@@ -443,12 +490,23 @@ def _mixtures(plan: Plan, store: Store, wanted: set[str]) -> Iterator[MixtureVie
         named = told.part_names(mix, known)
         if wanted & {name for joined in named for name in joined.split(" / ")}:
             order = {name: at for at, name in enumerate(plan.located.recipe.sources)}
-            views = [_part(name, part) for name, part in zip(named, parts, strict=True)]
+            taggings = _taggings(plan, store, mix)
+            views = [_part(*each) for each in zip(named, parts, taggings, strict=True)]
             views.sort(key=lambda view: order.get(view.source.split(" / ")[0], len(order)))
             yield MixtureView(tuple(trainings[key]), tuple(views))
 
 
-def _part(name: str, counts: Mapping[str, Any]) -> PartView:
+def _taggings(plan: Plan, store: Store, mix: Stage) -> Iterator[Mapping[str, Tagging]]:
+    """Yield what the taggers of each part's source say of the rows that are trained on, each row once."""
+    rows = pq.read_table(store.path("mix", mix.id) / MIXED, columns=["part", "row"])
+    of_part, numbers = (column.to_numpy() for column in rows.columns)
+    for part, rendered in enumerate(mix.inputs["parts"]):
+        taggers = dict(_taggers(plan, store, rendered.one("source")))
+        chosen = np.unique(numbers[of_part == part]) if taggers else numbers[:0]
+        yield {name: _of_rows(store.path("tag", stage.id), chosen) for name, stage in taggers.items()}
+
+
+def _part(name: str, counts: Mapping[str, Any], taggings: Mapping[str, Tagging]) -> PartView:
     left_out = ("heldout", "duplicates", "overlap", "filtered")
     return PartView(
         name,
@@ -459,6 +517,7 @@ def _part(name: str, counts: Mapping[str, Any]) -> PartView:
         counts["rows"],
         counts["total_tokens"],
         counts["supervised_tokens"],
+        taggings,
     )
 
 

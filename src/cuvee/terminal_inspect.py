@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cuvee.data.findings import FAIL, LEVELS, Finding
+from cuvee.data.findings import FAIL, LEVELS, Finding, counted, summary
 from cuvee.inspection import Bin, Inspection, MixtureView, Piece, Shown, SourceView, segments, visible
 from cuvee.terminal import make_console, number
 
@@ -44,7 +44,7 @@ _ASCII = str.maketrans(
 """Our own signs where the output's encoding has only letters."""
 
 _MARKS = {"kept": "█", "trimmed": "▓", "split": "▒", "dropped": "░"}
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_STYLES = {"later": "dim", "ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 # ------------------------------------------------------------------------------------------------- inspect
@@ -86,7 +86,7 @@ def source_facts(source: SourceView) -> Iterator[str]:
     how = " (found by looking)" if source.detected else ""
     yield f"from {where}" + (f"; format {source.format}{how}" if source.format else "")
     lost = f": {_counted(source.load_reasons)}" if source.load_reasons else ""
-    yield f"{number(source.rows)} rows, {number(source.bad)} unusable, {number(source.repaired)} repaired{lost}"
+    yield f"{counted(source.rows, 'row')}, {number(source.bad)} unusable, {number(source.repaired)} repaired{lost}"
     statuses = ", ".join(f"{number(count)} {name}" for name, count in source.statuses.items() if count)
     lost = f": {_counted(source.render_reasons)}" if source.render_reasons else ""
     yield f"rendered with {source.rendering}: {statuses}{lost}"
@@ -97,15 +97,21 @@ def source_facts(source: SourceView) -> Iterator[str]:
     )
     for name, counts in source.tags.items():
         shown = ", ".join(f"{visible(tag)} {number(count)}" for tag, count in counts.items() if tag)
-        more = f", and {number(counts[''])} other tags" if counts.get("") else ""
+        more = f", and {counted(counts[''], 'other tag')}" if counts.get("") else ""
         yield f"tags ({name}): {shown}{more}"
+    for name, found in source.taggings.items():
+        if found.complexity is not None:
+            different = counted(found.distinct, "different tag")
+            yield f"tags a row ({name}): {found.complexity:.2f} (complexity); {different}"
 
 
 def choice(source: SourceView, find: str) -> str:
     """Return which rows are shown, as a sentence."""
     if source.found is not None:
-        return f"{len(source.examples)} of {number(source.found)} rows that match '{visible(find)}', first by rank"
-    return f"{len(source.examples)} rows, chosen by hash: not the first of the file, and the same in any order of it"
+        match = counted(source.found, "row that matches", "rows that match")
+        return f"{len(source.examples)} of {match} '{visible(find)}', first by rank"
+    rows = counted(len(source.examples), "row")
+    return f"{rows}, chosen by hash: not the first of the file, and the same in any order of it"
 
 
 def row_facts(row: Shown) -> str:
@@ -174,8 +180,19 @@ def _print_mixture(console: Console, mixture: MixtureView) -> None:
     for row in mixture_rows(mixture):
         table.add_row(*(Text(_encodable(console, cell)) for cell in row))
     console.print(table)
-    for line in left_out(mixture):
+    for line in (*left_out(mixture), *tag_facts(mixture)):
         _say(console, f"  {line}", "dim")
+
+
+def tag_facts(mixture: MixtureView) -> Iterator[str]:
+    """Yield what each tagger's tags come to in the rows that a mixture trains on."""
+    for part in mixture.parts:
+        for name, found in part.taggings.items():
+            if found.complexity is not None and found.diversity is not None:
+                yield (
+                    f"{part.source}, tags ({name}): {found.complexity:.2f} a row (complexity); "
+                    f"{counted(found.distinct, 'different tag')}, {found.diversity:.1%} of the source's (diversity)"
+                )
 
 
 MIXTURE_COLUMNS = ("source", "asked", "pool", "chosen", "trained on", "rows", "tokens", "supervised")
@@ -249,8 +266,7 @@ def print_findings(findings: Sequence[Finding], accepted: Sequence[str] = ()) ->
                 _say(console, f"  {visible(place)}  {row['id'][:12]}  {visible(row['text'])}")
     for line in advice(open_ones):
         _say(console, line, "red")
-    counts = ", ".join(f"{sum(one.level == level for one in findings)} {level}" for level in LEVELS)
-    _say(console, f"{len(findings)} findings: {counts}" + (f", {len(accepted)} accepted" if accepted else ""))
+    _say(console, summary(findings) + (f"; {len(accepted)} accepted" if accepted else ""))
 
 
 def _distinct(findings: Sequence[Finding]) -> list[Finding]:
@@ -262,12 +278,12 @@ def advice(failed: Sequence[Finding]) -> Iterator[str]:
     """Yield what to do about findings that stop a training."""
     if not failed:
         return
-    yield f"{len(failed)} finding(s) stop every training of this recipe:"
+    yield f"{counted(len(failed), 'finding stops', 'findings stop')} every training of this recipe:"
     if any(one.check == "overlap" for one in failed):
         yield "  overlap: drop at the source leaves rows out that hold benchmark items"
     if any(one.check == "lengths" for one in failed):
         yield "  a larger training.max_length, too_long: split, or a larger preflight.max_lost"
-    if any(one.check in ("end_token", "template", "evaluation_template") for one in failed):
+    if any(one.check in ("end_token", "template") for one in failed):
         yield "  another training.template, or a mended chat template in the model's folder"
     yield "  or accept what is meant: " + " ".join(f"--accept {one.name}" for one in failed)
 

@@ -26,6 +26,7 @@ def build(
     items: Sequence[str] | None = None,
     full_size: int = 0,
     training: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Sequence[Any]] | None = None,
 ) -> Result:
     values = [float(score) for score in scores]
     loss = "loss" in evaluator
@@ -42,6 +43,7 @@ def build(
         scores=values,
         weights=weights or [1.0] * len(values),
         full_size=full_size or len(values),
+        extra=extra or {},
         stage_id=f"{evaluator}-{ability}-{'base' if stage == 0 else f'{run}-{seed}-{stage}'}",
     )
 

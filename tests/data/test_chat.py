@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cuvee.data import masks, templates
 from cuvee.data.chat import Chat, Row
+from cuvee.data.encoder import Encoded, Encoder
 from cuvee.errors import DataError, ModelError
 from cuvee.values import Example, Message
 
@@ -141,10 +142,48 @@ def test_reasoning_that_is_dropped_from_earlier_turns_is_no_mistake(model: Make,
     assert supervised(chat, row) == ["Yes<|im_end|>", "No<|im_end|>"]
 
 
-def test_what_cannot_be_found_is_refused_with_file_and_line(model: Make, talk: Talk) -> None:
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Message("assistant", "Hello"), "mask: last or another template"),
+        (Message("assistant", "<think>So.</think>Hello"), "take the reasoning out of the data"),
+        (Message("assistant", "Hello", {"reasoning_content": "So."}), "take the reasoning out of the data"),
+        (Message("assistant", "", {"tool_calls": [{"function": {"name": "f"}}]}), "calls tools lies; use another"),
+    ],
+)
+def test_an_answer_that_cannot_be_found_drops_its_row_with_what_may_be_the_cause(
+    model: Make, talk: Talk, answer: Message, reason: str
+) -> None:
     chat = Chat(model(template=DOUBLING.replace("messages", "messages[::-1]")))
-    with pytest.raises(DataError, match=r"x\.jsonl:5: the template does not show where .* turn 2 lies.*mask: last"):
-        chat.render([talk("Hi", "Hello", path="x.jsonl", line=5)])
+    row = only(chat, Example((Message("user", "Hi"), answer)))
+    assert row.status == "dropped"
+    assert row.reason.startswith("the template does not show where an answer ")
+    assert reason in row.reason
+    assert ("reasoning" in reason) == ("reasoning" in row.reason)
+
+
+# Writes a call otherwise where it is the last turn, so that the conversation up to it is no head of the whole.
+CALLING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.tool_calls %}{{ 'CALL!' if loop.last else CALL }}{% else %}{{ m.content }}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("m.tool_calls[0].function.name", ("kept", "", ["add<|im_end|>", "Four<|im_end|>"])),
+        ("''", ("dropped", "the template shows nothing of a tool call", [])),
+    ],
+)
+def test_a_tool_call_is_found_by_what_stands_round_it(
+    model: Make, written: str, found: tuple[str, str, list[str]]
+) -> None:
+    chat = Chat(model(template=CALLING.replace("else CALL", f"else {written}")))
+    call = Message("assistant", "", {"tool_calls": [{"function": {"name": "add"}}]})
+    row = only(chat, Example((Message("user", "2 + 2?"), call, Message("tool", "4"), Message("assistant", "Four"))))
+    assert (row.status, row.reason, supervised(chat, row)) == found
 
 
 def test_prefix_differences_find_what_sentinels_cannot(model: Make, talk: Talk) -> None:
@@ -232,6 +271,80 @@ def test_trimming_only_shortens(model: Make, talk: Talk, pairs: list[tuple[str, 
         assert cut.status == "kept"
     else:
         assert len(cut.spans) == sum(end <= limit for _, end in whole.spans)
+
+
+class Refusing:
+    """Stands for an encoder; knows how long tokens are and makes none."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.at_least = encoder.at_least
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        assert not texts, "a text that cannot fit is tokenised"
+        return []
+
+
+@pytest.mark.parametrize(
+    ("too_long", "reason"),
+    [
+        ("trim", "no whole answer within 2048 tokens"),
+        ("split", "no whole exchange within 2048 tokens"),
+        ("drop", "longer than 2048 tokens"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+@pytest.mark.parametrize("mask", ["all", "last"])
+def test_a_row_of_megabytes_that_cannot_fit_is_not_tokenised(
+    model: Make, talk: Talk, kind: str, mask: str, too_long: str, reason: str
+) -> None:
+    chat = Chat(model(kind), "vicuna_v1.1", mask=mask, max_length=2048, too_long=too_long)
+    chat.encoder = Refusing(chat.encoder)  # type: ignore[assignment]
+    big = "word " * 1_000_000
+    row = only(chat, talk(big, "Yes.", "é" * 100_000, big, path="x.jsonl", line=3))
+    assert (row.status, row.reason, len(row.ids)) == ("dropped", reason, 0)
+    assert 2048 < row.full_tokens < 10_200_000
+    assert 0 < row.full_supervised < row.full_tokens
+
+
+def test_a_row_of_megabytes_stops_where_rows_must_not_be_too_long(model: Make, talk: Talk) -> None:
+    chat = Chat(model(), "vicuna_v1.1", max_length=2048, too_long="error")
+    chat.encoder = Refusing(chat.encoder)  # type: ignore[assignment]
+    with pytest.raises(DataError, match=r"x\.jsonl:3: the row has at least \d+ tokens, max_length is 2048; set"):
+        only(chat, talk("word " * 1_000_000, "Yes.", path="x.jsonl", line=3))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(words, answers), min_size=1, max_size=4),
+    st.lists(st.integers(1, 60), min_size=4, max_size=4),
+    st.integers(5, 60),
+    st.sampled_from(["trim", "split", "drop"]),
+    st.sampled_from(["all", "last"]),
+    st.sampled_from(["bytes", "pieces"]),
+)
+def test_what_is_not_tokenised_is_what_would_be_dropped_for_the_same_reason(
+    model: Make,
+    talk: Talk,
+    pairs: list[tuple[str, str]],
+    times: list[int],
+    limit: int,
+    too_long: str,
+    mask: str,
+    kind: str,
+) -> None:
+    chat = Chat(model(kind), "plain", mask=mask, max_length=limit, too_long=too_long)
+    turns = [text for (asked, told), n in zip(pairs, times, strict=False) for text in (asked * n, told * n)]
+    expected = only(chat, talk(*turns))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cuvee.data.chat.LARGE", 0)
+        found = only(chat, talk(*turns))
+    assert (found.status, found.reason, found.spans) == (expected.status, expected.reason, expected.spans)
+    assert found.ids.tolist() == expected.ids.tolist()
+    if found.status == "dropped":
+        assert found.full_tokens <= expected.full_tokens
+        assert found.full_supervised <= expected.full_supervised
+    else:
+        assert (found.full_tokens, found.full_supervised) == (expected.full_tokens, expected.full_supervised)
 
 
 # --------------------------------------------------------------------------------------------------- split

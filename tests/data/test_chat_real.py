@@ -42,6 +42,17 @@ EOS = {
     "mistralai-Mistral-Nemo-Instruct-2407": "</s>",
     "openai-gpt-oss-120b": "<|return|>",
 }
+# What templates say of calls of tools: those that cannot show them, or not as they are in the file.
+REFUSED = {
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "the template does not show where an answer that calls tools lies",
+    "HuggingFaceTB-SmolLM3-3B": "the template shows nothing of a tool call",
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "the template shows nothing of a tool call",
+    "google-gemma-2-2b-it": "the template refuses the row: Conversation roles must alternate",
+    "ibm-granite-granite-3.3-2B-Instruct": "the template shows nothing of a tool call",
+    "microsoft-Phi-3.5-mini-instruct": "the template shows nothing of a tool call",
+    "mistralai-Mistral-Nemo-Instruct-2407": "the template refuses the row: Tool call IDs",
+}
+TURN = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<\|start\|>user|<\|user\|>.")
 DATED = ("ibm-granite-granite-3.3-2B-Instruct", "openai-gpt-oss-120b")
 TOKEN = re.compile(r"<\|[^|<>\s]+\|>|<｜[^<>\s]+｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]+\]")
 
@@ -137,6 +148,31 @@ def test_real_templates_give_the_tokens_of_transformers(name: str, shared: Path,
             messages[:-1], tokenize=True, return_dict=False, add_generation_prompt=True, **more
         )
         assert chat.prompt(example.messages[:-1]) == prompt
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_real_tool_calls_are_supervised_or_drop_their_row_with_a_reason(
+    name: str, shared: Path, tmp_path: Path
+) -> None:
+    source = files.rows(shared / "data/chat/glaive_toolcall_en_300.jsonl.gz")
+    talks = [example for example in formats.examples(source, "sharegpt") if isinstance(example, Example)]
+    rows = Chat(folder_for(name, shared, tmp_path)).render(talks)
+    calling = [any("tool_calls" in message.extra for message in talk.messages) for talk in talks]
+    assert (len(talks), sum(calling)) == (300, 153)
+    reason = REFUSED.get(name)
+    assert {row.status for row, calls in zip(rows, calling, strict=True) if not calls} == {"kept"}
+    if reason is not None:
+        assert all(row.reason.startswith(reason) for row, calls in zip(rows, calling, strict=True) if calls)
+        return
+    chat = Chat(tmp_path)
+    for talk, row in zip(talks, rows, strict=True):
+        answers = [message for message in talk.messages if message.role == "assistant"]
+        shown = [chat.text(row.ids[start:end]) for start, end in row.spans]
+        for message, text in zip(answers, shown, strict=True):
+            for call in message.extra.get("tool_calls", ()):
+                assert call["function"]["name"] in text
+            assert message.content.strip() in text
+            assert not TURN.search(text)
 
 
 @pytest.mark.parametrize("name", DATED)

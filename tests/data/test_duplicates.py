@@ -199,7 +199,7 @@ def test_system_turns_do_not_make_rows_alike_and_tool_calls_do_not_vanish(tmp_pa
 
 
 def test_rows_without_a_word_can_only_be_equal(tmp_path: Path, talk: Talk) -> None:
-    lines, summary = found(tmp_path, [[talk("?", "!"), talk("??", "!"), talk("?", "!")]])
+    lines, summary = found(tmp_path, [[talk("?", "."), talk("??", "."), talk("?", ".")]])
     assert [line.reason for line in lines] == ["equal"]
     assert summary["wordless"] == 3
 

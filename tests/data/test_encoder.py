@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from cuvee.data import encoder
-from cuvee.data.encoder import BETWEEN, ByOffsets, Encoder, Fast
+from cuvee.data.encoder import BETWEEN, SHRINKING, ByOffsets, Encoder, Fast
 from tests.data.conftest import TEXTS, bytes_tokenizer
+from tests.data.conftest import pieces_tokenizer as prepending
 
 Make = Callable[..., Path]
 
@@ -173,3 +176,46 @@ def test_every_character_falls_into_the_same_pieces_on_a_real_tokenizer(shared: 
         known, tokenizer.encode_batch([texts[at] for at in known], add_special_tokens=False), strict=True
     ):
         assert found[at].ids.tolist() == plain.ids, f"U+{ord(letters[at * 64]):04X} to 64 on"  # type: ignore[union-attr]
+
+
+def variant(tokenizer: Tokenizer, **told: Any) -> Tokenizer:
+    return Tokenizer.from_str(json.dumps({**json.loads(tokenizer.to_str()), **told}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([*TEXTS, "é", "e\u0301", "\u1fef", "각", "<s>", "\n" * 9, "  "]), max_size=9))
+def test_a_text_has_no_fewer_tokens_than_its_bytes_allow(parts: list[str]) -> None:
+    plain = bytes_tokenizer()
+    composed = variant(plain, normalizer={"type": "NFC"})
+    for tokenizer in (plain, composed, prepending(), pieces_tokenizer("first"), pieces_tokenizer("always")):
+        text = "".join(parts)
+        assert 0 < Encoder(tokenizer).longest < 300
+        assert Encoder(tokenizer).at_least(text) <= len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def test_no_bound_is_claimed_where_a_token_may_stand_for_any_length_of_text() -> None:
+    plain = bytes_tokenizer()
+    told = json.loads(plain.to_str())
+    assert Encoder(plain).longest == max(map(len, told["model"]["vocab"]))
+    swallowing = [{**token, "rstrip": True} for token in told["added_tokens"]]
+    few = {token: number for token, number in told["model"]["vocab"].items() if token != "a"}
+    others = [
+        {"added_tokens": swallowing},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, told["pre_tokenizer"]]}},
+        {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+        {"model": {**told["model"], "vocab": few, "merges": []}},
+        {"pre_tokenizer": None},
+    ]
+    for changed in others:
+        assert Encoder(variant(plain, **changed)).longest == 0
+        assert Encoder(variant(plain, **changed)).at_least("x" * 999) == 0
+
+
+def test_composing_makes_a_text_at_most_three_times_shorter() -> None:
+    letters = [chr(number) for number in range(sys.maxunicode + 1) if not 0xD800 <= number < 0xE000]
+    changed = [letter for letter in letters if unicodedata.decomposition(letter)[:1] not in ("", "<")]
+    changed += [chr(number) for number in range(0xAC00, 0xD7A4)]
+    for letter in changed:
+        whole = unicodedata.normalize("NFC", letter)
+        longest = max(len(form.encode()) for form in (letter, unicodedata.normalize("NFD", letter)))
+        assert longest <= SHRINKING * len(whole.encode())

@@ -65,6 +65,24 @@ def test_a_rule_on_rows_without_tags_is_an_error(tmp_path: Path, talk: Talk) -> 
         items.examples([tmp_path], Fraction(1), 0, None, [DROP])
 
 
+def test_equal_rows_are_an_item_by_the_tags_of_all_in_any_order(tmp_path: Path, talk: Talk, model: Make) -> None:
+    rows = [Example(talk(f"{n}?", "Yes").messages, (tag,)) for n in range(40) for tag in ("code", "chat")[n % 3 :]]
+    rows += [Example(talk(f"{n}?", "Yes").messages, ("code", "chat")[n % 2 : n % 2 + 1]) for n in range(0, 40, 4)]
+    found = []
+    for name, given in (("a", rows), ("b", rows[::-1])):
+        (tmp_path / name).mkdir()
+        load.write(tmp_path / name, given, Fraction(0))
+        rendered.write(tmp_path / name, tmp_path / name, Chat(model(), "plain"))
+        for how in (DROP, {"keep": {"tags": "code"}}):
+            ids = [example.id for example in items.examples([tmp_path / name], HALF, 0, None, [how])]
+            assert ids == items.token_rows([Rendered(tmp_path / name)], HALF, 0, None, [how])[0]
+            found.append(ids)
+    assert found[:2] == found[2:]
+    coded = {row.id for row in rows if row.tags == ("code",)}
+    assert not coded & set(found[0])
+    assert 0 < len(found[1]) == len(coded & set(found[1]))
+
+
 def test_tags_from_elsewhere_choose_items_and_lengths_do_not(tmp_path: Path, talk: Talk, model: Make) -> None:
     folder = loaded(tmp_path, "a", talk)
     (tmp_path / "rendered").mkdir()

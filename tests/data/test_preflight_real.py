@@ -43,7 +43,7 @@ def made(folder: Path, chat: Chat, rows: list[examples.Example]) -> preflight.In
 def test_good_rows_fail_nothing_but_what_is_wrong_with_the_template(name: str, shared: Path, tmp_path: Path) -> None:
     chat = Chat(folder_for(name, shared, tmp_path))
     inputs = made(tmp_path, chat, conversations(shared))
-    found = {one.check: one for one in preflight.check(inputs, {"evaluation_templates": ["tokenizer"]})}
+    found = {one.check: one for one in preflight.check(inputs, {})}
     assert {check for check, one in found.items() if one.level == "fail"} == FAULTS.get(name, set())
     assert found["mask"].numbers["sampled"] == len(inputs.sources[0].rows) > 90
     assert list(found["template"].numbers["gaps"]) == ([GAPS[name]] if name in GAPS else [])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -157,36 +156,17 @@ def test_the_number_of_threads_changes_no_byte(
 
 
 @pytest.mark.parametrize("too_long", ["trim", "split"])
-def test_the_number_of_processes_changes_no_byte_and_no_number(
+def test_the_rows_do_not_hang_on_how_many_are_read_at_a_time(
     tmp_path: Path, model: Make, rows: list[Example], talk: Talk, monkeypatch: pytest.MonkeyPatch, too_long: str
 ) -> None:
-    monkeypatch.setattr(rendered, "BATCH_ROWS", 5)
-    monkeypatch.setattr(rendered, "SEVERAL", 1)
-    monkeypatch.setattr(examples, "ROW_GROUP", 7)
     given = rows + [talk(f"Hi {row}", "Hello é " * (row % 5 + 1)) for row in range(31)]
-    source = load(tmp_path / "load", given * 2)
     chat = Chat(model(), "vicuna_v1.1", max_length=120, too_long=too_long)
     written = []
-    for threads in (1, 2):
-        summary = rendered.write(tmp_path, source, chat, threads)
-        written.append((summary, (tmp_path / rendered.FILE).read_bytes()))
+    for number, (group, size) in enumerate([(2048, 1024), (7, 5)]):
+        monkeypatch.setattr(examples, "ROW_GROUP", group)
+        monkeypatch.setattr(rendered, "BATCH_ROWS", size)
+        summary = rendered.write(tmp_path, load(tmp_path / f"load {number}", given * 2), chat, 2)
+        found = Rendered(tmp_path)
+        written.append((summary, found.occurrences.tolist(), found.num_tokens.tolist(), found.keys.tolist()))
     assert written[0] == written[1]
-    assert Rendered(tmp_path).occurrences.max() == 3
-
-
-def test_a_process_that_renders_names_the_row_that_must_not_be_too_long(
-    tmp_path: Path, model: Make, talk: Talk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rendered, "SEVERAL", 1)
-    source = load(tmp_path / "load", [talk("x" * 300, "y", path="a.jsonl", line=12)])
-    with pytest.raises(DataError, match=r"^[^:]*a\.jsonl:12: the row has") as caught:
-        rendered.write(tmp_path, source, Chat(model(), "plain", max_length=9, too_long="error"), threads=2)
-    assert caught.value.line == 12
-
-
-def test_a_chat_goes_through_pickle(model: Make, rows: list[Example]) -> None:
-    chat = Chat(model(), "vicuna_v1.1", mask="last", max_length=120, too_long="split")
-    again = pickle.loads(pickle.dumps(chat))
-    assert again.describe() == chat.describe()
-    for one, other in zip(chat.render(rows), again.render(rows), strict=True):
-        assert (one.ids.tolist(), one.spans, one.reason) == (other.ids.tolist(), other.spans, other.reason)
+    assert max(written[0][1]) == 3

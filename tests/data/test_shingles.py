@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cuvee.data import shingles
 
-TEXTS = st.lists(st.text(alphabet="ab Z9é你+_.\n", max_size=20), max_size=8)
+TEXTS = st.lists(st.text(alphabet="ab Z9é你+-*_.\n", max_size=20), max_size=8)
 
 
 def words(text: str) -> list[str]:
@@ -28,10 +28,17 @@ def grams(text: str, length: int, short: bool) -> set[tuple[str, ...]]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Hello,\tWORLD!", "hello world"),
+        ("Hello,\tWORLD!", "hello world !"),
         ("snake_case don't", "snake case don t"),
         ("5+3=8, not 5/3", "5 + 3 = 8 not 5 / 3"),
-        ("1,000 | 2 ~ 3 - 4 * 5", "1 000 2 3 4 5"),
+        ("1,000 | 2 ~ 3 - 4 * 5", "1 000 | 2 3 - 4 * 5"),
+        ("a && !b", "a & & ! b"),
+        ("a || b", "a | | b"),
+        ("5-3, (-3) and x - y", "5 - 3 - 3 and x - y"),
+        ("5 \N{MINUS SIGN} 3, 5\N{MINUS SIGN}3", "5 - 3 5 - 3"),
+        ("well-known GPT-4, 5-year, café-au-lait", "well known gpt 4 5 year café au lait"),
+        ("a -- b\n-----\n--flag i--", "a b flag i"),
+        ("北京-上海", "北 京 上 海"),
         ("ＦＵＬＬ ﬁ", "full fi"),
         ("Ça va? ÉTÉ", "ça va été"),
         ("2 × 3 ≤ 7", "2 × 3 ≤ 7"),
@@ -76,6 +83,18 @@ def test_hashes_are_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert runs == {"[276471396467562, 4451414317559155]\n"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("What is 5 - 3?", "What is 5 * 3?"), ("a && !b", "a || b"), ("is it -3 or 3?", "is it 3 or 3?"), ("!a", "a")],
+)
+def test_texts_with_other_signs_have_other_words(one: str, other: str) -> None:
+    assert words(one) != words(other)
+
+
+def test_a_minus_is_the_same_word_in_both_its_signs() -> None:
+    assert words("5 \N{MINUS SIGN} 3") == words("5 - 3") == words("5-3")
 
 
 def test_order_and_swapped_letters_count() -> None:

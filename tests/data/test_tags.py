@@ -148,10 +148,3 @@ def test_diversity_refuses_what_is_no_subset() -> None:
         tags.diversity([("x",)], [("a",)])
     with pytest.raises(ValueError, match="without tags"):
         tags.diversity([], [()])
-
-
-def test_a_histogram_counts_rows_and_frequent_cuts_it() -> None:
-    found = [("b", "a"), ("a", "a"), ("c",)]
-    assert tags.histogram(found) == [("a", 2), ("b", 1), ("c", 1)]
-    assert tags.frequent(found, 2) == {"a"}
-    assert tags.frequent([("a",)] * 19 + [("b",)] * 20) == {"b"}

@@ -55,14 +55,18 @@ def solved(grades: Sequence[Grade]) -> int:
 # --------------------------------------------------------------------------------------------------- GSM8K
 
 
-def test_every_solution_of_gsm8k_is_right_by_every_reading() -> None:
-    given = rows("math/gsm8k_test")
-    assert len(given) == gsm8k.SIZE
-    for reading in ("number", "string", "flexible"):
-        params = {"reading": reading, "majority": False}
-        answers = [row["answer"] for row in given]
-        grades = [gsm8k.grade(Request("", (), text), [Response(text, "stop")], params) for text in answers]
-        assert (solved(grades), sum(grade.extra["unread"] for grade in grades)) == (1319, 0), reading
+ODD = [226, 258, 876, 1303]
+"""Reference solutions of which math-verify takes another number than the last: it prefers what looks like a formula."""
+
+
+def test_every_solution_of_gsm8k_is_right_by_both_published_readings_and_all_but_four_by_math_verify() -> None:
+    answers = [row["answer"] for row in rows("math/gsm8k_test")]
+    params = {"reading": "flexible", "majority": False}
+    grades = [gsm8k.grade(Request("", (), text), [Response(text, "stop")], params) for text in answers]
+    for reading in ("correct_as_number", "correct_as_string"):
+        assert sum(grade.extra[reading] for grade in grades) == gsm8k.SIZE == 1319
+    assert [number for number, grade in enumerate(grades) if not grade.score] == ODD
+    assert sum(grade.extra["unread"] + grade.extra["given_up"] for grade in grades) == 0
 
 
 def test_the_outputs_of_the_published_rft_model_are_647_by_the_marker_and_648_by_what_they_end_with() -> None:
@@ -88,15 +92,19 @@ RATES = {"6b_finetuning": 286, "6b_verification": 515, "175b_finetuning": 458, "
 def test_the_example_solutions_of_openai_get_the_verdicts_they_were_published_with(system: str) -> None:
     """They mark their answer with ``A: ``; with the marker of the data set both published readings agree with them."""
     given = rows("math/gsm8k_openai_example_model_solutions")
-    marked = [
-        (row["ground_truth"].replace("A: ", "#### "), row[system]["solution"].replace("A: ", "#### ")) for row in given
-    ]
-    params = {"reading": "number", "majority": False}
+    marked = [(in_marks(row["ground_truth"]), in_marks(row[system]["solution"])) for row in given]
+    params = {"reading": "flexible", "majority": False}
     grades = [gsm8k.grade(Request("", (), gold), [Response(text, "stop")], params) for gold, text in marked]
     published = [row[system]["is_correct"] for row in given]
     assert sum(published) == RATES[system]
-    assert [bool(grade.extra["correct_as_string"]) for grade in grades] == published
-    assert [bool(grade.score) for grade in grades] == published
+    for reading in ("correct_as_number", "correct_as_string", "correct_flexible"):
+        assert [bool(grade.extra[reading]) for grade in grades] == published, reading
+
+
+def in_marks(solution: str) -> str:
+    """Return a solution whose last line has the data set's marker in place of ``A: ``."""
+    head, mark, answer = solution.rpartition("\nA: ")
+    return f"{head}\n#### {answer}" if mark else solution
 
 
 # --------------------------------------------------------------------------------------------- HumanEval, MBPP
@@ -134,7 +142,8 @@ def test_the_example_samples_of_the_harness_have_pass_at_1_of_one_half() -> None
 
 
 def test_the_samples_of_wizardcoder_get_the_verdicts_that_were_observed() -> None:
-    asked = dict(zip([row["task_id"] for row in rows("code/humaneval")], requests(humaneval, rows("code/humaneval"))))
+    problems = rows("code/humaneval")
+    asked = dict(zip([row["task_id"] for row in problems], requests(humaneval, problems), strict=True))
     samples = rows("code/humaneval_samples_wizardcoder15b")
     grades = run(humaneval, [asked[row["task_id"]] for row in samples], [row["completion"] for row in samples])
     observed = [row["observed_result"] == "passed" for row in samples]
@@ -162,5 +171,5 @@ def test_solutions_of_mbpp_plus_pass_but_for_three_tasks_of_this_file() -> None:
 
 
 def test_the_development_file_of_humaneval_plus_is_refused() -> None:
-    with pytest.raises(ValueError, match="canonical_solution|plus_input"):
+    with pytest.raises(ValueError, match=r"canonical_solution|plus_input"):
         requests(humaneval_plus, rows("code/humaneval_plus_dev"))

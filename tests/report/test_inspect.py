@@ -56,7 +56,7 @@ def prepared(place: Path) -> tuple[Plan, Store]:
     """The recipe with its mixtures made, and nothing trained."""
     runtime = Runtime(place / ".cuvee", workers=1, threads=1)
     plan = api.plan(place / "r.yaml", runtime)
-    outcome = runner.execute(plan, runtime, targets=[stage for stage in plan.stages if stage.kind == "mix"])
+    outcome = runner.execute(plan, runtime, targets=[stage for stage in plan.stages if stage.kind in ("mix", "tag")])
     assert outcome.failed == {}
     return plan, Store(runtime.store)
 
@@ -150,6 +150,33 @@ def test_json_holds_the_numbers_and_the_rows(found: Inspection) -> None:
         for row, shown in zip(given_source["examples"], view.examples, strict=True):
             assert "".join(each["text"] for each in row["segments"]) == "".join(piece.text for piece in shown.pieces)
     assert data["mixtures"][0]["parts"][0]["share_of_supervised"] > 0
+
+
+def test_tags_a_row_and_what_a_part_covers_of_them_are_shown_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path)
+    tagged = (
+        RECIPE.replace("RULE", "trim").replace("tags: topic,", "taggers: [rules],").replace("share: 1/2", "count: 1")
+    )
+    (tmp_path / "r.yaml").write_text(tagged, encoding="utf-8")
+    rows = [{"question": f"Write a Python function {n}", "answer": f"def f{n}(): return {n}"} for n in range(3)]
+    rows += [{"question": f"{n} + 1?", "answer": f"It is {n + 1}."} for n in range(3)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = inspection.collect(*prepared(tmp_path))
+    whole = source(found, "sums").taggings["rules"]
+    assert (whole.distinct, whole.diversity) == (len(source(found, "sums").tags["rules"]), 1.0)
+    assert whole.complexity == sum(source(found, "sums").tags["rules"].values()) / 6
+    assert source(found, "talk").taggings == {}
+    (part,) = (part for part in found.mixtures[0].parts if part.source == "sums")
+    some = part.taggings["rules"]
+    assert some.diversity == pytest.approx(some.distinct / whole.distinct)
+    assert 0 < some.diversity < 1
+    view = json.loads(json.dumps(inspection.view(found)))
+    assert view["sources"][0]["taggings"]["rules"]["complexity"] == whole.complexity
+    for shown in (printed(found, capsys), inspect_page.html(found).replace("&#39;", "'")):
+        assert f"tags a row (rules): {whole.complexity:.2f} (complexity); {whole.distinct} different tags" in shown
+        assert f"{some.diversity:.1%} of the source's (diversity)" in shown
 
 
 # ---------------------------------------------------------------------------------------------------- rows
@@ -314,7 +341,15 @@ def test_an_accepted_finding_asks_for_nothing_more(capsys: pytest.CaptureFixture
     assert "--accept" not in text
 
 
+def test_what_runs_later_stands_last_and_is_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal_inspect.print_findings([Finding("packed_loss", "later", text="will be compared"), *FOUND])
+    text = capsys.readouterr().out
+    assert text.index("mask") < text.index("packed_loss")
+    assert re.search(r"later +packed_loss", text)
+    assert "3 findings: 1 ok, 1 warn, 1 fail; 1 later, in the training" in text
+
+
 def test_findings_as_json_carry_their_names() -> None:
     data = json.loads(json.dumps(terminal_inspect.findings_view(FOUND, ["overlap/math/gsm8k"])))
-    assert (data["schema"], data["counts"]) == ("cuvee.preflight/1", {"ok": 1, "warn": 1, "fail": 1})
+    assert (data["schema"], data["counts"]) == ("cuvee.preflight/1", {"later": 0, "ok": 1, "warn": 1, "fail": 1})
     assert [(one["name"], one["accepted"]) for one in data["findings"]][1] == ("overlap/math/gsm8k", True)

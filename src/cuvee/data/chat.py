@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 
 from cuvee.data import masks, templates
 from cuvee.data.copying import Flow
-from cuvee.data.encoder import Encoded, Encoder, Fast
+from cuvee.data.encoder import Encoded, Encoder
 from cuvee.errors import DataError, ModelError, did_you_mean
 from cuvee.values import Example, Message
 
@@ -38,6 +38,9 @@ TOO_LONG = ("trim", "split", "drop", "error")
 
 MAX_PIECES = 1024
 """Pieces of one conversation at most; what tells the rows of a mixture apart has room for no more."""
+
+LARGE = 1 << 16
+"""Characters from which on it pays to ask, before a text is tokenised, whether anything of it can fit."""
 
 NOTHING_SUPERVISED = "no supervised token"
 
@@ -54,8 +57,9 @@ class Row:
         boundary_tokens: supervised tokens that begin before their answer.
         open_turns: supervised turns that the template closes with no special token.
         cuts: where in `ids` the pieces after the first start; empty when there is one.
-        full_tokens: tokens before any length rule; 0 where the template refuses the row.
-        full_supervised: supervised tokens before any length rule.
+        full_tokens: tokens before any length rule; 0 where the template refuses the row. A row that is dropped
+            without being tokenised, since nothing of it can fit, has as many at the least.
+        full_supervised: supervised tokens before any length rule; as `full_tokens`.
         specials: messages whose own content holds the text of a special token, which is tokenised as that token.
         tools_ignored: whether the row has tools and the template shows nothing of them.
     """
@@ -115,7 +119,7 @@ class _Refused(Exception):
 
 
 class Chat:
-    """A tokenizer with a template, a mask rule and a length rule; goes through pickle as what it was made of.
+    """A tokenizer with a template, a mask rule and a length rule.
 
     Args:
         model_folder: a folder with ``tokenizer.json``.
@@ -157,18 +161,13 @@ class Chat:
         self._shapes = masks.Shapes(self._render, Flow(templates.environment(), self.template))
         self._bos = np.array(self.bos, np.int32)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        how = {"mask": self.mask, "max_length": self.max_length, "too_long": self.too_long}
-        return _again, (self.folder, self.name, how, self.encoder.fast)
-
     # ------------------------------------------------------------------------------------------ rendering
 
     def render(self, examples: Sequence[Example]) -> list[Row]:
-        """Return one row an example, in order; rows the template refuses come back as dropped.
+        """Return one row an example, in order; rows that the template refuses or hides answers of come back dropped.
 
         Raises:
-            DataError: an answer cannot be found in the rendered text, or a row is too long under ``error``; names
-                file and line.
+            DataError: a row is too long under ``error``; names file and line.
             ModelError: the template cannot be used at all.
         """
         (rows,) = self.render_all([examples])
@@ -187,7 +186,7 @@ class Chat:
         with ThreadPoolExecutor(threads) as pool:
             last: Callable[[], list[Row]] | None = None
             for examples in batches:
-                drafts = [self._placed(example) for example in examples]
+                drafts = [self._begun(example) for example in examples]
                 texts = [draft.text for draft in drafts if isinstance(draft, _Draft)]
                 size = -(-len(texts) // threads) or 1
                 pending = [pool.submit(self.encoder.encode, texts[at : at + size]) for at in range(0, len(texts), size)]
@@ -200,27 +199,58 @@ class Chat:
     def _rows(
         self,
         examples: Sequence[Example],
-        drafts: Sequence[_Draft | str],
+        drafts: Sequence[_Draft | Row],
         pending: Sequence[Future[Sequence[Encoded]]],
     ) -> list[Row]:
         encoded = (one for chunk in pending for one in chunk.result())
         return [
-            self._dropped(example, draft) if isinstance(draft, str) else self._row(example, next(encoded), draft)
+            draft if isinstance(draft, Row) else self._row(example, next(encoded), draft)
             for example, draft in zip(examples, drafts, strict=True)
         ]
 
-    def _placed(self, example: Example) -> _Draft | str:
-        try:
-            return self._draft(example, self.mask)
-        except ValueError as error:
-            raise _fault(example, str(error)) from None
+    def _begun(self, example: Example) -> _Draft | Row:
+        """Return the text to tokenise, or at once the row that is dropped whatever its tokens are."""
+        draft = self._draft(example, self.mask)
+        if isinstance(draft, str):
+            row = _dropped(draft)
+        elif reason := self._hopeless(example, draft):
+            row = _dropped(reason)
+            row.full_tokens = self._at_least(draft.text)
+            answers = [draft.text[answer.start : answer.end] for answer in draft.answers]
+            row.full_supervised = sum(map(self.encoder.at_least, answers))
+            row.tools_ignored = self._ignored(example, draft)
+        else:
+            return draft
+        row.specials = self._specials(example)
+        return row
+
+    def _hopeless(self, example: Example, draft: _Draft) -> str:
+        """Return the reason why nothing of a row is kept, where its bytes alone say so; else an empty text."""
+        limit = self.max_length
+        if limit is None or len(draft.text) < LARGE or self._at_least(draft.text) <= limit:
+            return ""
+        if self.too_long == "error":
+            raise _too_long(example, f"at least {self._at_least(draft.text)}", limit)
+        if self.too_long == "drop":
+            return f"longer than {limit} tokens"
+        if self.too_long == "split":
+            fits = any(self._may_fit(part, limit) for part in _parts(example))
+            return "" if fits else f"no whole exchange within {limit} tokens"
+        every = draft if self.mask == "all" else self._draft(example, "all")
+        if isinstance(every, str):
+            return every
+        fits = any(self._at_least(every.text[: answer.end]) <= limit for answer in every.answers[:1])
+        return "" if fits else f"no whole answer within {limit} tokens"
+
+    def _may_fit(self, example: Example, limit: int) -> bool:
+        draft = self._draft(example, self.mask)
+        return isinstance(draft, _Draft) and self._at_least(draft.text) <= limit
+
+    def _at_least(self, text: str) -> int:
+        return len(self.bos) + self.encoder.at_least(text)
 
     def _draft(self, example: Example, mask: str) -> _Draft | str:
-        """Return the text and the answers in it, or the reason why there is no text.
-
-        Raises:
-            ValueError: an answer cannot be found in the text.
-        """
+        """Return the text and the answers in it, or the reason why there is no text or an answer is not found."""
         wanted = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
         if not wanted:
             return "no assistant turn"
@@ -291,32 +321,21 @@ class Chat:
         row.tools_ignored = self._ignored(example, draft)
         return row
 
-    def _dropped(self, example: Example, reason: str) -> Row:
-        row = _dropped(reason)
-        row.specials = self._specials(example)
-        return row
-
     def _whole(self, encoded: Encoded) -> NDArray[np.int32]:
         return np.concatenate([self._bos, encoded.ids]) if self.bos else encoded.ids
 
     def _shortened(self, example: Example, encoded: Encoded, ids: NDArray[np.int32]) -> Row:
         limit = self.max_length or 0
         if self.too_long == "error":
-            raise _fault(
-                example,
-                f"the row has {len(ids)} tokens, max_length is {limit}; "
-                f"set max_length: {len(ids)} or more, or too_long: trim, split or drop",
-            )
+            raise _too_long(example, f"{len(ids)}", limit)
         if self.too_long == "drop":
             return _dropped(f"longer than {limit} tokens")
         return self._split(example, limit) if self.too_long == "split" else self._trimmed(example, encoded, ids, limit)
 
     def _trimmed(self, example: Example, encoded: Encoded, ids: NDArray[np.int32], limit: int) -> Row:
-        try:
-            draft = self._draft(example, "all")
-        except ValueError as error:
-            raise _fault(example, str(error)) from None
-        assert isinstance(draft, _Draft)
+        draft = self._draft(example, "all")
+        if isinstance(draft, str):
+            return _dropped(draft)
         fitting = [answer for answer in self._locate(encoded, draft.answers) if answer.end <= limit]
         if not fitting:
             return _dropped(f"no whole answer within {limit} tokens")
@@ -351,8 +370,7 @@ class Chat:
 
     def _fitting(self, example: Example, messages: tuple[Message, ...], limit: int) -> Row | None:
         """Return some turns of a conversation as a row of their own; None where they do not fit or teach nothing."""
-        part = Example(messages, (), example.path, example.line, example.tools)
-        draft = self._placed(part)
+        draft = self._draft(_part(example, messages), self.mask)
         if isinstance(draft, str):
             return None
         (encoded,) = self.encoder.encode([draft.text])
@@ -455,10 +473,7 @@ class Chat:
         """Return a made-up conversation's text with the places of its answers."""
         turns = (Message("user", "Hi"), Message("assistant", "Hello"))
         for times in (2, 1):
-            try:
-                draft = self._draft(Example(turns * times), "all")
-            except ValueError:
-                continue
+            draft = self._draft(Example(turns * times), "all")
             if isinstance(draft, _Draft):
                 return [(draft.text, answer) for answer in draft.answers]
         return []
@@ -510,13 +525,6 @@ class Chat:
                 f"the template {self.name} needs the tokens {', '.join(absent)}, which the tokenizer in "
                 f"{self.folder} has not; use training.template: vicuna_v1.1 or plain"
             )
-
-
-def _again(folder: Path, name: str, how: Mapping[str, Any], fast: Fast | None) -> Chat:
-    chat = Chat(folder, name, **how)
-    if fast is not None:
-        chat.encoder.take(fast)
-    return chat
 
 
 def _load(folder: Path) -> tuple[Tokenizer, tuple[int, ...], str]:
@@ -588,12 +596,27 @@ def _exchanges(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[t
     return tuple(messages[:first]), [tuple(turns) for turns in exchanges]
 
 
+def _parts(example: Example) -> Iterator[Example]:
+    """Yield each exchange, under the leading system turns, as an example."""
+    head, exchanges = _exchanges(example.messages)
+    return (_part(example, (*head, *exchange)) for exchange in exchanges)
+
+
+def _part(example: Example, messages: tuple[Message, ...]) -> Example:
+    return Example(messages, (), example.path, example.line, example.tools)
+
+
 def _dropped(reason: str) -> Row:
     return Row(np.zeros(0, np.int32), (), DROPPED, reason)
 
 
-def _fault(example: Example, message: str) -> DataError:
-    return DataError(message, path=example.path, line=example.line if example.path else 0)
+def _too_long(example: Example, tokens: str, limit: int) -> DataError:
+    return DataError(
+        f"the row has {tokens} tokens, max_length is {limit}; "
+        f"set max_length: {tokens.removeprefix('at least ')} or more, or too_long: trim, split or drop",
+        path=example.path,
+        line=example.line if example.path else 0,
+    )
 
 
 def _one_of(what: str, value: str, possible: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from threading import Lock
 from typing import Any, Protocol
 
@@ -71,9 +71,15 @@ class Encoder:
         self._seen, self._unchecked = 0, CHECKED
         self._making = Lock()
 
-    def take(self, fast: Fast | None) -> None:
-        """Use what another process has made, and make none."""
-        self.fast, self._seen = fast, self.worth + 1
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of text that one token stands for at the most; 0 where no bound is known."""
+        return _longest(json.loads(self.tokenizer.to_str()))
+
+    def at_least(self, text: str) -> int:
+        """Return a number of tokens that the text has at the least, without making them; 0 where none is known."""
+        size = len(text) if text.isascii() else len(text.encode())
+        return -(-size // self.longest) if self.longest else 0
 
     def encode(self, texts: Sequence[str]) -> Sequence[Encoded]:
         """Return each text's tokens; special tokens in a text are taken as such. Safe to call from several threads."""
@@ -111,6 +117,40 @@ class Encoder:
         if not texts:
             return []
         return [ByOffsets(one) for one in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+KEEPING = ("ByteLevel", "Metaspace", "Digits")
+SHRINKING = 3
+"""How many times fewer bytes a text may have in composed form (NFC): three characters of three bytes make one."""
+
+
+def _longest(told: Mapping[str, Any]) -> int:
+    """Return the bytes of a tokenizer's longest token where tokens leave nothing of any text out, else 0."""
+    model, cuts = told["model"], _steps(told["pre_tokenizer"], "pretokenizers")
+    if model["type"] != "BPE" or any(token["lstrip"] or token["rstrip"] for token in told["added_tokens"]):
+        return 0
+    if not all(cut["type"] in KEEPING or (cut["type"] == "Split" and cut["behavior"] != "Removed") for cut in cuts):
+        return 0
+    forms = _steps(told["normalizer"], "normalizers")
+    if not all(form["type"] in ("NFC", "Prepend") or _writes_spaces(form) for form in forms):
+        return 0
+    vocabulary, by_bytes = model["vocab"], any(cut["type"] == "ByteLevel" for cut in cuts)
+    fallback = {f"<0x{number:02X}>" for number in range(256)} if model.get("byte_fallback") else {""}
+    if not (_alphabet() if by_bytes else fallback) <= vocabulary.keys():
+        return 0  # what has no token may be left out, or a token for the unknown may stand for any length of it
+    sizes = [len(token) if by_bytes else len(token.encode()) for token in vocabulary]
+    added = [len(token["content"].encode()) for token in told["added_tokens"]]
+    return max(sizes + added) * (SHRINKING if any(form["type"] == "NFC" for form in forms) else 1)
+
+
+def _steps(told: Mapping[str, Any] | None, several: str) -> Sequence[Mapping[str, Any]]:
+    if told is None:
+        return []
+    return list(told[several]) if told["type"] == "Sequence" else [told]
+
+
+def _writes_spaces(form: Mapping[str, Any]) -> bool:
+    return bool(form["type"] == "Replace" and form["pattern"] == {"String": " "} and form["content"] == SPACE)
 
 
 class ByOffsets:

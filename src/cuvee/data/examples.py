@@ -11,7 +11,6 @@ when all rows are: memory holds one row group and 16 bytes a row until then.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

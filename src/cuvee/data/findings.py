@@ -81,6 +81,11 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
+def verb(number: int, does: str) -> str:
+    """Return what so many do: ``1 of 3 rows holds``, ``2 of 3 rows hold``."""
+    return f"{does}s" if number == 1 else does
+
+
 def summary(findings: Sequence[Finding]) -> str:
     """Return how many findings there are of each level; those still to come are counted apart."""
     levels = Counter(one.level for one in findings)

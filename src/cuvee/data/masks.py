@@ -11,7 +11,8 @@ text with the row's own contents is the row's text. Otherwise three ways, tried 
    the plain text; what the plain text has between is the answer as the template rewrote it.
 3. Prefix differences: the conversation before the turn, rendered for generation, must be a head of the plain
    text, and so must the conversation up to and including the turn. This one also covers what an assistant
-   writes besides content: tool calls and reasoning.
+   writes besides content, tool calls and reasoning, and comes first for a turn that has them; a sentinel that
+   stands for them too comes second.
 
     plain     <|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n#### 4<|im_end|>\n
     replaced  <|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n~~~~~~<|im_end|>\n
@@ -33,7 +34,8 @@ Turn = Mapping[str, Any]
 Span = tuple[int, int]
 
 # What an assistant writes besides its content: a sentinel in the content would miss it.
-WRITTEN = ("tool_calls", "reasoning_content", "thinking")
+REASONING = ("reasoning_content", "thinking")
+WRITTEN = ("tool_calls", *REASONING)
 
 
 class NotShown(ValueError):
@@ -53,8 +55,8 @@ def answers(
         special: matches any special token.
 
     Raises:
-        NotShown: a turn calls tools, and the template shows nothing of it.
-        ValueError: a turn cannot be found by any of the three ways.
+        NotShown: a turn cannot be found by any of the three ways, or it calls tools and the template shows nothing
+            of it.
     """
     if not any(messages[index].get(key) for index in wanted for key in WRITTEN):
         spans = _all_at_once(render, messages, text, wanted)
@@ -181,24 +183,33 @@ def _length(text: str, at: int, content: str, piece: str) -> int:
 
 def _single(render: Render, messages: Sequence[Turn], text: str, index: int, special: re.Pattern[str]) -> Span:
     turn = messages[index]
-    span = None
-    if not any(turn.get(key) for key in WRITTEN):
-        span = _replaced(render, messages, text, index)
-    span = span or _difference(render, messages, text, index, special)
+    if any(turn.get(key) for key in WRITTEN):
+        span = _difference(render, messages, text, index, special) or _replaced(render, messages, text, index)
+    else:
+        span = _replaced(render, messages, text, index) or _difference(render, messages, text, index, special)
     if span is None:
-        raise ValueError(
-            f"the template does not show where the assistant's turn {index + 1} lies: neither a replaced content nor "
-            "the conversation before it is found in the whole text (templates that drop earlier reasoning do "
-            "so); use mask: last, another template, or take the reasoning out of the data"
-        )
+        raise NotShown(_unfound(messages, turn))
     if turn.get("tool_calls") and span[0] == span[1]:
         raise NotShown("the template shows nothing of a tool call")
     return span
 
 
+def _unfound(messages: Sequence[Turn], turn: Turn) -> str:
+    """Return the reason for an answer that is not found; the same for all rows of a kind, as rows are counted by it."""
+    if any("</think>" in str(other.get("content")) or any(map(other.get, REASONING)) for other in messages):
+        return (
+            "the template does not show where an answer lies, as templates that rewrite reasoning do; use mask: last, "
+            "another template, or take the reasoning out of the data"
+        )
+    if turn.get("tool_calls"):
+        return "the template does not show where an answer that calls tools lies; use another template"
+    return "the template does not show where an answer lies; use mask: last or another template"
+
+
 def _replaced(render: Render, messages: Sequence[Turn], text: str, index: int) -> Span | None:
     marks = _marks(text, 1)
-    replaced = [*messages[:index], {**messages[index], "content": marks[0]}, *messages[index + 1 :]]
+    turn = {key: value for key, value in messages[index].items() if key not in WRITTEN}
+    replaced = [*messages[:index], {**turn, "content": marks[0]}, *messages[index + 1 :]]
     pieces = _split(_try(render, replaced), marks)
     if pieces is None:
         return None

@@ -33,6 +33,7 @@ from cuvee.data.findings import (
     named,
     read,
     reasons,
+    verb,
     write,
 )
 from cuvee.data.row_checks import Source
@@ -96,9 +97,9 @@ def check(inputs: Inputs, params: Mapping[str, Any]) -> list[Finding]:
 
     Args:
         inputs: the artefacts.
-        params: ``max_lost`` and ``max_overlap`` (shares as text; "1/4" and "0"), ``overlap_dropped`` (load ids of sources
-            that leave overlapping rows out), ``duplicates_dropped`` ([load id, load id, "equal" or "near"]: what is
-            left out within a source or between two), ``sample`` (rows a source for masks and templates; 200).
+        params: ``max_lost`` and ``max_overlap`` (shares as text; "1/4" and "0"), ``overlap_dropped`` (load ids of
+            sources that leave overlapping rows out), ``duplicates_dropped`` ([load id, load id, "equal" or "near"]:
+            what is left out within a source or between two), ``sample`` (rows a source for masks and templates; 200).
     """
     return list(_findings(inputs, params))
 
@@ -159,8 +160,8 @@ def special_tokens(source: Source) -> Finding:
     if not len(rows):
         return Finding("special_tokens", OK, source.load, text="no row's text holds a special token", numbers=numbers)
     text = (
-        f"{len(rows):,} of {counted(len(source.rows), 'row')} with the text of a special token in a message; it acts "
-        "as that token, so a turn may seem to end there"
+        f"{len(rows):,} of {counted(len(source.rows), 'row')} {verb(len(rows), 'hold')} the text of a special token in "
+        "a message; it acts as that token, so a turn may seem to end there"
     )
     return Finding("special_tokens", WARN, source.load, text=text, numbers=numbers, rows=source.shown(rows.tolist()))
 
@@ -190,7 +191,8 @@ def lengths(source: Source, chat: Chat, max_lost: Fraction) -> Finding:
     why = reasons(source.render_summary.get("reasons", {}))
     lost_rows, lost_tokens = Fraction(counts[DROPPED], len(rows)), Fraction(max(0, before - taught), max(1, before))
     text = (
-        f"{', '.join(f'{number:,} {status}' for status, number in changed.items())} of {counted(len(rows), 'row')} ({why}); "
+        f"{', '.join(f'{number:,} {status}' for status, number in changed.items())} of {counted(len(rows), 'row')} "
+        f"({why}); "
         f"{before - taught:,} of {counted(before, 'supervised token')} lost ({float(lost_tokens):.1%}); {spread}"
     )
     level = FAIL if max(lost_rows, lost_tokens) > max_lost else WARN
@@ -253,9 +255,9 @@ def duplicates(found: Repeated, sources: Sequence[Source], dropped: Sequence[Seq
         gone = {what for *pair, what in dropped if set(pair) == {found.loads[one], found.loads[other]}}
         good = "near" in gone or reasons_left <= gone
         text = (
-            f"{rows:,} of {counted(there, 'row')} {_verb(rows, 'repeat')} a row {where} ({counts['equal']:,} equal, "
+            f"{rows:,} of {counted(there, 'row')} {verb(rows, 'repeat')} a row {where} ({counts['equal']:,} equal, "
             f"{counts['near']:,} near); "
-            + (_left_out(rows) if good else "what is said twice weighs twice unless duplicates are dropped")
+            + (_left_out(rows) if good else f"{_they(rows, 'weigh')} more than once unless duplicates are dropped")
         )
         lines = shown[one, other]
         told = [_told(line, f"{line.similarity:.0%} like" if line.reason == "near" else "equal to") for line in lines]
@@ -295,12 +297,12 @@ def overlap(found: Compared, sources: Sequence[Source], limit: Fraction, dropped
     return Finding("overlap", WARN, text=f"{text}; preflight.max_overlap = {limit} allows it", **place)
 
 
-def _verb(rows: int, plural: str) -> str:
-    return f"{plural}s" if rows == 1 else plural
-
-
 def _left_out(rows: int) -> str:
     return f"{'it is' if rows == 1 else 'they are'} left out of training"
+
+
+def _they(rows: int, does: str) -> str:
+    return f"{'it' if rows == 1 else 'they'} {verb(rows, does)}"
 
 
 def _them(rows: int) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cuvee.data import examples, ranks, rendered
 from cuvee.data.chat import DROPPED, KEPT, STATUSES, Chat
-from cuvee.data.findings import FAIL, OK, SHOWN, WARN, Finding, evidence, excerpt
+from cuvee.data.findings import FAIL, OK, SHOWN, WARN, Finding, counted, evidence, excerpt, verb
 from cuvee.data.masks import WRITTEN
 from cuvee.data.rendered import Rendered
 from cuvee.values import Example, Message
@@ -138,13 +138,18 @@ def end_tokens(source: Source, chat: Chat) -> Finding:
     numbers = {"turns": turns, "without": without, "rows": len(bad)}
     shown = ", ".join(chat.text([stop]) for stop in stops.tolist()) or "none: the tokenizer names no end token"
     if not bad:
-        return Finding("end_token", OK, source.load, text=f"all {turns:,} turns end with {shown}", numbers=numbers)
+        return Finding("end_token", OK, source.load, text=_all(turns, shown), numbers=numbers)
     ends = [f"ends with {_last(source, index, chat)!r}" for index in bad[:SHOWN]]
     text = (
-        f"{without:,} of {turns:,} supervised turns in {len(bad):,} rows end with no token that ends an answer "
-        f"({shown}); a model trained on them does not learn to stop there. Choose a template that closes the turn"
+        f"{without:,} of {counted(turns, 'supervised turn')} in {counted(len(bad), 'row')} {verb(without, 'end')} with "
+        f"no token that ends an answer ({shown}); a model trained on that does not learn to stop there. "
+        "Choose a template that closes the turn"
     )
     return Finding("end_token", FAIL, source.load, text=text, numbers=numbers, rows=source.shown(bad, ends))
+
+
+def _all(turns: int, shown: str) -> str:
+    return f"the one turn ends with {shown}" if turns == 1 else f"all {turns:,} turns end with {shown}"
 
 
 def _last(source: Source, index: int, chat: Chat) -> str:
@@ -176,12 +181,12 @@ def supervised(source: Source, chat: Chat) -> Finding:
     bad = sorted({*nothing, *unsound})
     if bad:
         text = (
-            f"{len(nothing):,} of {rows:,} rows have no supervised token, {len(unsound):,} have supervised parts "
-            "outside the row or across each other; render again"
+            f"{counted(rows, 'row')}: {len(nothing):,} without a supervised token, {len(unsound):,} with supervised "
+            "parts outside the row or across each other; render again"
         )
         return Finding("supervised", FAIL, source.load, text=text, numbers=numbers, rows=source.shown(bad))
     if whole:
-        text = f"{share}; {whole:,} of {rows:,} rows are supervised as a whole: they hold no prompt"
+        text = f"{share}; supervised as a whole, without a prompt: {whole:,} of {counted(rows, 'row')}"
         return Finding("supervised", WARN, source.load, text=text, numbers=numbers)
     return Finding("supervised", OK, source.load, text=share, numbers=numbers)
 
@@ -202,10 +207,14 @@ def mask(source: Source, chat: Chat, count: int, seed: int = 0) -> Finding:
             wrong.append((int(index), fault))
     numbers = {"sampled": len(chosen), "turns": turns, "wrong": len(wrong)}
     if not wrong:
-        text = f"in {len(chosen):,} sampled rows the {turns:,} supervised turns are the answers with their end tokens"
+        ends = counted(
+            turns, "supervised turn is an answer with its end", "supervised turns are the answers with their end"
+        )
+        text = f"in {counted(len(chosen), 'sampled row')} the {ends} tokens"
         return Finding("mask", OK, source.load, text=text, numbers=numbers)
     rows = source.shown([index for index, _ in wrong], [fault for _, fault in wrong])
-    text = f"{len(wrong):,} of {len(chosen):,} sampled rows supervise other text than the assistant's answers"
+    some = f"{len(wrong):,} of {counted(len(chosen), 'sampled row')} {verb(len(wrong), 'supervise')}"
+    text = f"{some} other text than the assistant's answers"
     return Finding("mask", FAIL, source.load, text=text, numbers=numbers, rows=rows)
 
 
@@ -297,8 +306,8 @@ def template(source: Source, chat: Chat, count: int, seed: int = 0) -> Finding:
     numbers = {"sampled": len(chosen), "wrong": len(wrong), "seams": seams, "gaps": told}
     if wrong:
         text = (
-            f"in {len(wrong):,} of {len(chosen):,} sampled rows the evaluation's prompt is not the head of the "
-            "training row: the model would be asked in another form than it is trained in. Choose another "
+            f"in {len(wrong):,} of {counted(len(chosen), 'sampled row')} the evaluation's prompt is not the head of "
+            "the training row: the model would be asked in another form than it is trained in. Choose another "
             "training.template, or mend the tokenizer's chat template"
         )
         rows = source.shown([index for index, _ in wrong], [fault for _, fault in wrong])
@@ -306,10 +315,11 @@ def template(source: Source, chat: Chat, count: int, seed: int = 0) -> Finding:
     if told:
         text = (
             f"training shows {', '.join(map(repr, told))} between the generation prompt and the answer in "
-            f"{sum(told.values()):,} of {len(chosen):,} sampled rows; in evaluation the model must write it itself"
+            f"{sum(told.values()):,} of {counted(len(chosen), 'sampled row')}; in evaluation the model must "
+            "write it itself"
         )
         return Finding("template", WARN, source.load, text=text, numbers=numbers)
-    text = f"in {len(chosen):,} sampled rows the evaluation's prompt is the head of the training row"
+    text = f"in {counted(len(chosen), 'sampled row')} the evaluation's prompt is the head of the training row"
     return Finding("template", OK, source.load, text=text, numbers=numbers)
 
 

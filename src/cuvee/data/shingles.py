@@ -37,7 +37,7 @@ BYTES = 1 << 21
 
 SYMBOLS = b"+-*/%^<=>&|!"
 
-_HYPHEN = re.compile(rb"(?<=[A-Za-z\x80-\xff-])-|-(?=[A-Za-z\x80-\xff-])")
+_HYPHEN = re.compile(r"(?<=[^\W\d_])-|(?<=-)-|-(?=-|[^\W\d_])")
 """A minus that is no word."""
 
 _MINUS = "\N{MINUS SIGN}"
@@ -55,8 +55,6 @@ class _Characters(dict[int, str]):
 
 
 def _character(letter: str) -> str:
-    if letter == _MINUS:
-        return "-"
     kind = unicodedata.category(letter)
     if kind == "Sm" or (kind[0] in "LM" and unicodedata.name(letter, "").startswith(_UNSPACED)):
         return f" {letter} "
@@ -75,10 +73,12 @@ _CHARACTERS = _Characters({code: chr(code) for code in range(128)})
 
 def folded(text: str) -> bytes:
     """Return the text's words as UTF-8, lower-cased, with spaces in place of all that parts words."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).lower().translate(_CHARACTERS)
-    found = text.encode("utf-8", "replace")
-    return (_HYPHEN.sub(b" ", found) if b"-" in found else found).translate(_ASCII)
+    plain = text.isascii()
+    if not plain:
+        text = unicodedata.normalize("NFKC", text).lower().replace(_MINUS, "-")
+    if "-" in text:
+        text = _HYPHEN.sub(" ", text)
+    return (text if plain else text.translate(_CHARACTERS)).encode("utf-8", "replace").translate(_ASCII)
 
 
 def words(text: bytes) -> bytes:

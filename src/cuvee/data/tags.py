@@ -5,9 +5,9 @@
 `tags` is null where a model's answer could not be read, and empty where it was read and holds none. `raw` is the
 model's answer, empty for rules.
 
-Normalisation follows InsTag (Lu et al., arXiv 2308.07074, section 3): tags seen fewer than 20 times are left out
-(`frequent`), then letters are lowered, special characters become spaces and each word its Porter stem (`normalise`).
-InsTag's third and fourth steps, which merge tags by meaning and by association, are not done.
+Normalisation (`normalise`) is the second of InsTag's steps (Lu et al., arXiv 2308.07074, section 3): letters are
+lowered, special characters become spaces and each word its Porter stem. The others are not done: rare tags stay (InsTag
+leaves out those seen fewer than 20 times), and none are merged by meaning or by association.
 
 A filter ``code|math`` on raw tags does not see what it seems to see: "coding" and "programming" do not contain
 "code". Stemmed, "coding" is "code", but "decode", "encode" and "barcode" have become "decod", "encod" and "barcod",
@@ -24,8 +24,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from cuvee.errors import UsageError
 
@@ -33,9 +35,6 @@ FILE = "tags.parquet"
 ROW_GROUP = 4096
 TOP = 50
 """Tags that a summary lists with their counts."""
-
-FREQUENT = 20
-"""InsTag leaves out tags that are seen fewer times."""
 
 SCHEMA = pa.schema(
     [("id", pa.binary(16)), ("occurrence", pa.int32()), ("tags", pa.list_(pa.string())), ("raw", pa.string())]
@@ -94,6 +93,11 @@ def read(folder: Path) -> list[tuple[str, ...]]:
     return found
 
 
+def readable(folder: Path) -> NDArray[np.bool_]:
+    """Return for each row, in load order, whether its tags could be read."""
+    return np.asarray(pq.read_table(folder / FILE, columns=["tags"])["tags"].is_valid())
+
+
 def _batches(rows: Iterable[TagRow]) -> Iterable[list[TagRow]]:
     stream = iter(rows)
     while batch := list(islice(stream, ROW_GROUP)):
@@ -147,19 +151,6 @@ def _stemmer() -> Callable[[str], str]:
         ) from None
     stem: Callable[[str], str] = PorterStemmer().stem
     return stem
-
-
-def frequent(rows: Iterable[Collection[str]], least: int = FREQUENT) -> frozenset[str]:
-    """Return the tags that at least `least` rows have; InsTag's first step, on tags as they came."""
-    return frozenset(tag for tag, count in histogram(rows) if count >= least)
-
-
-# ------------------------------------------------------------------------------------------------- counting
-
-
-def histogram(rows: Iterable[Collection[str]]) -> list[tuple[str, int]]:
-    """Return (tag, number of rows that have it), most frequent first, equal counts by name."""
-    return _by_count(Counter(chain.from_iterable(map(set, rows))))
 
 
 def complexity(rows: Collection[Collection[str]]) -> float:

@@ -44,6 +44,9 @@ TRAILING = "turns after the last answer left out"
 WEIGHT = "a message's weight left out"
 NUMBER = "a number as answer written as text"
 BOOLEAN = "a boolean as answer written as text"
+ASKED_NUMBER = "a number as question written as text"
+ASKED_BOOLEAN = "a boolean as question written as text"
+CALL = "a function call that is no JSON kept as a plain answer"
 SYSTEM = "the row's system text left out, because the conversation has its own"
 
 
@@ -73,7 +76,7 @@ def sharegpt(turn: Any, repairs: list[str]) -> Message:
     weigh(turn, repairs)
     name = turn.get("from")
     if name in CALL_ROLES:
-        return _call(content(turn.get("value"), "value of a tool call"))
+        return _call(content(turn.get("value"), "value of a tool call"), repairs)
     name = role(name)
     return Message(name, content(turn.get("value"), f"value of a {name} turn"))
 
@@ -101,13 +104,26 @@ def content(value: Any, what: str) -> str:
 
 def answer(value: Any, what: str, repairs: list[str]) -> str:
     """Return an answer as text: as `content`, and numbers and booleans as JSON writes them, which is a repair."""
+    return _scalar(value, what, repairs, NUMBER, BOOLEAN)
+
+
+def question(value: Any, what: str, repairs: list[str]) -> str:
+    """Return what is asked, or its input, as text by the rule of `answer`."""
+    return _scalar(value, what, repairs, ASKED_NUMBER, ASKED_BOOLEAN)
+
+
+def _scalar(value: Any, what: str, repairs: list[str], number: str, boolean: str) -> str:
     if not isinstance(value, int | float):
         return content(value, what)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{what} is {value}, which JSON does not have")
-    kind = BOOLEAN if isinstance(value, bool) else NUMBER
-    repairs += [kind] * (kind not in repairs)
+    _note(boolean if isinstance(value, bool) else number, repairs)
     return json.dumps(value)
+
+
+def _note(repair: str, repairs: list[str]) -> None:
+    """A repair counts once a row."""
+    repairs += [repair] * (repair not in repairs)
 
 
 def tools(value: Any) -> tuple[Mapping[str, Any], ...]:
@@ -193,14 +209,18 @@ def weigh(turn: Mapping[str, Any], repairs: list[str]) -> None:
             repairs.append(WEIGHT)
 
 
-def _call(text: str) -> Message:
-    """Return an assistant turn that calls functions, written as JSON: one object or a list of them."""
+def _call(text: str, repairs: list[str]) -> Message:
+    """Return an assistant turn that calls functions, written as JSON: one object or a list of them.
+
+    What is no such JSON is an answer in plain text, which is a repair.
+    """
     try:
         calls = json.loads(text)
     except (ValueError, RecursionError):
-        return Message("assistant", text)
+        calls = []
     calls = calls if isinstance(calls, list) else [calls]
     if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
+        _note(CALL, repairs)
         return Message("assistant", text)
     return Message("assistant", "", {"tool_calls": [_as_function(call) for call in calls]})
 

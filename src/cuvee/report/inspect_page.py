@@ -8,7 +8,7 @@ from pathlib import Path
 from cuvee.errors import UsageError
 from cuvee.inspection import Inspection, SourceView, visible
 from cuvee.report.page import environment
-from cuvee.terminal_inspect import MIXTURE_COLUMNS, choice, left_out, mixture_rows, row_facts, source_facts
+from cuvee.terminal_inspect import MIXTURE_COLUMNS, choice, left_out, mixture_rows, row_facts, source_facts, tag_facts
 
 
 def write(inspection: Inspection, path: Path) -> None:
@@ -39,6 +39,7 @@ def html(inspection: Inspection) -> str:
             mixture_rows=mixture_rows,
             row_facts=row_facts,
             statuses=_statuses,
+            tag_facts=tag_facts,
             visible=visible,
             width=_width,
         )
