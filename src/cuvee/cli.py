@@ -343,7 +343,7 @@ def preflight(
     for name in gate.unknown(planned, opened):
         raise UsageError(f"there is no finding '{name}' to accept.{did_you_mean(name, [one.name for one in found])}")
     if refused:
-        raise WorkFailed(f"{len(refused)} check(s) speak against training: {', '.join(one.name for one in refused)}")
+        raise WorkFailed(f"{gate.counted(refused)} against training: {', '.join(one.name for one in refused)}")
 
 
 @app.command()

@@ -54,12 +54,17 @@ def refusal(plan: Plan, store: Store, stage: Stage) -> str:
     found = refused(plan, store, stage)
     if not found:
         return ""
-    lines = [f"{len(found)} check(s) speak against training:"]
+    lines = [f"{counted(found)} against training:"]
     for one in found:
         lines.append(f"  {one.name}: {one.text}")
         lines += [f"    {_place(row)}{row.get('text', '')}" for row in one.rows[:SHOWN]]
     accepting = " ".join(f"--accept {one.name}" for one in found)
     return "\n".join([*lines, f"Mend the data or the recipe, or train all the same with {accepting}"])
+
+
+def counted(found: Sequence[Finding]) -> str:
+    """Return how many checks speak."""
+    return "1 check speaks" if len(found) == 1 else f"{len(found)} checks speak"
 
 
 def _place(row: Mapping[str, Any]) -> str:

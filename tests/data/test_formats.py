@@ -252,7 +252,7 @@ def test_text_parts_are_joined_and_other_parts_refused() -> None:
         ({"conversations": [{"from": "gpt", "value": "Hi"}]}, "sharegpt", "no user turn"),
         ({"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]}, "sharegpt", "no assist"),
         ({"instruction": "Add", "input": "", "output": " "}, "alpaca", "an empty assistant turn"),
-        ({"instruction": "Add", "input": 3, "output": "4"}, "alpaca", "input is a int"),
+        ({"instruction": "Add", "input": [3], "output": "4"}, "alpaca", "input is a list"),
         ({"instruction": "Add", "input": "", "output": None}, "alpaca", "output is missing"),
         ({"prompt": "Add"}, "prompt_completion", "no completion or response"),
         ({"question": "\ud83d", "answer": "4"}, "question_answer", "broken Unicode in a user turn"),
@@ -275,12 +275,15 @@ def test_a_stream_of_rows_keeps_every_row() -> None:
     rows = [
         (1, EXAMPLES["alpaca"]),
         (2, BadRow("x", 2, "broken JSON")),
-        (3, {"instruction": 3}),
+        (3, {"instruction": [3]}),
         (7, EXAMPLES["alpaca"]),
     ]
     found = list(formats.examples(rows, "alpaca", path="x"))
     assert [row.line for row in found] == [1, 2, 3, 7]
-    assert [row.reason for row in found if isinstance(row, BadRow)] == ["broken JSON", "instruction is a int, not text"]
+    assert [row.reason for row in found if isinstance(row, BadRow)] == [
+        "broken JSON",
+        "instruction is a list, not text",
+    ]
 
 
 def test_a_tag_with_broken_unicode_spoils_its_row() -> None:
@@ -352,6 +355,27 @@ def test_a_boolean_as_answer_is_written_as_in_json_and_counted() -> None:
     assert repair({"question": "?", "answer": True}, "question_answer") == "a boolean as answer written as text"
 
 
+@pytest.mark.parametrize(
+    ("raw", "format", "text"),
+    [
+        ({"question": 5, "answer": "five"}, "question_answer", "5"),
+        ({"prompt": 2.5, "completion": "x"}, "prompt_completion", "2.5"),
+        ({"instruction": 7, "output": "x"}, "alpaca", "7"),
+        ({"instruction": "Double.", "input": 4, "output": "8"}, "alpaca", "Double.\nInput:\n4"),
+        ({"history": [{"user": 1, "bot": "one"}]}, "pairs", "1"),
+        ({"question": 5}, "question", "5"),
+    ],
+)
+def test_a_number_as_question_is_written_as_in_json_and_counted(raw: dict[str, Any], format: str, text: str) -> None:
+    assert turns(raw, format)[0] == ("user", text)
+    assert repair(raw, format) == of_turns.ASKED_NUMBER
+
+
+def test_a_number_as_question_that_json_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="question is nan, which JSON does not have"):
+        formats.example({"question": float("nan"), "answer": "x"}, "question_answer")
+
+
 def test_a_number_in_the_history_is_an_answer_too() -> None:
     raw = {"instruction": "And 3 + 3?", "output": "6", "history": [["2 + 2?", 4]]}
     assert turns(raw, "alpaca")[1] == ("assistant", "4")
@@ -361,8 +385,8 @@ def test_a_number_in_the_history_is_an_answer_too() -> None:
 @pytest.mark.parametrize(
     ("raw", "format", "reason"),
     [
-        ({"question": 4, "answer": "?"}, "question_answer", "question is a int, not text"),
-        ({"prompt": 4, "completion": "?"}, "prompt_completion", "prompt is a int, not text"),
+        ({"question": [4], "answer": "?"}, "question_answer", "question is a list, not text"),
+        ({"prompt": {"value": 4}, "completion": "?"}, "prompt_completion", "prompt is a dict, not text"),
         ({"question": "?", "answer": [4]}, "question_answer", "answer is a list, not text"),
         ({"question": "?", "answer": {"value": 4}}, "question_answer", "answer is a dict, not text"),
         ({"question": "?", "answer": float("nan")}, "question_answer", "answer is nan, which JSON does not have"),
@@ -425,7 +449,7 @@ def test_columns_that_are_named_are_the_question_whatever_else_is_there() -> Non
         ({"turns": []}, "turns is no list of texts"),
         ({"turns": ["2 + 2?", None]}, "a text of turns is missing"),
         ({"turns": ["2 + 2?", ""]}, "an empty user turn"),
-        ({"prompt": 4}, "prompt is a int, not text"),
+        ({"prompt": [4]}, "prompt is a list, not text"),
         ({"prompt": "\ud83d"}, "broken Unicode in a user turn"),
     ],
 )

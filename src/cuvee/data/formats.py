@@ -16,8 +16,8 @@ The list of turns may stand under `messages`, `conversations`, `conversation` or
 
 Repairs are counted by the load: turns before the first user turn (real ShareGPT files are cut into pieces, a third of
 which start with an answer) and after the last answer are left out, and so is what a message says about its weight in
-the loss. Numbers and booleans as answers are written as JSON writes them: 5, 5.0, 1e+20, true. Two turns of one role
-in a row are kept; templates decide what becomes of them.
+the loss. Numbers and booleans as questions and answers are written as JSON writes them: 5, 5.0, 1e+20, true. Two turns
+of one role in a row are kept; templates decide what becomes of them.
 """
 
 from __future__ import annotations
@@ -333,30 +333,36 @@ def _message(raw: Mapping[str, Any], names: Sequence[str], role: str, repairs: l
     name = _first_of(raw, names)
     if not name:
         raise ValueError(f"no {' or '.join(names)}")
-    return _answer(raw[name], name, repairs) if role == "assistant" else Message(role, turns.content(raw[name], name))
+    return _answer(raw[name], name, repairs) if role == "assistant" else _asked(raw[name], name, repairs)
 
 
 def _answer(value: Any, what: str, repairs: list[str]) -> Message:
     return Message("assistant", turns.answer(value, what, repairs))
 
 
+def _asked(value: Any, what: str, repairs: list[str]) -> Message:
+    return Message("user", turns.question(value, what, repairs))
+
+
 def _alpaca(raw: Mapping[str, Any], repairs: list[str]) -> list[Message]:
     found: list[Message] = []
     for pair in _history(raw.get("history")):
-        found.append(Message("user", turns.content(pair[0], "a question of the history")))
+        found.append(_asked(pair[0], "a question of the history", repairs))
         found.append(_answer(pair[1], "an answer of the history", repairs))
     output = raw["output"] if raw.get("output") is not None else raw.get("response")
-    return [*found, Message("user", _instructed(raw)), _answer(output, "output", repairs)]
+    return [*found, Message("user", _instructed(raw, repairs)), _answer(output, "output", repairs)]
 
 
-def _instructed(raw: Mapping[str, Any]) -> str:
+def _instructed(raw: Mapping[str, Any], repairs: list[str]) -> str:
     """Return an instruction with its input."""
-    instruction = turns.content(raw.get("instruction"), "instruction")
+    instruction = turns.question(raw.get("instruction"), "instruction", repairs)
     # databricks-dolly-15k has its input under `context`.
     given = raw.get("input") if raw.get("input") is not None else raw.get("context")
-    given = "" if given is None else turns.content(given, "input")
-    # FastChat, fastchat/data/convert_alpaca.py: only an input of more than one character counts.
-    return f"{instruction}\nInput:\n{given}" if len(given.strip()) > 1 else instruction
+    given = "" if given is None else given
+    # FastChat, fastchat/data/convert_alpaca.py: only an input of more than one character counts; a number always does.
+    text = turns.question(given, "input", repairs)
+    told = len(text.strip()) > 1 or isinstance(given, int | float)
+    return f"{instruction}\nInput:\n{text}" if told else instruction
 
 
 def _history(value: Any) -> list[Any]:
@@ -382,7 +388,7 @@ def _question_answer(raw: Mapping[str, Any], repairs: list[str]) -> list[Message
     there = (names for names in _QUESTIONS if names[0] in raw and names[1] in raw)
     question, answer = next(there, _QUESTIONS[0])
     return [
-        Message("user", turns.content(raw.get(question), question)),
+        _asked(raw.get(question), question, repairs),
         _answer(raw.get(answer), answer, repairs),
     ]
 
@@ -392,13 +398,13 @@ def _question(raw: Mapping[str, Any], repairs: list[str]) -> list[Message]:
     if not name:
         raise ValueError(f"no {' or '.join(_ASKING)}")
     if name == "instruction":
-        return [Message("user", _instructed(raw))]
+        return [Message("user", _instructed(raw, repairs))]
     if name != "turns":
-        return [Message("user", turns.content(raw[name], name))]
+        return [_asked(raw[name], name, repairs)]
     asked = raw[name]
     if not isinstance(asked, list) or not asked:
         raise ValueError("turns is no list of texts")
-    return [Message("user", turns.content(text, "a text of turns")) for text in asked]
+    return [_asked(text, "a text of turns", repairs) for text in asked]
 
 
 _CONVERTERS: dict[str, Callable[[Mapping[str, Any], list[str]], list[Message]]] = {

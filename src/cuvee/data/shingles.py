@@ -37,8 +37,8 @@ BYTES = 1 << 21
 
 SYMBOLS = b"+-*/%^<=>&|!"
 
-_HYPHEN = re.compile(r"(?<=[^\W\d_])-|(?<=-)-|-(?=-|[^\W\d_])")
-"""A minus that is no word."""
+_HYPHEN = re.compile(r"-(?:(?=-|[^\W\d_])|(?<=[^\W\d_]-)|(?<=--))")
+"""A minus that is no word; it begins with its sign so that the search jumps from one to the next."""
 
 _MINUS = "\N{MINUS SIGN}"
 
