@@ -218,7 +218,7 @@ def _measure(work: str, size: str, folder: str | None) -> float:
             f"  {name:20} {phase['seconds']:8.1f} s {phase['cpu']:8.1f} CPU s   peak {phase['peak_gib']:.2f} GiB",
             flush=True,
         )
-    return cost
+    return float(cost)
 
 
 if __name__ == "__main__":

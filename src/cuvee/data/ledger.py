@@ -2,9 +2,9 @@
 
     ledger.parquet   part, source (load stage id), row (load order), id, occurrence, times, supervised_tokens, steps
 
-`part` numbers the sources of the mixture: two of them may be the same rows. One line a row and part that was trained
-on; `times` counts epochs and copies, `supervised_tokens` all of them together, `steps` are the optimiser steps (1-based)
-that held it. The numbers are those of the plan of steps, which a finished training has carried out whole.
+`part` numbers the sources of the mixture: two of them may be the same rows. One line a row and part that was
+trained on; `times` counts epochs and copies, `supervised_tokens` all of them together, `steps` are the optimiser steps
+(1-based) that held it. The numbers are those of the plan of steps, which a finished training has carried out whole.
 """
 
 from __future__ import annotations
