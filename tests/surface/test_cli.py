@@ -283,9 +283,10 @@ def test_rows_lost_at_rendering_are_said_aloud(cuvee: Cuvee, place: Path) -> Non
     mixed = "".join(
         json.dumps({"question": f"q {i}", "answer": "word " * 400 if i % 2 else "a"}) + "\n" for i in range(80)
     )
-    code, _ = run_with(cuvee, place, mixed)
-    assert code == 0
-    found = cuvee("run", "r.yaml", "heldout=0.2")
+    code, told = run_with(cuvee, place, mixed)
+    assert (code, "--accept lengths/math" in told) == (1, True)  # half of a source is too much to lose unasked
+    found = cuvee("run", "r.yaml", "heldout=0.2", "--accept", "lengths/math")
+    assert found.returncode == 0
     assert "chosen rows were lost at rendering" in found.stdout
     assert "raise training.max_length" in found.stdout
     planned = json.loads(cuvee("plan", "r.yaml", "heldout=0.2", "--store", "other", "--json").stdout)
