@@ -21,7 +21,7 @@ from cuvee.errors import DataError, UsageError
 from cuvee.planner import Plan
 from cuvee.protocols import Estimate
 from cuvee.runtime import Runtime, cores
-from cuvee.stage import Base, Stage
+from cuvee.stage import Base, Stage, Trained
 from cuvee.store import Store
 
 CPU_RATE = 40e9
@@ -29,6 +29,9 @@ CPU_RATE = 40e9
 
 GPU_RATE = 150e12
 """Assumed useful operations a second and GPU in bfloat16."""
+
+FOLD_RATE = 2e8
+"""Assumed bytes of a folded model written in a second."""
 
 GENERATION_SLOWDOWN = 6.0
 """Assumed ratio of training's rate to token-by-token generation's."""
@@ -131,7 +134,7 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
         memory,
         *_disk(book, todo, workers),
         max(sum(missing.values()) / workers, _longest_chain(plan, missing)),
-        sum(full[model.id] for run in plan.runs for model in run.models),
+        sum(full[model.training.id] for run in plan.runs for model in run.models),
         sum(full[stage.id] for stage in plan.stages if stage.kind == "train"),
         (said, memory_said, f"{workers} worker(s) at once"),
     )
@@ -364,7 +367,9 @@ def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
     if stage.kind in ("train", "score", "generate"):
         rate = rates.get(_root(stage).id, book.rate)
     if stage.kind == "train":
-        return 6.0 * _parameters(stage, book) * size.total_tokens / rate + 0.5
+        return _training_work(stage, book) / rate + 0.5
+    if stage.kind == "fold":
+        return _weights(stage, book) / FOLD_RATE + 0.5
     if stage.kind == "score":
         return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens / rate + 0.2
     if stage.kind == "generate":
@@ -372,6 +377,12 @@ def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
     if stage.kind == "render":
         return size.total_tokens / 500_000
     return 0.05
+
+
+def _training_work(stage: Stage, book: _Book) -> float:
+    """Return a training's floating-point operations: with LoRA no gradient of the base's weights is computed."""
+    passes = 4.0 if stage.component == "lora" else 6.0
+    return passes * _parameters(stage, book) * book.sizes[stage.id].total_tokens
 
 
 def _rates(book: _Book) -> tuple[dict[str, float], str]:
@@ -383,7 +394,7 @@ def _rates(book: _Book) -> tuple[dict[str, float], str]:
         if stage.kind != "train" or stage.id not in book.present:
             continue
         seconds = float(book.store.manifest(stage.kind, stage.id)["summary"].get("seconds") or 0)
-        if seconds > 0.5 and (work := 6.0 * _parameters(stage, book) * book.sizes[stage.id].total_tokens):
+        if seconds > 0.5 and (work := _training_work(stage, book)):
             measured.setdefault(_root(stage).id, []).append(work / seconds)
     rates = {base: statistics.median(found) for base, found in measured.items()}
     if not rates:
@@ -395,22 +406,39 @@ def _rates(book: _Book) -> tuple[dict[str, float], str]:
 
 def _memory(book: _Book) -> tuple[int, str]:
     """Return bytes of the largest training: weights, gradient, two Adam moments, activations of one micro batch."""
-    largest, parameters = 0, 0
+    largest, parameters, learnt = 0, 0, 0
     for stage in book.plan.stages:
         if stage.kind == "train":
             width = 4 if stage.params["precision"] == "float32" else 2
             # Weights, gradient and two moments; in bfloat16 the optimiser keeps master weights in float32 besides.
             state = 16 if width == 4 else 18
-            count = _parameters(stage, book)
+            count, trained = _parameters(stage, book), _trained(stage, book)
             size = book.sizes[stage.id]
             step = size.total_tokens // max(1, size.steps)
             tokens = max(min(book.runtime.micro_tokens, step), size.longest)
             # Activations: about 34 values of the hidden width a token and layer, here by the parameter count
             # (hidden * layers is near sqrt(parameters * layers / 12), with 24 layers for the middle).
             hidden_layers = math.sqrt(count * 24 / 12)
-            largest = max(largest, round(count * state + tokens * hidden_layers * 34 * width))
-            parameters = max(parameters, count)
-    return largest, f"{parameters / 1e6:.4g} M parameters: weights, gradient and two moments, one micro batch"
+            held = count * state if trained == count else count * width + trained * 16
+            largest = max(largest, round(held + tokens * hidden_layers * 34 * width))
+            parameters, learnt = max(parameters, count), max(learnt, trained)
+    some = "" if learnt == parameters else f", {learnt / 1e6:.3g} M of them trained"
+    return largest, f"{parameters / 1e6:.4g} M parameters{some}: weights, gradient and two moments, one micro batch"
+
+
+def _trained(stage: Stage, book: _Book) -> int:
+    """Return about how many parameters a training changes: all, or those of the adapter.
+
+    A rank-r adapter has r values for each input and output of a layer: about 4 hidden widths a block for queries and
+    values, 19 for all linear layers (hidden * layers as in `_memory`), 5 for one layer that is named.
+    """
+    count = _parameters(stage, book)
+    if stage.component != "lora":
+        return count
+    settings = stage.params["lora"]
+    targets = settings["targets"]
+    widths = {"auto": 4, "all-linear": 19}[targets] if isinstance(targets, str) else 5 * len(targets)
+    return min(count, round(math.sqrt(count * 24 / 12) * int(settings["rank"]) * widths))
 
 
 def _disk(book: _Book, todo: frozenset[str], workers: int) -> tuple[int, int]:
@@ -426,14 +454,16 @@ def _disk(book: _Book, todo: frozenset[str], workers: int) -> tuple[int, int]:
             now += size.total_tokens * 4 + size.rows * 80
         elif stage.kind == "load":
             now += size.rows * 600
-        elif stage.kind == "train":
+        elif stage.kind == "fold":
             now += _weights(stage, book)
+        elif stage.kind == "train":
+            now += _weights(stage, book) if isinstance(stage, Trained) else 4 * _trained(stage, book)
             # Weights and two moments in float32; the old checkpoint stays until the new one is whole.
-            checkpoint = max(checkpoint, 2 * 12 * _parameters(stage, book))
+            checkpoint = max(checkpoint, 2 * 12 * _trained(stage, book))
         peak = max(peak, now)
         for parent in stage.parents():
             waiting[parent.id] -= 1
-            if parent.kind == "train" and parent.id in todo and parent.id not in kept and not waiting[parent.id]:
+            if isinstance(parent, Trained) and parent.id in todo and parent.id not in kept and not waiting[parent.id]:
                 now -= _weights(parent, book)
     return now, peak + checkpoint * workers
 

@@ -176,14 +176,24 @@ def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
         "steps_per_epoch": len(steps) // params["epochs"],
         "part_names": [ability for _, ability in names],
     }
+    earlier = job.one("adapter").folder / MODEL if "adapter" in job.inputs else None
     summary = engine.for_model(start).train(
-        start, rows, steps, hyper, work / MODEL, work, runtime, progress, micro_batches=micro_batches
+        start, rows, steps, hyper, work / MODEL, work, runtime, progress, micro_batches=micro_batches, adapter=earlier
     )
     ledger.write(work, rows, steps, [_source_of(part, store) for part in part_ids])
     modelcard.write(work / MODEL, job, store, summary, names)
     _keep_template(job, part_ids[0], work / MODEL, store)
     # The first name a source had; names are no part of the id, so another recipe may call it otherwise.
     return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in names]}
+
+
+def _fold(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import engine, modelcard
+
+    base, training = model_folder(job.one("model")), job.one("training")
+    summary = engine.for_model(base).fold(base, training.folder / MODEL, work / MODEL, job.params["precision"])
+    modelcard.write_folded(work / MODEL, job, store)
+    return summary
 
 
 def _keep_template(job: Job, rendered: str, folder: Path, store: Store) -> None:
@@ -257,6 +267,7 @@ TABLE: Mapping[str, Execute] = {
     "render": _render,
     "mix": _mix,
     "train": _train,
+    "fold": _fold,
     "score": _score,
     "generate": _generate,
     "grade": _grade,

@@ -16,6 +16,9 @@ from cuvee.store import Store
 
 SCHEMA = "cuvee.rows/1"
 
+MODELS = ("training", "adapter", "model", "models")
+"""Roles of inputs that lead from a model to the trainings behind it."""
+
 
 def trainings(store: Store, stage: str) -> list[dict[str, Any]]:
     """Return the manifests of all trainings behind a model, first training first.
@@ -41,7 +44,7 @@ def _behind(store: Store, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
         if one["id"] in found:
             continue
         found[one["id"]] = one
-        names = [name for role in ("model", "models") for name in one["inputs"].get(role, ())]
+        names = [name for role in MODELS for name in one["inputs"].get(role, ())]
         queue += [store.manifest(*name.split("-", 1)) for name in names]
     trained = [one for one in found.values() if one["kind"] == "train"]
     return sorted(trained, key=lambda one: (one["started"], one["id"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cuvee.canonical import ID_LENGTH
-from cuvee.job import Job
+from cuvee.job import Input, Job
 from cuvee.store import Store
 
 
@@ -24,6 +24,16 @@ def write(folder: Path, job: Job, store: Store, summary: Mapping[str, Any], part
         parts: source name and ability of each part of the mixture.
     """
     lineage = list(_lineage(job, store))
+    _write(folder, job, lineage, _text(job, store, summary, parts, lineage))
+
+
+def write_folded(folder: Path, job: Job, store: Store) -> None:
+    """Write the same two files into the folder of a model that an adapter was folded into."""
+    lineage = list(_lineage(job, store))
+    _write(folder, job, lineage, _folded(job, lineage))
+
+
+def _write(folder: Path, job: Job, lineage: Sequence[Mapping[str, Any]], text: Iterator[str]) -> None:
     (folder / "cuvee.json").write_text(
         json.dumps(
             {"id": job.id, "identity": job.identity, "lineage": lineage, "preflight": dict(job.preflight)},
@@ -32,7 +42,7 @@ def write(folder: Path, job: Job, store: Store, summary: Mapping[str, Any], part
         ),
         encoding="utf-8",
     )
-    (folder / "README.md").write_text("\n".join(_text(job, store, summary, parts, lineage)) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 def _lineage(job: Job, store: Store) -> Iterator[dict[str, Any]]:
@@ -61,9 +71,15 @@ def _text(
 ) -> Iterator[str]:
     mix = store.manifest("mix", job.one("data").id)["summary"]
     base = next(item for item in lineage if item["kind"] == "base")
-    yield from ("---", "library_name: transformers", "tags: [cuvee, sft]", "---", "")
+    adapter = job.component == "lora"
+    library, tags = ("peft", "cuvee, sft, lora") if adapter else ("transformers", "cuvee, sft")
+    yield from ("---", f"library_name: {library}", f"tags: [{tags}]", "---", "")
     yield from (f"# {job.label}", "", f"Stage `{job.short}`, trained by cuvee from `{job.one('model').label}`.", "")
     yield f"Base model: {base['label']} (`base-{base['id'][:ID_LENGTH]}`)."
+    if adapter:
+        yield f"\nA LoRA adapter to the weights of `{_short(job.one('model'))}`; a fold of it is the full model."
+    if "adapter" in job.inputs:
+        yield f"\nIt goes on from the adapter of `{_short(job.one('adapter'))}`."
     yield from ("", "| source | ability | rows | supervised tokens |", "| --- | --- | ---: | ---: |")
     for (name, ability), part in zip(parts, mix["parts"], strict=True):
         yield f"| {name} | {ability} | {part['rows']} | {part['supervised_tokens']} |"
@@ -74,6 +90,21 @@ def _text(
     yield f"{summary['final_loss']:.4f}. Whether that is good is in the report's evaluations, not here."
     for finding in job.preflight.get("accepted", ()):
         yield f"\nTrained although a check spoke against it ({finding['name']}): {finding['text']}"
+    yield from _listed(lineage)
+
+
+def _folded(job: Job, lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from ("---", "library_name: transformers", "tags: [cuvee, sft, lora]", "---", "", f"# {job.label}", "")
+    yield f"Stage `{job.short}`: the adapter of `{_short(job.one('training'))}`, whose card tells its training,"
+    yield f"folded by cuvee into the weights of `{_short(job.one('model'))}`."
+    yield from _listed(lineage)
+
+
+def _short(item: Input) -> str:
+    return f"{item.kind}-{item.id[:ID_LENGTH]}"
+
+
+def _listed(lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from ("", "Lineage, nearest first (`cuvee.json` holds every stage's full identity):", "")
     for item in lineage:
         yield f"- `{item['kind']}-{item['id'][:ID_LENGTH]}` {item['label']}"

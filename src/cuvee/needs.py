@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cuvee.planner import Plan
-from cuvee.stage import Stage
+from cuvee.stage import Stage, Trained
 from cuvee.store import Store
 
 
@@ -17,7 +17,7 @@ def present(store: Store, stage: Stage) -> bool:
     """Return whether a stage is complete, a model's weights included."""
     if not store.has(stage.kind, stage.id):
         return False
-    return stage.kind != "train" or not store.manifest(stage.kind, stage.id).get("shed")
+    return not isinstance(stage, Trained) or not store.manifest(stage.kind, stage.id).get("shed")
 
 
 def wanted(plan: Plan, store: Store, targets: Iterable[Stage] | None = None) -> list[Stage]:
@@ -33,15 +33,15 @@ def wanted(plan: Plan, store: Store, targets: Iterable[Stage] | None = None) -> 
 
 def _leaves(plan: Plan, store: Store) -> set[str]:
     # A final model that nothing measures and nobody keeps is still to be trained once.
-    finals = {run.models[-1].id for run in plan.runs if run.models}
-    trained = {stage_id for stage_id in finals if not store.has("train", stage_id)}
+    finals = [run.models[-1] for run in plan.runs if run.models]
+    trained = {model.id for model in finals if not store.has(model.kind, model.id)}
     # The checks belong to the recipe: models that are there already may be asked what they were trained on.
     checked = {stage.id for stage in (*plan.taggings, *plan.preflights)}
     return {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained | checked
 
 
 def kept_models(plan: Plan) -> set[str]:
-    """Return the ids of the models whose weights `keep_models` keeps."""
+    """Return the ids of the models whose weights `keep_models` keeps; adapters are small and always stay."""
     keep = plan.located.recipe.keep_models
     if keep == "all":
         return {model.id for run in plan.runs for model in run.models}

@@ -57,7 +57,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: its base and its trainings in order, the final model last; none where the base itself is judged."""
+    """One run: its base and its trained models in order, the final one last; none where the base itself is judged."""
 
     info: RunInfo
     base: Base
@@ -240,7 +240,7 @@ class _Builder:
             if found is None:
                 return
             self.preflights[asked] = found
-        self.gates |= {model.id: (self.preflights[asked],) for model in run.models}
+        self.gates |= {model.training.id: (self.preflights[asked],) for model in run.models}
         # What is asked of a trained model waits as well: it may have been trained before the question was known.
         models = {model.id for model in run.models}
         asked_of = [item.grade.one("answers") for item in evaluated]
@@ -557,7 +557,7 @@ def _chain(final: Model) -> tuple[Trained, ...]:
     model: Stage = final
     while isinstance(model, Trained):
         models.append(model)
-        model = model.one("model")
+        model = model.start
     return tuple(reversed(models))
 
 

@@ -118,7 +118,8 @@ def schema() -> dict[str, Any]:
         "params": {"type": "object"},
         "base": text,
         "seed": whole,
-        "models": ids | {"description": "ids of its trainings in order; the last is the final model"},
+        "models": ids
+        | {"description": "ids of its trained models in order (of LoRA the folds); the last is the final model"},
     }
     totals = {
         "stages": whole,

@@ -296,17 +296,58 @@ class Source(_Part):
         return self
 
 
+WSD_DECAY = 0.1
+"""Share of the steps in which the rate falls where the recipe does not say; as in MiniCPM, arXiv 2404.06395."""
+
+
+class Lora(_Part):
+    """Settings of ``method: lora``: a linear layer W becomes W + scale * B A, and only A and B are trained.
+
+    Source: Hu et al., LoRA, arXiv 2106.09685; `rslora`: Kalajdzievski, arXiv 2312.03732.
+
+    Args:
+        rank: rows of A and columns of B.
+        alpha: scale is alpha / rank, with `rslora` alpha / sqrt(rank).
+        dropout: of what goes into A, in training.
+        targets: ``auto`` (the layers PEFT names for the architecture, often those of queries and values),
+            ``all-linear`` (all but the output layer), or names of linear layers.
+        rslora: the scale above.
+        between: what a later training of a run starts from: the earlier adapter folded and a new adapter (``fold``),
+            or the first weights and the earlier adapter (``continue``).
+    """
+
+    rank: Annotated[int, Field(ge=1, strict=True)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Literal["auto", "all-linear"] | tuple[str, ...] = "auto"
+    rslora: bool = False
+    between: Literal["fold", "continue"] = "fold"
+
+    def canonical(self) -> dict[str, Any]:
+        """Return all settings; the order of target names does not count."""
+        targets = self.targets if isinstance(self.targets, str) else sorted(set(self.targets))
+        return {**dict(self), "targets": targets}
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Lora:
+        if not self.targets:
+            raise ValueError("targets is empty; name layers, or say auto or all-linear")
+        return self
+
+
 class Training(_Part):
     """Settings of every training; the paper's where it says, FastChat's where it is silent.
 
     Source: Dong et al., arXiv 2310.05492, section 3.1 and appendix C.
     """
 
-    ABSENT_WHEN: ClassVar[Mapping[str, Any]] = {}
+    ABSENT_WHEN: ClassVar[Mapping[str, Any]] = {"optimiser": "adamw"}
 
     epochs: Annotated[int, Field(ge=1, strict=True)] = 3
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    optimiser: Literal["adamw", "adafactor", "sgd"] = "adamw"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
@@ -314,11 +355,22 @@ class Training(_Part):
     clip: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Annotated[int, Field(ge=1, strict=True)] = 128
     precision: Literal["float32", "bfloat16"] = "float32"
-    method: Literal["full"] = "full"
+    method: Literal["full", "lora"] = "full"
+    lora: Lora | None = None
     max_length: Annotated[int, Field(ge=8, strict=True)] = 2048
     template: Literal["tokenizer", "vicuna_v1.1", "alpaca", "chatml", "plain"] = "tokenizer"
     mask: Literal["all", "last"] = "all"
     too_long: Literal["trim", "drop", "split", "error"] = "trim"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Training:
+        if self.lora and self.method != "lora":
+            raise ValueError("lora has settings, and method is full; say method: lora, or lora: null")
+        if self.decay is not None and self.schedule != "wsd":
+            raise ValueError(f"decay is for schedule: wsd, and schedule is {self.schedule}; say schedule: wsd")
+        if self.warmup + (self.decay or 0) > 1:
+            raise ValueError(f"warmup {self.warmup} and decay {self.decay} are more than all steps together")
+        return self
 
     def rendering(self) -> dict[str, Any]:
         """Return what decides token ids and loss masks."""
@@ -327,7 +379,12 @@ class Training(_Part):
     def optimisation(self) -> dict[str, Any]:
         """Return what decides a training besides its start, its rows and its seed."""
         names = ("epochs", "learning_rate", "schedule", "warmup", "weight_decay", "betas", "eps", "clip")
-        return self._canonical((*names, "batch_size", "precision", "method"))
+        found = self._canonical((*names, "batch_size", "precision", "method", "optimiser"))
+        if self.schedule == "wsd":
+            found["decay"] = WSD_DECAY if self.decay is None else self.decay
+        if self.method == "lora":
+            found["lora"] = (self.lora or Lora()).canonical()
+        return found
 
     def _canonical(self, names: Iterable[str]) -> dict[str, Any]:
         """Leave out what stands at the value that `ABSENT_WHEN` lists: a setting added later leaves old ids alone."""

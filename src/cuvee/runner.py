@@ -27,7 +27,7 @@ from cuvee.errors import UsageError, WorkFailed
 from cuvee.needs import kept_models, present, wanted
 from cuvee.planner import Plan
 from cuvee.runtime import Runtime, cores
-from cuvee.stage import Stage
+from cuvee.stage import Stage, Trained
 from cuvee.store import Store
 
 Listener = Callable[[str, Stage, Mapping[str, Any]], None]
@@ -119,11 +119,14 @@ def _refuse(plan: Plan, store: Store, listen: Listener, outcome: Outcome) -> Non
 def _check_extras(todo: Iterable[Stage], plan: Plan) -> None:
     """Refuse to start what would fail for want of a package."""
     real = any(run.base.component != "fake" for run in plan.runs)
-    if not real or not any(stage.kind in ("train", "score", "generate") for stage in todo):
+    kinds = {(stage.kind, stage.component) for stage in todo}
+    if not real or not any(kind in ("train", "fold", "score", "generate") for kind, _ in kinds):
         return
     absent = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]
     if absent:
         raise UsageError(f"{', '.join(absent)}: not installed, and training needs it; pip install 'cuvee[train]'")
+    if {("train", "lora"), ("fold", "lora")} & kinds and find_spec("peft") is None:
+        raise UsageError("peft: not installed, and method: lora needs it; pip install 'cuvee[lora]'")
 
 
 def shed_models(plan: Plan, store: Store) -> int:
@@ -133,9 +136,9 @@ def shed_models(plan: Plan, store: Store) -> int:
     """
     kept = kept_models(plan) | {parent.id for stage in wanted(plan, store) for parent in stage.parents()}
     return sum(
-        store.shed("train", stage.id, MODEL)
+        store.shed(stage.kind, stage.id, MODEL)
         for stage in plan.stages
-        if stage.kind == "train" and stage.id not in kept and present(store, stage)
+        if isinstance(stage, Trained) and stage.id not in kept and present(store, stage)
     )
 
 
@@ -355,8 +358,8 @@ class _Scheduler:
         """Give up the weights that nothing needs any more, at once: `keep_models` bounds the disk during the run."""
         for parent in stage.parents():
             needed = any(child in self.unfinished for child in self.children.get(parent.id, ()))
-            if parent.kind == "train" and parent.id not in self.kept and not needed:
-                self.store.shed("train", parent.id, MODEL)
+            if isinstance(parent, Trained) and parent.id not in self.kept and not needed:
+                self.store.shed(parent.kind, parent.id, MODEL)
 
     def _replace(self, worker: _Process) -> None:
         """A worker that failed may hold broken state; the next stage gets a new one."""

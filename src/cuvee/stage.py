@@ -6,6 +6,8 @@
     benchmark ─ load ── overlap ──────┘          │  └── generate ── grade
     base ────────────────────────────────────────┘
 
+A LoRA training makes an adapter. A fold adds it to the weights it was trained on, and stands in the train's place.
+
 A preflight looks at renders, duplicates and overlaps; trainings wait for it, and their ids do not hang on it.
 
 A stage's id is the hash of its kind and the kind's version, its component and the component's version, its
@@ -32,6 +34,7 @@ KIND_VERSIONS = {
     "mix": 2,
     "preflight": 1,
     "train": 1,
+    "fold": 1,
     "score": 1,
     "generate": 1,
     "grade": 1,
@@ -98,8 +101,23 @@ class Base(Stage):
     """A model that comes from outside, pinned by the hash of its files."""
 
 
+class Adapter(Stage):
+    """What a LoRA training made: low-rank changes to a model's weights."""
+
+
 class Trained(Stage):
-    """A model that a training of this project made."""
+    """A model that a training of this project made: by itself, or as an adapter that was folded."""
+
+    @property
+    def training(self) -> Stage:
+        """The training behind the weights: the stage itself, or the one whose adapter was folded."""
+        return self.one("training") if self.kind == "fold" else self
+
+    @property
+    def start(self) -> Stage:
+        """The model that the training went on from."""
+        earlier = self.training.inputs.get("adapter")
+        return _fold(earlier[0]) if earlier else self.one("model")
 
 
 Model = Base | Trained
@@ -291,8 +309,24 @@ def _without_whole(how: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train(start: Model, data: Mixture, params: Mapping[str, Any], *, label: str) -> Trained:
-    """Describe one training: weights from `start`, rows from `data`; optimiser and schedule start fresh."""
-    return Trained("train", "full", 1, params, {"model": (start,), "data": (data,)}, label)
+    """Describe one training: weights from `start`, rows from `data`; optimiser and schedule start fresh.
+
+    With ``method: lora`` it is the fold of the training's adapter. `params.lora.between` says what follows a folded
+    `start`: ``fold`` goes on from its weights with a new adapter, ``continue`` trains its adapter further.
+    """
+    if params.get("method", "full") == "full":
+        return Trained("train", "full", 1, params, {"model": (start,), "data": (data,)}, label)
+    settings = dict(params["lora"])
+    inputs: dict[str, tuple[Stage, ...]] = {"model": (start,), "data": (data,)}
+    if settings.pop("between") == "continue" and start.kind == "fold":
+        inputs |= {"model": start.inputs["model"], "adapter": start.inputs["training"]}
+    return _fold(Adapter("train", "lora", 1, {**params, "lora": settings}, inputs, label))
+
+
+def _fold(training: Stage) -> Trained:
+    """Describe adding an adapter to the weights it was trained on."""
+    inputs = {"training": (training,), "model": training.inputs["model"]}
+    return Trained("fold", training.component, 1, {"precision": training.params["precision"]}, inputs, training.label)
 
 
 def score(model: Model, data: Iterable[Part], params: Mapping[str, Any]) -> Scores:

@@ -63,6 +63,7 @@ def print_plan(view: Mapping[str, Any]) -> None:
         branch = tree.add(Text(run["name"]))
         for stage_id in run["models"]:
             stage = by_id[stage_id]
+            stage = by_id[stage["inputs"]["training"][0]] if stage["kind"] == "fold" else stage
             branch = branch.add(_training_line(stage, stage_id in seen))
             seen.add(stage_id)
     if len(view["runs"]) > MAX_RUNS:

@@ -27,9 +27,11 @@ TOLERANCE = 2e-5
 """Largest difference of a parameter's gradient, relative to that parameter's largest reference entry."""
 
 
-def reference(folder: Path, rows: list[TokenRow]) -> tuple[float, dict[str, Any]]:
+def reference(
+    folder: Path, rows: list[TokenRow], change: Callable[[Any], Any] = lambda model: model
+) -> tuple[float, dict[str, Any]]:
     """Loss and gradients of one step in float64, one example at a time, transformers' eager attention."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    model = change(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager"))
     total = sum(end - start for row in rows for start, end in row.spans)
     whole = 0.0
     for row in rows:

@@ -34,12 +34,14 @@ class Engine:
         train: see `cuvee.engine.loop.train`.
         score: see `cuvee.engine.scoring.score`.
         generate: see `cuvee.engine.generation.generate`.
+        fold: see `cuvee.engine.lora.fold`.
     """
 
     name: str
     train: Callable[..., dict[str, Any]]
     score: Callable[..., list[Likelihood]]
     generate: Callable[..., list[Reply]]
+    fold: Callable[..., dict[str, Any]]
 
 
 GENERATORS = ("local", "vllm")
@@ -61,20 +63,20 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
     if (folder / FAKE_FILE).is_file():
         from cuvee.engine import fake
 
-        return Engine("fake", fake.train, fake.score, fake.generate)
+        return Engine("fake", fake.train, fake.score, fake.generate, fake.fold)
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise UsageError(
             f"training and judging real models needs {', '.join(absent)}, which this Python has not; "
             "pip install 'cuvee[train]'"
         )
-    from cuvee.engine import generation, loop, scoring
+    from cuvee.engine import generation, loop, lora, scoring
 
     if generator == "vllm":
         from cuvee.engine import vllm_engine
 
-        return Engine("torch", loop.train, scoring.score, vllm_engine.generate)
-    return Engine("torch", loop.train, scoring.score, generation.generate)
+        return Engine("torch", loop.train, scoring.score, vllm_engine.generate, lora.fold)
+    return Engine("torch", loop.train, scoring.score, generation.generate, lora.fold)
 
 
 __all__ = ["FAKE_FILE", "GENERATORS", "Decoding", "Engine", "Prompt", "for_model"]

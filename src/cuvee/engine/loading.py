@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +126,8 @@ def load(folder: Path, precision: str, device: torch.device) -> Loaded:
     """
     if precision not in PRECISIONS:
         raise ModelError(f"precision '{precision}' is not possible.{did_you_mean(precision, PRECISIONS)}")
-    _check_config(_config(folder), folder)
-    _check_weights(folder)
+    model = load_stock(folder, PRECISIONS[precision])
     with _quiet():
-        model = _from_folder(folder, PRECISIONS[precision])
         # Mapped weights lie at whatever offset the file has; own memory is aligned, and so are a resumed run's.
         for parameter in model.parameters():
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
@@ -137,6 +135,14 @@ def load(folder: Path, precision: str, device: torch.device) -> Loaded:
         stock = model.config._attn_implementation
         obstacle = attention.supports(model)
     return Loaded(model, stock, obstacle)
+
+
+def load_stock(folder: Path, dtype: torch.dtype) -> Any:
+    """Return the model of a folder as transformers makes it, in host memory; errors as in `load`."""
+    _check_config(_config(folder), folder)
+    _check_weights(folder)
+    with _quiet():
+        return _from_folder(folder, dtype)
 
 
 def distance(flat: float, single: float) -> float:
@@ -268,19 +274,36 @@ def save(model: Any, source: Path, out: Path) -> None:
         source: folder the tokenizer, chat template and generation settings are copied from, byte for byte.
         out: the folder to make; one left half-written under this name is replaced.
     """
+
+    def fill(folder: Path) -> None:
+        # transformers refuses to write some generation settings that are in the wild; the source's own are copied.
+        settings = model.generation_config
+        model.generation_config = GenerationConfig.from_model_config(model.config)
+        try:
+            with _quiet():
+                model.save_pretrained(folder)
+        finally:
+            model.generation_config = settings
+
+    place(out, source, fill)
+
+
+def place(out: Path, source: Path, fill: Callable[[Path], None]) -> None:
+    """Make a model's folder, complete or absent, flushed to disk.
+
+    Args:
+        out: the folder; one left half-written under this name is replaced.
+        source: folder of the tokenizer, chat template and generation settings.
+        fill: writes all else.
+    """
     part = out.with_name(out.name + ".partial")
     shutil.rmtree(part, ignore_errors=True)
-    # transformers refuses to write some generation settings that are in the wild; the source's own are copied.
-    settings = model.generation_config
-    model.generation_config = GenerationConfig.from_model_config(model.config)
-    try:
-        with _quiet():
-            model.save_pretrained(part)
-    finally:
-        model.generation_config = settings
+    part.mkdir(parents=True)
+    fill(part)
     _copy_companions(source, part)
+    config = next(part.glob("*config.json"))
     for path in part.glob("*.safetensors"):
-        shutil.copymode(part / "config.json", path)  # safetensors makes its files readable for the owner alone
+        shutil.copymode(config, path)  # safetensors makes its files readable for the owner alone
     sync_tree(part)
     if out.exists():
         shutil.rmtree(out)

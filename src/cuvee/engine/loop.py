@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cuvee import seeds
-from cuvee.engine import loading
+from cuvee.engine import loading, lora
 from cuvee.engine.disk import Checkpoints, Journal, Ticker, fingerprint, loss_by_part, write_text
 from cuvee.engine.flat import count, flatten
 from cuvee.engine.loss import token_losses
@@ -53,21 +53,24 @@ def train(
     progress: Progress,
     *,
     micro_batches: MicroBatches,
+    adapter: Path | None = None,
 ) -> dict[str, Any]:
-    """Train all weights of a model and save it as an ordinary Hugging Face folder.
+    """Train a model and save it as an ordinary Hugging Face folder, or with method lora its adapter as a PEFT folder.
 
     Args:
         model_folder: where the weights start.
         rows: the examples as token ids.
         steps: row indexes of each optimiser step, over all epochs.
         hyper: learning_rate, schedule (cosine, linear, constant), warmup (fraction of steps), weight_decay,
-            betas, eps, clip, precision (float32, bfloat16), seed, steps_per_epoch. Other keys are ignored.
+            betas, eps, clip, precision (float32, bfloat16), seed, steps_per_epoch; method (full, lora) and lora
+            (see `lora.attach`). Other keys are ignored.
         out: folder of the trained model; made only at the end.
         work: folder for log.jsonl and checkpoints; a training found there is resumed.
         runtime: device, threads, micro batch size, checkpoint intervals.
         progress: told {"step", "steps", "loss", "tokens", "tokens_per_second", "seconds_left"} about five
             times a second and {"note"} when something is worth saying.
         micro_batches: splits a step's rows; pure.
+        adapter: with method lora, the adapter to go on with in place of a new one.
 
     Returns:
         steps, first_loss, final_loss, supervised_tokens, total_tokens, seconds, cpu_seconds, peak_rss_mb,
@@ -83,10 +86,13 @@ def train(
     if (before := checkpoints.finished(out)) is not None:
         return before
     loading.forget()
-    training = _Training(model_folder, rows, steps, hyper, work, runtime, progress, micro_batches)
+    training = _Training(model_folder, rows, steps, hyper, work, runtime, progress, micro_batches, adapter)
     training.resume_or_start(checkpoints)
     training.run()
-    loading.save(training.loaded.model, model_folder, out)
+    if training.wrapped is None:
+        loading.save(training.loaded.model, model_folder, out)
+    else:
+        lora.save(training.wrapped, model_folder, out)
     summary = training.summary()
     checkpoints.finish(summary)
     return summary
@@ -139,6 +145,7 @@ class _Training:
         runtime: Runtime,
         progress: Progress,
         micro_batches: MicroBatches,
+        adapter: Path | None = None,
     ) -> None:
         self.clock = _Clock()
         self.rows, self.steps, self.hyper, self.runtime = rows, steps, hyper, runtime
@@ -147,6 +154,9 @@ class _Training:
         self.threads = loading.set_threads(runtime)
         self.device = loading.device_of(runtime, progress)
         self.loaded = loading.load(model_folder, hyper["precision"], self.device)
+        self.wrapped = None
+        if hyper.get("method") == "lora":
+            self.wrapped = lora.attach(self.loaded.model, hyper["lora"], int(hyper["seed"]), adapter)
         self.optimiser = Optimiser(self.loaded.model, hyper)
         self.layout = self.loaded.layout
         self.spent, self.done = _Spent(), 0
@@ -199,7 +209,7 @@ class _Training:
 
     def _restore(self, folder: Path, facts: dict[str, Any]) -> None:
         with safe_open(folder / "model.safetensors", "pt") as file:
-            weights = {**dict(self.loaded.model.named_parameters()), **dict(self.loaded.model.named_buffers())}
+            weights = self._trained()
             with torch.no_grad():
                 for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
                     weights[name].copy_(file.get_tensor(name))
@@ -213,6 +223,12 @@ class _Training:
         self.spent = _Spent(**facts["spent"])
         self.spent.resumed_from.append(self.done)
         self._tell_resume(facts["how"])
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """Return what a training changes: weights that need a gradient (an adapter's alone with LoRA), and buffers."""
+        model = self.loaded.model
+        weights = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+        return {**weights, **dict(model.named_buffers())}
 
     def _tell_resume(self, before: Mapping[str, Any]) -> None:
         now = self._how()
@@ -231,8 +247,7 @@ class _Training:
 
     def _checkpoint(self) -> None:
         self.journal.sync()
-        model = self.loaded.model
-        weights = {n: t.detach().contiguous() for n, t in (*model.named_parameters(), *model.named_buffers())}
+        weights = {name: tensor.detach().contiguous() for name, tensor in self._trained().items()}
         state = {**self.optimiser.tensors(), "random.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -354,6 +369,7 @@ class _Training:
             "cpu_seconds": self.spent.cpu_seconds,
             "peak_rss_mb": peak_rss_mb(),
             "layout": self.layout,
+            "trained_parameters": sum(weight.numel() for weight in self.optimiser.weights.values()),
             "packed_against_unpacked": self._checked(),
             "resumed_from": self.spent.resumed_from,
             "loss_by_part": loss_by_part(records),

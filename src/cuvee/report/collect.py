@@ -307,11 +307,12 @@ def _run_costs(plan: Plan, manifests: Mapping[str, Any]) -> Table:
     """What each run's trainings took: strategies that see more rows are not compute-matched."""
     rows = []
     for run in plan.runs:
-        summaries = [manifests[model.id]["summary"] for model in run.models if model.id in manifests]
+        trained = [model.training.id for model in run.models]
+        summaries = [manifests[stage_id]["summary"] for stage_id in trained if stage_id in manifests]
         if len(summaries) == len(run.models):
             sums = {name: sum(s[name] for s in summaries) for name in ("steps", "supervised_tokens", "total_tokens")}
             took = sum(s["seconds"] for s in summaries)
-            own = sum(len(plan.runs_of.get(model.id, ())) == 1 for model in run.models)
+            own = sum(len(plan.runs_of.get(stage_id, ())) == 1 for stage_id in trained)
             rows.append(
                 {
                     "run": display_name(run.info, plan),
@@ -428,7 +429,7 @@ def training_names(plan: Plan) -> dict[str, str]:
     for run in plan.runs:
         for number, model in enumerate(run.models, start=1):
             name = _run_name(run.info, plan)
-            runs_of.setdefault(model.id, []).append(f"{name}, stage {number}" if len(run.models) > 1 else name)
+            runs_of.setdefault(model.training.id, []).append(f"{name}, stage {number}" if len(run.models) > 1 else name)
     return {
         key: names[0] + (f" (shared by {len(names)} runs)" if len(names) > 1 else "") for key, names in runs_of.items()
     }
@@ -480,7 +481,8 @@ def _costs(plan: Plan, manifests: Mapping[str, Any]) -> dict[str, Any]:
     trainings = {
         stage.id: manifests[stage.id] for stage in plan.stages if stage.kind == "train" and stage.id in manifests
     }
-    alone = [trainings[model.id] for run in plan.runs for model in run.models if model.id in trainings]
+    models = [model for run in plan.runs for model in run.models]
+    alone = [trainings[model.training.id] for model in models if model.training.id in trainings]
     found: dict[str, Any] = {"trainings": len(trainings), "trainings_if_alone": len(alone)}
     for name in ("seconds", "cpu_seconds"):
         found[name] = sum(_took(m, name) for m in trainings.values())
@@ -497,7 +499,7 @@ def _curves(
     curves: dict[str, Curve] = {}
     by_source: dict[str, dict[str, Curve]] = {}
     known = ingredients(plan)
-    mixes = {model.id: model.one("data") for run in plan.runs for model in run.models}
+    mixes = {model.training.id: model.training.one("data") for run in plan.runs for model in run.models}
     for stage_id, name in training_names(plan).items():
         log = store.path("train", stage_id) / "log.jsonl"
         if stage_id not in manifests or not log.exists():
