@@ -208,6 +208,7 @@ def plan(
 @click.option("--micro-tokens", type=click.IntRange(1), default=4096, show_default=True, help="Tokens a forward pass.")
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Between two checkpoints.")
 @click.option("--checkpoint-steps", type=click.IntRange(0), default=0, help="Steps between two checkpoints.")
+@click.option("--checkpoint-activations", is_flag=True, help="Less memory for more time: activations computed twice.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Report folder [reports/RECIPE].")
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @_generator_option
@@ -225,6 +226,7 @@ def run(
     micro_tokens: int,
     checkpoint_seconds: float,
     checkpoint_steps: int,
+    checkpoint_activations: bool,
     report_folder: Path | None,
     no_report: bool,
     generator: str,
@@ -243,7 +245,16 @@ def run(
     located, planned, opened = _open(recipe, overrides, store, fake=fake, accept=accept)
     _warn_of_unsafe(planned)
     runtime = Runtime(
-        store, workers, threads, device, micro_tokens, checkpoint_seconds, checkpoint_steps, step_sleep, generator
+        store,
+        workers,
+        threads,
+        device,
+        micro_tokens,
+        checkpoint_seconds,
+        checkpoint_steps,
+        step_sleep,
+        generator,
+        checkpoint_activations,
     )
     costs = cost.estimate(planned, opened, runtime)
     folder = report_folder or _default_report(located.name, fake)

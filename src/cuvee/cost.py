@@ -420,7 +420,9 @@ def _memory(book: _Book) -> tuple[int, str]:
             # (hidden * layers is near sqrt(parameters * layers / 12), with 24 layers for the middle).
             hidden_layers = math.sqrt(count * 24 / 12)
             held = count * state if trained == count else count * width + trained * 16
-            largest = max(largest, round(held + tokens * hidden_layers * 34 * width))
+            # Computed twice, a layer keeps its input alone; one layer's activations are there at a time.
+            kept = 1 + 34 / 24 if book.runtime.checkpoint_activations else 34
+            largest = max(largest, round(held + tokens * hidden_layers * kept * width))
             parameters, learnt = max(parameters, count), max(learnt, trained)
     some = "" if learnt == parameters else f", {learnt / 1e6:.3g} M of them trained"
     return largest, f"{parameters / 1e6:.4g} M parameters{some}: weights, gradient and two moments, one micro batch"

@@ -28,6 +28,7 @@ class Runtime:
         micro_tokens: tokens of one forward pass; an optimiser step is split to stay below it.
         checkpoint_seconds: seconds between two checkpoints of a training.
         checkpoint_steps: steps between two checkpoints; 0 leaves it to the seconds.
+        checkpoint_activations: compute each layer's activations again in the backward pass instead of keeping them.
         step_sleep: seconds the fake engine waits at each step, to look at progress and interruptions.
         generator: what writes answers: ``local``, our own loop, or ``vllm`` where it is installed. Greedy answers are
             equal up to ties; drawn ones agree in distribution, since vLLM has draws of its own.
@@ -42,6 +43,7 @@ class Runtime:
     checkpoint_steps: int = 0
     step_sleep: float = 0.0
     generator: str = "local"
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Path(self.store))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cuvee.errors import RecipeError, UsageError
-from cuvee.recipe import Amount, Recipe, load, override, parse, validate
+from cuvee.recipe import Amount, Recipe, Training, load, override, parse, validate
 
 GOOD = """\
 base: fake:x
@@ -120,3 +120,18 @@ def test_a_recipe_made_in_python_tells_its_faults_like_one_from_a_file() -> None
     data = {"base": "fake:x", "sources": {"a": {"rows": [], "abilty": "a"}}, "runs": [{"strategy": "multi_task"}]}
     with pytest.raises(RecipeError, match=r"sources\.a\.abilty: unknown key 'abilty'\. Did you mean 'ability'"):
         cuvee.load_recipe(data)
+
+
+def test_settings_that_came_later_leave_old_ids_alone() -> None:
+    old = set(Training().optimisation())
+    assert not {"optimiser", "decay", "lora"} & old
+    assert Training(optimiser="sgd").optimisation()["optimiser"] == "sgd"
+    assert Training(schedule="wsd").optimisation()["decay"] == 0.1
+    assert Training(method="lora").optimisation()["lora"]["rank"] == 16
+
+
+def test_a_decay_without_its_schedule_is_refused() -> None:
+    with pytest.raises(RecipeError, match="say schedule: wsd"):
+        validate(Training, {"decay": 0.2})
+    with pytest.raises(RecipeError, match="more than all steps together"):
+        validate(Training, {"schedule": "wsd", "decay": 0.9, "warmup": 0.2})

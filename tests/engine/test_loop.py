@@ -382,5 +382,60 @@ def test_decay_spares_vectors_and_bfloat16_keeps_small_updates(
         optimiser.step(1e-7)
     moved = before[name] - optimiser.masters[name].detach()
     assert float(moved.mean()) == pytest.approx(3e-7, rel=0.1)
-    decays = {g["weight_decay"]: {p.ndim for p in g["params"]} for g in optimiser.adam.param_groups}
+    decays = {g["weight_decay"]: {p.ndim for p in g["params"]} for g in optimiser.rule.param_groups}
     assert decays == {0.5: {2}, 0.0: {1}}
+
+
+def test_the_rate_of_wsd_warms_up_stays_and_falls() -> None:
+    from cuvee.engine.optimiser import learning_rate
+
+    settings = hyper(schedule="wsd", learning_rate=1.0, warmup=0.2, decay=0.4)  # 2 up, 4 down
+    rates = [learning_rate(i, 10, settings) for i in range(10)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adafactor"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_other_optimisers_learn_and_are_resumed_bit_by_bit(
+    optimiser: str, precision: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = {"optimiser": optimiser, "precision": precision, "learning_rate": 0.02}
+    summary = run(model_folder("llama"), whole, **settings)
+    assert summary["final_loss"] < summary["first_loss"]
+    with pytest.raises(Stop):
+        run(model_folder("llama"), broken, EVERY, rows=Breaks(13, 2), **settings)
+    assert run(model_folder("llama"), broken, EVERY, **settings)["resumed_from"]
+    assert weights(broken) == weights(whole)
+
+
+def test_an_unknown_optimiser_is_refused(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'adamw'"):
+        run(model_folder("llama"), tmp_path, optimiser="adam")
+
+
+AGAIN = replace(RUNTIME, checkpoint_activations=True)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "neox", "gemma2", "bloom"])
+def test_activations_computed_twice_change_no_bit(
+    kind: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run(model_folder(kind), tmp_path / "kept")
+    run(model_folder(kind), tmp_path / "again", AGAIN)
+    assert weights(tmp_path / "again") == weights(tmp_path / "kept")
+
+
+def test_activations_computed_twice_are_not_kept(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    kept = {}
+    for name, runtime in (("all", RUNTIME), ("few", AGAIN)):
+        held: list[int] = []
+
+        def pack(tensor: Any, held: list[int] = held) -> Any:
+            held.append(tensor.untyped_storage().nbytes())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            run(model_folder("llama"), tmp_path / name, runtime)
+        kept[name] = sum(held)
+    assert kept["few"] < 0.5 * kept["all"]

@@ -133,6 +133,13 @@ def test_a_resumed_training_has_the_same_bits(
     assert names == set()
 
 
+def test_activations_computed_twice_change_no_bit_of_an_adapter(
+    trained: tuple[Path, Any], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run(model_folder("llama"), tmp_path, replace(RUNTIME, checkpoint_activations=True))
+    assert all(torch.equal(tensor, adapter(trained[0])[name]) for name, tensor in adapter(tmp_path).items())
+
+
 def test_an_adapter_can_be_trained_further(
     trained: tuple[Path, Any], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -44,13 +44,17 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(handle, "blake2b").hexdigest()
 
 
+LAYOUT = 2
+"""Of a checkpoint's files: one of another layout is not resumed."""
+
+
 def fingerprint(hyper: Mapping[str, Any], steps: Iterable[Iterable[int]], rows: int) -> str:
     """Return a digest of what a training is, so that the checkpoint of another one is never resumed.
 
     Names of parts are left out: they are for people and may change.
     """
     settings = {key: value for key, value in hyper.items() if key != "part_names"}
-    digest = hashlib.blake2b(json.dumps([rows, settings], sort_keys=True, default=str).encode())
+    digest = hashlib.blake2b(json.dumps([LAYOUT, rows, settings], sort_keys=True, default=str).encode())
     for step in steps:
         indexes = array("q", map(int, step))
         digest.update(f"{len(indexes)};".encode() + indexes.tobytes())

@@ -61,8 +61,8 @@ def train(
         model_folder: where the weights start.
         rows: the examples as token ids.
         steps: row indexes of each optimiser step, over all epochs.
-        hyper: learning_rate, schedule (cosine, linear, constant), warmup (fraction of steps), weight_decay,
-            betas, eps, clip, precision (float32, bfloat16), seed, steps_per_epoch; method (full, lora) and lora
+        hyper: learning_rate, schedule (see `optimiser.SCHEDULES`), warmup and decay (fractions of steps),
+            optimiser (adamw unless said), weight_decay, betas, eps, clip, precision (float32, bfloat16), seed, steps_per_epoch; method (full, lora) and lora
             (see `lora.attach`). Other keys are ignored.
         out: folder of the trained model; made only at the end.
         work: folder for log.jsonl and checkpoints; a training found there is resumed.
@@ -179,7 +179,20 @@ class _Training:
             self._restore(*found)
         self.loaded.use(self.layout)
         self.loaded.model.train()
+        if self.runtime.checkpoint_activations:
+            self._forget_activations()
         self.journal.cut(self.done)
+
+    def _forget_activations(self) -> None:
+        if not getattr(self.loaded.model, "supports_gradient_checkpointing", False):
+            self.note("checkpoint_activations: the architecture cannot; all activations are kept")
+            return
+        model = self.loaded.model
+        # The second is its name in earlier versions of transformers.
+        name = "activation_checkpointing_enable"
+        enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
+        # Not reentrant: the other kind loses the gradients of adapters on a frozen base.
+        enable({"use_reentrant": False})
 
     def _choose_layout(self) -> None:
         if self.loaded.obstacle:

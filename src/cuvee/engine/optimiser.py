@@ -1,7 +1,11 @@
-"""AdamW, learning-rate schedules and float32 master weights.
+"""Optimisers, learning-rate schedules and float32 master weights.
 
     lr(i) = peak * (i + 1) / W                          for i < W = ceil(warmup * steps)
     lr(i) = peak * f((i - W) / (steps - W))             after it; f(x) = 1, 1 - x, or (1 + cos(pi x)) / 2
+
+Warm-up, stable, decay (`wsd`, MiniCPM, arXiv 2404.06395) is constant, then linear over the last D steps:
+
+    lr(i) = peak * (steps - i) / D                      for i >= steps - D, D = ceil(decay * steps)
 
 Decay is decoupled (AdamW, Loshchilov and Hutter 2019) and spares vectors: norms and biases are scales and
 offsets, which a pull towards zero would distort. At the default decay of 0 this changes nothing.
@@ -16,7 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SCHEDULES = ("cosine", "linear", "constant")
+from cuvee.errors import UsageError, did_you_mean
+
+SCHEDULES = ("cosine", "linear", "constant", "wsd")
+
+OPTIMISERS = ("adamw", "adafactor", "sgd")
+"""From torch. `betas` and `eps` are AdamW's; sgd has the first beta as momentum, adafactor torch's own constants."""
 
 
 def learning_rate(step: int, steps: int, hyper: Mapping[str, Any]) -> float:
@@ -27,13 +36,16 @@ def learning_rate(step: int, steps: int, hyper: Mapping[str, Any]) -> float:
     done = (step - warm) / max(1, steps - warm)
     if hyper["schedule"] == "constant":
         return peak
+    if hyper["schedule"] == "wsd":
+        falling = math.ceil(float(hyper["decay"]) * steps)
+        return peak * min(1.0, (steps - step) / falling)
     if hyper["schedule"] == "linear":
         return peak * (1 - done)
     return peak * (1 + math.cos(math.pi * done)) / 2
 
 
 class Optimiser:
-    """AdamW over a model's parameters, in float32 whatever the model's own precision.
+    """An optimiser over a model's parameters, in float32 whatever the model's own precision.
 
     A model in bfloat16 keeps its weights in bfloat16 for the passes; the optimiser holds float32 copies,
     gathers the gradients of all micro batches there, and writes the rounded weights back. Without them an
@@ -41,7 +53,8 @@ class Optimiser:
 
     Args:
         model: the model; parameters that need no gradient are left alone.
-        hyper: ``betas``, ``eps``, ``weight_decay``, ``clip`` (0 or None: no clipping).
+        hyper: ``optimiser`` (one of `OPTIMISERS`), ``betas``, ``eps``, ``weight_decay``, ``clip`` (0 or None: no
+            clipping).
     """
 
     def __init__(self, model: Any, hyper: Mapping[str, Any]) -> None:
@@ -54,9 +67,7 @@ class Optimiser:
             {"params": [p for p in self.masters.values() if p.ndim >= 2], "weight_decay": decay},
             {"params": [p for p in self.masters.values() if p.ndim < 2], "weight_decay": 0.0},
         ]
-        first, second = (float(b) for b in hyper["betas"])
-        # lr is set at each step; fused updates exist for float32 on CPU and CUDA.
-        self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(first, second), eps=float(hyper["eps"]), fused=True)
+        self.rule = _rule(groups, hyper)
 
     def _master(self, weight: Tensor) -> Tensor:
         return weight.detach().float().requires_grad_() if self.copied else weight
@@ -75,22 +86,27 @@ class Optimiser:
     def step(self, rate: float) -> Tensor:
         """Clip, update, clear; return the gradient's norm before clipping, (), on the device."""
         norm = torch.nn.utils.clip_grad_norm_(list(self.masters.values()), self.clip or math.inf)
-        for group in self.adam.param_groups:
+        for group in self.rule.param_groups:
             group["lr"] = rate
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        self.rule.step()
+        self.clear()
         if self.copied:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     weight.copy_(self.masters[name])
         return norm.detach()
 
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for tensor in (*self.masters.values(), *self.weights.values()):
+            tensor.grad = None
+
     def tensors(self) -> dict[str, Tensor]:
-        """Return all state by name: ``master.<weight>`` and ``adam.<moment>.<weight>``."""
+        """Return all state by name: ``master.<weight>`` and ``state.<moment>.<weight>``."""
         found = {f"master.{n}": t.detach() for n, t in self.masters.items()} if self.copied else {}
         for name, master in self.masters.items():
-            for kind, tensor in self.adam.state.get(master, {}).items():
-                found[f"adam.{kind}.{name}"] = tensor
+            for kind, tensor in self.rule.state.get(master, {}).items():
+                found[f"state.{kind}.{name}"] = tensor
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -100,9 +116,27 @@ class Optimiser:
                 with torch.no_grad():
                     master.copy_(tensors[f"master.{name}"])
             state = {}
-            for kind in ("step", "exp_avg", "exp_avg_sq"):
-                if f"adam.{kind}.{name}" in tensors:
+            for kind in MOMENTS:
+                if f"state.{kind}.{name}" in tensors:
                     # clone: own aligned memory, as a fresh optimiser would have.
-                    state[kind] = tensors[f"adam.{kind}.{name}"].clone().to(master.device)
+                    state[kind] = tensors[f"state.{kind}.{name}"].clone().to(master.device)
             if state:
-                self.adam.state[master] = state
+                self.rule.state[master] = state
+
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer", "row_var", "col_var", "variance")
+"""What torch's optimisers keep of a weight."""
+
+
+def _rule(groups: list[dict[str, Any]], hyper: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Return the optimiser; its rate is set at each step."""
+    first, second = (float(b) for b in hyper["betas"])
+    name = hyper.get("optimiser", "adamw")
+    if name == "adamw":
+        # Fused updates exist for float32 on CPU and CUDA.
+        return torch.optim.AdamW(groups, lr=0.0, betas=(first, second), eps=float(hyper["eps"]), fused=True)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=first)
+    if name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=0.0)
+    raise UsageError(f"optimiser '{name}' is not possible.{did_you_mean(name, OPTIMISERS)}")
