@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "cuvee"
 
 FLOORS = {
-    0: {"errors", "values", "canonical", "seeds"},
+    0: {"errors", "values", "canonical", "seeds", "preemption"},
     1: {"stage", "protocols", "recipe", "runtime"},
     2: {"store", "data", "engine", "sandbox"},
     3: {"sources", "taggers", "strategies", "evaluators", "analyses"},

@@ -272,7 +272,7 @@ def run(
     if not as_json:
         terminal.print_closing(summary)
     # After the closing table: a report that fails must not hide what was done.
-    written = None if no_report else _write_report(planned, opened, folder)
+    written = None if no_report or outcome.stopped else _write_report(planned, opened, folder)
     if as_json:
         _echo({**summary, "report": str(written) if written else None})
     elif written:

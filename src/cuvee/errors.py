@@ -6,8 +6,9 @@
     │   ├── DataError       names the file and the line
     │   ├── ModelError      a base model that is absent, damaged or unsuitable
     │   └── StoreError      a store that cannot be used as it is
-    └── WorkFailed          work that was started and failed: exit code 1
-        └── StageFailed     names the stage; the others went on
+    ├── WorkFailed          work that was started and failed: exit code 1
+    │   └── StageFailed     names the stage; the others went on
+    └── WorkStopped         a run was asked to stop (SIGTERM): exit code 143, the same command goes on
 
 Every message says what was asked, what is possible and the remedy.
 """
@@ -78,6 +79,12 @@ class StageFailed(WorkFailed):
     def __init__(self, message: str, *, stage: str = "") -> None:
         self.stage = stage
         super().__init__(f"{stage}: {message}" if stage else message)
+
+
+class WorkStopped(CuveeError):
+    """A run was stopped by SIGTERM; what it did is kept, and the same command goes on."""
+
+    exit_code = 143
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

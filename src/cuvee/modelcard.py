@@ -88,6 +88,9 @@ def _text(
         yield f"| {name} | {value} |"
     yield from ("", f"Steps: {summary['steps']}. Loss of the first step {summary['first_loss']:.4f}, of the last ")
     yield f"{summary['final_loss']:.4f}. Whether that is good is in the report's evaluations, not here."
+    for event in summary.get("out_of_memory", ()):
+        yield f"\nOut of memory at step {event['step']}: {event['to']} tokens a pass from then on, not {event['from']};"
+        yield "the examples of each step stayed the same."
     for finding in job.preflight.get("accepted", ()):
         yield f"\nTrained although a check spoke against it ({finding['name']}): {finding['text']}"
     yield from _listed(lineage)

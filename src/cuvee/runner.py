@@ -11,10 +11,12 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
@@ -23,7 +25,7 @@ from typing import IO, Any
 
 from cuvee import gate, job
 from cuvee.bases import MODEL
-from cuvee.errors import UsageError, WorkFailed
+from cuvee.errors import UsageError, WorkFailed, WorkStopped
 from cuvee.needs import kept_models, present, wanted
 from cuvee.planner import Plan
 from cuvee.runtime import Runtime, cores
@@ -31,7 +33,7 @@ from cuvee.stage import Stage, Trained
 from cuvee.store import Store
 
 Listener = Callable[[str, Stage, Mapping[str, Any]], None]
-"""Told what happens: started, progress, done, failed, skipped, waiting."""
+"""Told what happens: started, progress, done, failed, skipped, waiting, stopped."""
 
 RETRY_SECONDS = 0.3
 """How long to wait before asking again for a stage that another process is making."""
@@ -47,6 +49,8 @@ class Outcome:
         cached: how many wanted stages were there already.
         failed: error text by short name.
         skipped: stages that were not tried, with the failed stage they hang from.
+        stopped: whether SIGTERM ended the run early.
+        unfinished: stages that were under way then.
         seconds: wall-clock seconds.
     """
 
@@ -55,6 +59,8 @@ class Outcome:
     cached: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False
+    unfinished: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -151,6 +157,19 @@ def _claim(plan: Plan, store: Store) -> None:
             store.amend(stage.kind, stage.id, disposable=False)
 
 
+@contextlib.contextmanager
+def _on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` when SIGTERM comes. Only a main thread can listen; in another, signals stay the caller's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @cache
 def gpus() -> list[str]:
     """Return the GPUs this process may use, without importing torch."""
@@ -198,6 +217,7 @@ class _Process:
                 start_new_session=True,
             )
         self.stage: Stage | None = None
+        self.asked_to_stop = False
         self.buffer = b""
 
     @property
@@ -213,6 +233,12 @@ class _Process:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(work.as_dict()).encode() + b"\n")
             self.process.stdin.flush()
+
+    def ask_to_stop(self) -> None:
+        """Let the process save what it is doing and end."""
+        if not self.asked_to_stop:
+            self.asked_to_stop = True
+            self.process.terminate()
 
     def events(self) -> tuple[list[dict[str, Any]], bool]:
         """Return the events that have come, and whether the process has ended."""
@@ -274,14 +300,22 @@ class _Scheduler:
             for stage in self.plan.preflights:
                 if stage.id not in self.unfinished and present(self.store, stage):
                     self._pass(stage)
-            while self.unfinished:
-                self._hand_out()
-                for key, _ in self.selector.select(timeout=RETRY_SECONDS):
-                    self._listen_to(key.data)
+            with _on_sigterm(self._stop):
+                self._go_on()
         finally:
             for worker in self.workers:
                 worker.stop()
             self.selector.close()
+
+    def _go_on(self) -> None:
+        while self.unfinished and (self._busy() or not self.outcome.stopped):
+            if not self.outcome.stopped:
+                self._hand_out()
+            for key, _ in self.selector.select(timeout=RETRY_SECONDS):
+                self._listen_to(key.data)
+            if self.outcome.stopped:
+                for worker in self._busy():
+                    worker.ask_to_stop()
 
     def _ready(self) -> list[Stage]:
         now = time.monotonic()
@@ -329,6 +363,9 @@ class _Scheduler:
             self._replace(worker)
             if stage is not None:
                 code = worker.process.returncode
+                if worker.asked_to_stop:  # before it could listen
+                    self._unfinished(stage)
+                    return
                 self._failed(stage, f"its worker process died (code {code}). {worker.last_words()}".strip())
 
     def _react(self, worker: _Process, event: dict[str, Any]) -> None:
@@ -350,9 +387,23 @@ class _Scheduler:
             self.listen("done", stage, event)
             if stage.kind == "preflight":
                 self._pass(stage)
+        elif kind == "stopped":
+            self._replace(worker)
+            self._stop()  # whoever stops one worker means the run
+            self._unfinished(stage)
         else:
             self._replace(worker)
             self._failed(stage, event["error"], event.get("trace", ""))
+
+    def _busy(self) -> list[_Process]:
+        return [worker for worker in self.workers if worker.stage is not None]
+
+    def _stop(self) -> None:
+        self.outcome.stopped = True
+
+    def _unfinished(self, stage: Stage) -> None:
+        self.outcome.unfinished.append(stage.short)
+        self.listen("stopped", stage, {})
 
     def _give_up_parents(self, stage: Stage) -> None:
         """Give up the weights that nothing needs any more, at once: `keep_models` bounds the disk during the run."""
@@ -402,11 +453,18 @@ def _critical_path(
 
 
 def raise_if_failed(outcome: Outcome) -> None:
-    """Raise what a run that failed in part must say.
+    """Raise what a run that failed in part, or was stopped, must say.
 
     Raises:
+        WorkStopped: SIGTERM came.
         WorkFailed: names the failed stages.
     """
+    if outcome.stopped:
+        failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+        raise WorkStopped(
+            f"stopped, resumes: {len(outcome.executed)} stage(s) done{failed}, {len(outcome.unfinished)} under way, "
+            "checkpoints kept; the same command goes on"
+        )
     if outcome.failed:
         raise WorkFailed(
             f"{len(outcome.failed)} stage(s) failed and {len(outcome.skipped)} were not tried; the rest is done and "

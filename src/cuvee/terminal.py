@@ -248,6 +248,8 @@ def closing(plan: Plan, store: Store, outcome: Outcome) -> dict[str, Any]:
         "cached": outcome.cached,
         "failed": outcome.failed,
         "skipped": outcome.skipped,
+        "stopped": outcome.stopped,
+        "unfinished": outcome.unfinished,
         "seconds": round(outcome.seconds, 2),
         "results": rows,
     }

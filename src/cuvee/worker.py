@@ -7,6 +7,7 @@ leaves no work behind that nobody watches.
     {"event": "progress", "step": 3, ...}
     {"event": "done", "how": "executed" | "elsewhere", "summary": {...}}
     {"event": "failed", "error": "...", "trace": "..."}
+    {"event": "stopped"}                     SIGTERM came; a training has written a checkpoint; exit code 143
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from typing import Any, TextIO
 
 from filelock import Timeout
 
-from cuvee import execute
-from cuvee.errors import CuveeError
+from cuvee import execute, preemption
+from cuvee.errors import CuveeError, WorkStopped
 from cuvee.job import Job
 from cuvee.runtime import Runtime
 from cuvee.store import Store
@@ -56,8 +57,9 @@ class Worker:
 
     def tell(self, event: str, **facts: Any) -> None:
         """Write one event."""
-        self.out.write(json.dumps({"event": event, **facts}, default=str) + "\n")
-        self.out.flush()
+        with preemption.patient():  # a line cut short could not be read
+            self.out.write(json.dumps({"event": event, **facts}, default=str) + "\n")
+            self.out.flush()
 
     def handle(self, job: Job) -> None:
         """Execute one job under its lock and tell the outcome."""
@@ -69,6 +71,9 @@ class Worker:
                 self._execute(job)
         except Timeout:
             self.tell("busy")
+        except preemption.Stopped:
+            self.tell("stopped")
+            raise
         except Exception as error:
             if _is_full_disk(error):
                 self.tell("failed", error=_disk_message(self.store), trace="")
@@ -88,6 +93,9 @@ class Worker:
         started, cpu = time.time(), time.process_time()
         try:
             summary = execute.run(job, work, self.store, self.runtime, lambda facts: self.tell("progress", **facts))
+        except preemption.Stopped:
+            self.store.journal("stopped", job.short)
+            raise
         except BaseException as error:
             self.store.journal("failed", job.short, error=str(error)[:500])
             raise
@@ -177,8 +185,12 @@ def main() -> None:
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_watch_parent, args=(lines,), daemon=True).start()
     worker = Worker(runtime, out)
-    while True:
-        worker.handle(Job.from_dict(json.loads(lines.get())))
+    try:
+        preemption.listen()
+        while True:
+            worker.handle(Job.from_dict(json.loads(lines.get())))
+    except preemption.Stopped:
+        os._exit(WorkStopped.exit_code)
 
 
 if __name__ == "__main__":

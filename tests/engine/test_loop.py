@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from cuvee.engine import for_model, loop  # noqa: E402
+from cuvee.engine.disk import Background  # noqa: E402
 from cuvee.errors import ModelError, StageFailed, UsageError  # noqa: E402
 from cuvee.protocols import TokenRow  # noqa: E402
 
@@ -165,6 +166,13 @@ def test_the_log_is_cut_back_to_the_checkpoint(
     assert weights(tmp_path) == weights(whole[0])
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written while the training waits, so that it is known which there are."""
+    monkeypatch.setattr(Background, "start", lambda self, write: write())
+
+
+@pytest.mark.usefixtures("at_once")
 def test_only_the_newest_checkpoint_is_kept_and_holds_no_pickle(
     model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -186,6 +194,7 @@ def test_a_finished_training_leaves_no_checkpoint_and_is_not_done_again(
     assert run(model_folder("llama"), tmp_path, EVERY, learning_rate=1e-4) != first
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_damaged_checkpoint_is_told_and_the_older_one_used(
     whole: tuple[Path, Any], model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

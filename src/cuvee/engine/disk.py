@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from array import array
 from collections import defaultdict
@@ -22,11 +23,16 @@ from cuvee.protocols import Progress
 def sync_tree(folder: Path, *, files: bool = True) -> None:
     """Flush a folder to disk, with all its files unless told otherwise."""
     for path in [*(p for p in folder.rglob("*") if files), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Flush what any process has written to a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -135,6 +141,44 @@ class Checkpoints:
         return data
 
 
+class Background:
+    """Writes one thing at a time in a thread of its own; what fails there is raised at the next call."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self.seconds = 0.0
+        """How long the last write took."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Start a write after the one under way, if any, has ended."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(write,), daemon=True)
+        self._thread.start()
+
+    def _run(self, write: Callable[[], None]) -> None:
+        start = time.monotonic()
+        try:
+            write()
+        except BaseException as error:
+            self._error = error
+        self.seconds = time.monotonic() - start
+
+    def wait(self) -> None:
+        """Wait for the write under way; raise what failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
 class Journal:
     """``log.jsonl``: one record a step, flushed at once."""
 
@@ -167,15 +211,15 @@ class Journal:
 
     def sync(self) -> None:
         """Flush to disk: a checkpoint must never be newer than the log it belongs to."""
-        if self._handle is not None:
-            os.fsync(self._handle.fileno())
+        if self.path.exists():
+            sync_file(self.path)
 
     def close(self) -> None:
         """Flush and close."""
         if self._handle is not None:
-            self.sync()
             self._handle.close()
             self._handle = None
+            self.sync()
 
 
 class Ticker:

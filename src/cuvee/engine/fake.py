@@ -25,7 +25,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cuvee import seeds
+from cuvee import preemption, seeds
 from cuvee.engine.decoding import Decoding, Prompt
 from cuvee.engine.disk import Checkpoints, Journal, Ticker, fingerprint, loss_by_part, sync_tree, write_text
 from cuvee.errors import ModelError
@@ -101,7 +101,7 @@ def train(
         progress({"note": f"resumed from step {done} of {len(steps)}"})
     journal.cut(done)
     ticker, last = Ticker(progress, len(steps)), time.monotonic()
-    with closing(journal):
+    with preemption.patient(), closing(journal):
         for number in range(done, len(steps)):
             record = _step(model, [rows[i] for i in steps[number]], number, hyper, len(steps))
             journal.append(record)
@@ -112,6 +112,10 @@ def train(
                 journal.sync()
                 checkpoints.write(number + 1, lambda folder: None, {"model": model, "resumed": resumed})
                 last = time.monotonic()
+            if preemption.asked():
+                journal.sync()
+                checkpoints.write(number + 1, lambda folder: None, {"model": model, "resumed": resumed})
+                raise preemption.Stopped
     _save(model, model_folder, out)
     summary = _summary(list(journal.records()), resumed, time.monotonic() - start)
     checkpoints.finish(summary)

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from cuvee import seeds
+from cuvee import preemption, seeds
 from cuvee.engine import loading, lora
-from cuvee.engine.disk import Checkpoints, Journal, Ticker, fingerprint, loss_by_part, write_text
+from cuvee.engine.disk import Background, Checkpoints, Journal, Ticker, fingerprint, loss_by_part, write_text
 from cuvee.engine.flat import count, flatten
 from cuvee.engine.loss import token_losses
 from cuvee.engine.optimiser import SCHEDULES, Optimiser, learning_rate
@@ -62,8 +62,8 @@ def train(
         rows: the examples as token ids.
         steps: row indexes of each optimiser step, over all epochs.
         hyper: learning_rate, schedule (see `optimiser.SCHEDULES`), warmup and decay (fractions of steps),
-            optimiser (adamw unless said), weight_decay, betas, eps, clip, precision (float32, bfloat16), seed, steps_per_epoch; method (full, lora) and lora
-            (see `lora.attach`). Other keys are ignored.
+            optimiser (adamw unless said), weight_decay, betas, eps, clip, precision (float32, bfloat16), seed,
+            steps_per_epoch; method (full, lora) and lora (see `lora.attach`). Other keys are ignored.
         out: folder of the trained model; made only at the end.
         work: folder for log.jsonl and checkpoints; a training found there is resumed.
         runtime: device, threads, micro batch size, checkpoint intervals.
@@ -79,7 +79,9 @@ def train(
 
     Raises:
         ModelError: the model cannot be loaded or cannot take the rows.
-        StageFailed: the loss or the gradient is no longer finite, or a step has nothing to learn from.
+        StageFailed: the loss or the gradient is no longer finite, a step has nothing to learn from, or one example
+            alone is too much for the memory.
+        Stopped: SIGTERM came (see `preemption`); a checkpoint is written.
     """
     _check_hyper(hyper, steps)
     checkpoints = Checkpoints(work, fingerprint(hyper, steps, len(rows)))
@@ -114,6 +116,7 @@ class _Spent:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     resumed_from: list[int] = field(default_factory=list)
+    out_of_memory: list[dict[str, int]] = field(default_factory=list)
 
 
 class _Clock:
@@ -160,6 +163,8 @@ class _Training:
         self.optimiser = Optimiser(self.loaded.model, hyper)
         self.layout = self.loaded.layout
         self.spent, self.done = _Spent(), 0
+        self.micro_tokens = runtime.micro_tokens
+        self.writer = Background()
 
     def note(self, text: str) -> None:
         """Say something worth knowing."""
@@ -235,6 +240,8 @@ class _Training:
         self.done, self.layout = int(facts["step"]), facts["layout"]
         self.spent = _Spent(**facts["spent"])
         self.spent.resumed_from.append(self.done)
+        if self.spent.out_of_memory:  # as it went on after it
+            self.micro_tokens = min(self.micro_tokens, self.spent.out_of_memory[-1]["to"])
         self._tell_resume(facts["how"])
 
     def _trained(self) -> dict[str, torch.Tensor]:
@@ -254,14 +261,14 @@ class _Training:
         return {
             "device": str(self.device),
             "threads": self.threads,
-            "micro_tokens": self.runtime.micro_tokens,
+            "micro_tokens": self.micro_tokens,
             "torch": torch.__version__,
         }
 
     def _checkpoint(self) -> None:
-        self.journal.sync()
-        weights = {name: tensor.detach().contiguous() for name, tensor in self._trained().items()}
-        state = {**self.optimiser.tensors(), "random.cpu": torch.get_rng_state()}
+        """Copy the state and let a thread write it: training goes on meanwhile."""
+        weights = _copies(self._trained())
+        state = {**_copies(self.optimiser.tensors()), "random.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["random.cuda"] = torch.cuda.get_rng_state(self.device)
 
@@ -269,35 +276,47 @@ class _Training:
             save_file(weights, folder / "model.safetensors")
             save_file(state, folder / "state.safetensors")
 
-        facts = {"layout": self.layout, "spent": asdict(self.spent), "how": self._how()}
-        self.checkpoints.write(self.done, fill, facts)
+        step, facts = self.done, {"layout": self.layout, "spent": asdict(self.spent), "how": self._how()}
+
+        def write() -> None:
+            self.journal.sync()
+            self.checkpoints.write(step, fill, facts)
+
+        self.writer.start(write)
 
     # --------------------------------------------------------------------------------------------- the steps
 
     def run(self) -> None:
-        """Do the steps that are left."""
-        ticker, last, took = Ticker(self.progress, len(self.steps)), time.monotonic(), 0.0
-        try:
-            while self.done < len(self.steps):
-                record = self._step(self.done)
-                self.done += 1
-                self.journal.append(record)
-                ticker.tick(self.done, record["total_tokens"], loss=record["loss"])
-                start = time.monotonic()
-                if self._due(start - last, took):
-                    self._checkpoint()
-                    last = time.monotonic()
-                    took = last - start
-        finally:
-            self.journal.close()
+        """Do the steps that are left.
+
+        Raises:
+            Stopped: the process was asked to stop; a checkpoint is written.
+        """
+        ticker, last, owed = Ticker(self.progress, len(self.steps)), time.monotonic(), False
+        with preemption.patient():
+            try:
+                while self.done < len(self.steps):
+                    record = self._step(self.done)
+                    self.done += 1
+                    self.journal.append(record)
+                    ticker.tick(self.done, record["total_tokens"], loss=record["loss"])
+                    owed = owed or self._due(time.monotonic() - last)
+                    # While one is being written the next waits, not the training.
+                    if preemption.asked() or (owed and not self.writer.busy and self.done < len(self.steps)):
+                        self._checkpoint()
+                        last, owed = time.monotonic(), False
+                    if preemption.asked():
+                        raise preemption.Stopped
+            finally:
+                self.journal.close()
+                self.writer.wait()
         self.clock.lap(self.spent)
 
-    def _due(self, passed: float, took: float) -> bool:
-        """Say whether to checkpoint; those by time cost at most a tenth of it, however large the model."""
+    def _due(self, passed: float) -> bool:
+        """Say whether to checkpoint; those by time are written a tenth of it at most, however large the model."""
         every = self.runtime.checkpoint_steps
-        if self.done >= len(self.steps):
-            return False
-        return bool(every and self.done % every == 0) or passed >= max(self.runtime.checkpoint_seconds, 10 * took)
+        least = max(self.runtime.checkpoint_seconds, 10 * self.writer.seconds)
+        return bool(every and self.done % every == 0) or passed >= least
 
     def _step(self, number: int) -> dict[str, Any]:
         indexes = self.steps[number]
@@ -305,13 +324,9 @@ class _Training:
         supervised, total = sum(map(count, examples)), sum(len(row.ids) for row in examples)
         if not supervised:
             raise self._failure(number, "it has no supervised token", {})
-        losses, parts = [], []
-        for micro in self._split(examples):
-            for nll, owners in self._passes(micro):
-                torch.autograd.backward(nll.sum() / supervised)
-                losses.append(nll.detach())
-                parts.append(owners)
-            self.optimiser.gather()
+        while (found := self._gradients(examples, supervised)) is None:
+            self._shrink(number, examples)
+        losses, parts = found
         rate = learning_rate(number, len(self.steps), self.hyper)
         norm = self.optimiser.step(rate)
         # The step's only wait for the device.
@@ -322,6 +337,54 @@ class _Training:
         if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
             raise self._failure(number, "the loss or the gradient is not finite", record)
         return record
+
+    def _gradients(
+        self, examples: Sequence[TokenRow], supervised: int
+    ) -> tuple[list[torch.Tensor], list[NDArray[Any]]] | None:
+        """Gather a step's gradients; return the nll and part of each token, or None where the memory was too small.
+
+        After None the gradients are dropped and the random state is the one before.
+        """
+        random = torch.get_rng_state()
+        random_cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        losses, parts = [], []
+        try:
+            for micro in self._split(examples):
+                for nll, owners in self._passes(micro):
+                    torch.autograd.backward(nll.sum() / supervised)
+                    losses.append(nll.detach())
+                    parts.append(owners)
+                self.optimiser.gather()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        else:
+            return losses, parts
+        self.optimiser.clear()
+        torch.set_rng_state(random)
+        if random_cuda is not None:
+            torch.cuda.set_rng_state(random_cuda, self.device)
+        return None
+
+    def _shrink(self, number: int, examples: Sequence[TokenRow]) -> None:
+        """Take half the tokens a pass from now on: the same step, in more passes."""
+        largest = max(sum(len(row.ids) for row in group) for group in self._split(examples))
+        longest = max(len(row.ids) for row in examples)
+        if self.layout == "single" or largest <= longest:
+            raise self._failure(
+                number,
+                f"out of memory with one example of at most {longest} tokens a forward pass; use "
+                "--checkpoint-activations, a smaller max_length, precision: bfloat16, method: lora or fewer --workers",
+                {},
+            )
+        before, self.micro_tokens = self.micro_tokens, max(longest, min(self.micro_tokens, largest) // 2)
+        self.spent.out_of_memory.append({"step": number + 1, "from": before, "to": self.micro_tokens})
+        self.note(
+            f"out of memory at step {number + 1}; micro_tokens {before} -> {self.micro_tokens} from here on, the same "
+            "examples a step"
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _record(
         self, number: int, host: NDArray[Any], parts: NDArray[Any], supervised: int, total: int
@@ -341,9 +404,9 @@ class _Training:
         }
 
     def _split(self, examples: Sequence[TokenRow]) -> list[list[TokenRow]]:
-        """Return a step's examples in groups of at most runtime.micro_tokens."""
+        """Return a step's examples in groups of at most `micro_tokens`."""
         lengths = np.asarray([len(row.ids) for row in examples], dtype=np.int64)
-        groups = self.micro_batches(lengths, np.arange(len(examples)), self.runtime.micro_tokens)
+        groups = self.micro_batches(lengths, np.arange(len(examples)), self.micro_tokens)
         return [[examples[i] for i in group] for group in groups]
 
     def _passes(self, examples: Sequence[TokenRow]) -> Iterable[tuple[torch.Tensor, NDArray[Any]]]:
@@ -385,8 +448,20 @@ class _Training:
             "trained_parameters": sum(weight.numel() for weight in self.optimiser.weights.values()),
             "packed_against_unpacked": self._checked(),
             "resumed_from": self.spent.resumed_from,
+            "out_of_memory": self.spent.out_of_memory,
             "loss_by_part": loss_by_part(records),
         }
+
+
+def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors in memory of their own on the host."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that device or host had too little memory."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text
 
 
 def _plain(value: Any) -> Any:
