@@ -141,7 +141,7 @@ class Worker:
 def versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on, without importing them."""
     found = {}
-    for name in ("cuvee", "torch", "transformers", "tokenizers", "safetensors", "pyarrow", "numpy"):
+    for name in ("cuvee", "torch", "transformers", "tokenizers", "safetensors", "pyarrow", "numpy", "peft", "vllm"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

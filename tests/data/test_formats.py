@@ -475,7 +475,7 @@ def test_questions_are_no_format_to_train_on() -> None:
 
 
 def test_columns_are_kept_as_they_are_and_change_no_id() -> None:
-    raw = {"prompt": "def add(a, b):", "test": "assert add(1, 2) == 3", "cases": [[1, 2], None, 1e20]}
+    raw = {"prompt": "def add(a, b):", "test": "assert add(1, 2) == 3", "cases": [[1, 2], None, 1e20, float("inf")]}
     row = formats.example(raw, "question", kept=["test", "cases"])
     bare = formats.example(raw, "question")
     assert row.extra == {"test": raw["test"], "cases": raw["cases"]}
@@ -488,7 +488,7 @@ def test_columns_are_kept_as_they_are_and_change_no_id() -> None:
     ("value", "reason"),
     [
         (datetime(2024, 1, 1), "kept columns when: no plain JSON"),
-        (float("nan"), "kept columns when: no plain JSON"),
+        (b"bytes", "kept columns when: no plain JSON"),
         ("\ud83d", "broken Unicode in kept columns when"),
     ],
 )

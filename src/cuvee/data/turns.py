@@ -191,11 +191,20 @@ def check_unicode(text: str, where: str) -> None:
         raise ValueError(f"broken Unicode {where}") from None
 
 
-def check_json(value: Any, what: str) -> None:
-    """Refuse what ids and files cannot hold: dates and bytes out of Parquet, NaN, broken Unicode, deep nesting."""
+def check_json(value: Any, what: str, *, finite: bool = True) -> None:
+    """Refuse what files cannot hold: dates and bytes out of Parquet, broken Unicode, deep nesting.
+
+    Args:
+        value: out of a row.
+        what: names it in messages.
+        finite: refuse NaN and infinity too, which ids cannot hold.
+
+    Raises:
+        ValueError: it is refused.
+    """
     try:
         _check_depth(value, DEEPEST)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=not finite)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: no plain JSON: {error}") from None
     check_unicode(text, f"in {what}")
