@@ -25,8 +25,9 @@ check: setup
 	$(BIN)/ruff check src tests scripts benchmarks
 	$(BIN)/mypy
 
+# One process a core; each keeps to one thread, so that they do not fight for the cores.
 test: setup
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8
 
 test-real: setup
 	$(BIN)/pytest -m real
