@@ -160,12 +160,12 @@ def test_all_solutions_of_mbpp_pass() -> None:
 
 
 def test_solutions_of_mbpp_plus_pass_but_for_two_tasks_of_this_file() -> None:
-    """Mbpp/255 returns 42 MB, and Mbpp/598 computes too long. (One input of Mbpp/404 is infinite, and is judged.)"""
+    """Mbpp/255 returns 42 MB, and Mbpp/599 computes too long. (One input of Mbpp/404 is infinite, and is judged.)"""
     given = rows("code/mbpp_plus")
     asked = requests(mbpp_plus, given)
     grades = run(mbpp_plus, asked, [request.solution for request in asked])
     wrong = [row["task_id"] for row, grade in zip(given, grades, strict=True) if not grade.score]
-    assert wrong == ["Mbpp/255", "Mbpp/598"]
+    assert wrong == ["Mbpp/255", "Mbpp/599"]
     skipped = {r["task_id"]: g.extra["inputs_skipped"] for r, g in zip(given, grades, strict=True)}
     assert {name: count for name, count in skipped.items() if count} == {"Mbpp/255": 1}
 
