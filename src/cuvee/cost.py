@@ -153,7 +153,8 @@ def _size(stage: Stage, book: _Book) -> Size:
         summary = book.store.manifest(stage.kind, stage.id)["summary"]
         _check_bad(stage, summary, book)
         return _stored(summary)
-    measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "score": _items, "generate": _items}
+    measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "mark": _mark, "fisher": _fisher}
+    measure |= {"score": _items, "generate": _items}
     return measure[stage.kind](stage, book) if stage.kind in measure else Size()
 
 
@@ -328,6 +329,20 @@ def _train(stage: Stage, book: _Book) -> Size:
     return replace(data.times(epochs), steps=math.ceil(data.rows / batch) * epochs)
 
 
+def _mark(stage: Stage, book: _Book) -> Size:
+    """Return what a mark is of: the first steps of its training."""
+    size, share = book.sizes[stage.one("training").id], float(stage.params["fraction"])
+    parts = {name: round(getattr(size, name) * share) for name in ("rows", "total_tokens", "supervised_tokens")}
+    return replace(size, **parts, steps=math.ceil(size.steps * stage.params["fraction"]))
+
+
+def _fisher(stage: Stage, book: _Book) -> Size:
+    size, samples = book.sizes[stage.one("data").id], int(stage.params["samples"])
+    share = min(1.0, samples / max(1, size.rows))
+    parts = {name: round(getattr(size, name) * share) for name in ("rows", "total_tokens", "supervised_tokens")}
+    return replace(size, **parts, tokens_exact=size.tokens_exact and share == 1)
+
+
 def _items(stage: Stage, book: _Book) -> Size:
     inputs = stage.inputs["data" if stage.kind == "score" else "items"]
     sizes = [book.sizes[data.id] for data in inputs]
@@ -364,12 +379,16 @@ def _parameters(stage: Stage, book: _Book) -> int:
 
 def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
     size = book.sizes[stage.id]
-    if stage.kind in ("train", "score", "generate"):
+    if stage.kind in ("train", "mark", "fisher", "score", "generate"):
         rate = rates.get(_root(stage).id, book.rate)
     if stage.kind == "train":
         return _training_work(stage, book) / rate + 0.5
-    if stage.kind == "fold":
+    if stage.kind == "mark" and stage.one("training").id in book.present:  # if the training left none on the way
+        return _training_work(stage.one("training"), book) * float(stage.params["fraction"]) / rate + 0.5
+    if stage.kind in ("fold", "mark"):
         return _weights(stage, book) / FOLD_RATE + 0.5
+    if stage.kind == "fisher":
+        return 6.0 * _parameters(stage, book) * size.total_tokens / rate + 0.5
     if stage.kind == "score":
         return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens / rate + 0.2
     if stage.kind == "generate":
@@ -380,8 +399,11 @@ def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
 
 
 def _training_work(stage: Stage, book: _Book) -> float:
-    """Return a training's floating-point operations: with LoRA no gradient of the base's weights is computed."""
-    passes = 4.0 if stage.component == "lora" else 6.0
+    """Return a training's floating-point operations.
+
+    With LoRA no gradient of the base's weights is computed; KL to the start needs a forward pass of it.
+    """
+    passes = (4.0 if stage.component == "lora" else 6.0) + (2.0 if "kl" in stage.params.get("regulariser", {}) else 0.0)
     return passes * _parameters(stage, book) * book.sizes[stage.id].total_tokens
 
 
@@ -420,12 +442,23 @@ def _memory(book: _Book) -> tuple[int, str]:
             # (hidden * layers is near sqrt(parameters * layers / 12), with 24 layers for the middle).
             hidden_layers = math.sqrt(count * 24 / 12)
             held = count * state if trained == count else count * width + trained * 16
+            held += _held_beside(stage, trained == count) * count
             # Computed twice, a layer keeps its input alone; one layer's activations are there at a time.
             kept = 1 + 34 / 24 if book.runtime.checkpoint_activations else 34
             largest = max(largest, round(held + tokens * hidden_layers * kept * width))
             parameters, learnt = max(parameters, count), max(learnt, trained)
     some = "" if learnt == parameters else f", {learnt / 1e6:.3g} M of them trained"
     return largest, f"{parameters / 1e6:.4g} M parameters{some}: weights, gradient and two moments, one micro batch"
+
+
+def _held_beside(stage: Stage, full: bool) -> int:
+    """Return the bytes a parameter that regularisers keep: the start's weights, and the Fisher information.
+
+    Those of an adapter share the frozen weights.
+    """
+    width, asked = (4 if stage.params["precision"] == "float32" else 2), stage.params.get("regulariser", {})
+    starts = int("kl" in asked) + int("l2_sp" in asked or "ewc" in asked)
+    return (starts * width + 4 * int("ewc" in asked)) if full else 0
 
 
 def _trained(stage: Stage, book: _Book) -> int:
@@ -451,18 +484,12 @@ def _disk(book: _Book, todo: frozenset[str], workers: int) -> tuple[int, int]:
     for stage in book.plan.stages:
         if stage.id not in todo:
             continue
-        size = book.sizes[stage.id]
-        if stage.kind == "render":
-            now += size.total_tokens * 4 + size.rows * 80
-        elif stage.kind == "load":
-            now += size.rows * 600
-        elif stage.kind == "fold":
-            now += _weights(stage, book)
-        elif stage.kind == "train":
-            now += _weights(stage, book) if isinstance(stage, Trained) else 4 * _trained(stage, book)
+        now += _written(stage, book, todo)
+        if stage.kind == "train":
             # Weights and two moments in float32; the old checkpoint stays until the new one is whole.
             checkpoint = max(checkpoint, 2 * 12 * _trained(stage, book))
-        peak = max(peak, now)
+        # A mark is there twice for a moment: as its training left it, and as a model.
+        peak = max(peak, now + (_model(stage, book) if stage.kind == "mark" else 0))
         for parent in stage.parents():
             waiting[parent.id] -= 1
             if isinstance(parent, Trained) and parent.id in todo and parent.id not in kept and not waiting[parent.id]:
@@ -470,8 +497,32 @@ def _disk(book: _Book, todo: frozenset[str], workers: int) -> tuple[int, int]:
     return now, peak + checkpoint * workers
 
 
+def _written(stage: Stage, book: _Book, todo: frozenset[str]) -> int:
+    """Return the bytes that a stage leaves."""
+    size = book.sizes[stage.id]
+    if stage.kind == "render":
+        return size.total_tokens * 4 + size.rows * 80
+    if stage.kind == "load":
+        return size.rows * 600
+    if stage.kind == "fisher":
+        return 4 * _parameters(stage, book)
+    if stage.kind == "train":
+        left = sum(_model(mark, book) for mark in book.plan.marks.get(stage.id, ()) if mark.id in todo)
+        return _model(stage, book) + left
+    if stage.kind == "mark":  # what the training has left, if it is still to run
+        return 0 if stage.one("training").id in todo else _model(stage, book)
+    return _weights(stage, book) if stage.kind == "fold" else 0
+
+
+def _model(stage: Stage, book: _Book) -> int:
+    """Return the bytes of what a training makes, or of a mark of it."""
+    training = stage.one("training") if stage.kind == "mark" else stage
+    return _weights(stage, book) if isinstance(stage, Trained) else 4 * _trained(training, book)
+
+
 def _weights(stage: Stage, book: _Book) -> int:
-    return _parameters(stage, book) * (4 if stage.params["precision"] == "float32" else 2)
+    params = stage.one("training").params if stage.kind == "mark" else stage.params
+    return _parameters(stage, book) * (4 if params["precision"] == "float32" else 2)
 
 
 def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:

@@ -6,6 +6,7 @@ Heavy libraries are imported inside, so that a worker that only mixes never impo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -157,34 +158,112 @@ def _source_of(rendered: str, store: Store) -> str:
     return str(source)
 
 
-def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
-    from cuvee import engine, modelcard
-    from cuvee.data import ledger
+@dataclass(frozen=True)
+class _Course:
+    """What the engine is given to do a training, or its first steps again.
+
+    Args:
+        given: start model, rows, steps, hyper.
+        options: earlier adapter, Fisher information, splitter.
+        parts: render stage of each part of the mixture.
+        names: source and ability of each.
+    """
+
+    given: tuple[Any, ...]
+    options: Mapping[str, Any]
+    parts: list[str]
+    names: list[tuple[str, str]]
+
+    @property
+    def rows(self) -> Any:
+        return self.given[1]
+
+    @property
+    def steps(self) -> Any:
+        return self.given[2]
+
+
+def _course(job: Job, params: Mapping[str, Any], store: Store) -> _Course:
+    """Return the course of a training with `params`, whose inputs the job has."""
     from cuvee.data.batches import micro_batches, plan_steps
     from cuvee.data.mixture import MixtureRows
     from cuvee.data.rendered import Rendered
+    from cuvee.engine import FISHER_FILE
 
     data = job.one("data")
-    part_ids = store.manifest("mix", data.id)["identity"]["inputs"]["parts"]
-    rows = MixtureRows(data.folder, [Rendered(store.path("render", part)) for part in part_ids])
-    params = job.params
+    parts = store.manifest("mix", data.id)["identity"]["inputs"]["parts"]
+    rows = MixtureRows(data.folder, [Rendered(store.path("render", part)) for part in parts])
     steps = plan_steps(rows.keys, rows.copies, params["epochs"], params["batch_size"], params["seed"])
     names = [(name, ability) for name, ability in data.locate["parts"]]
-    start = model_folder(job.one("model"))
     hyper = {
         **params,
         "steps_per_epoch": len(steps) // params["epochs"],
         "part_names": [ability for _, ability in names],
     }
-    earlier = job.one("adapter").folder / MODEL if "adapter" in job.inputs else None
-    summary = engine.for_model(start).train(
-        start, rows, steps, hyper, work / MODEL, work, runtime, progress, micro_batches=micro_batches, adapter=earlier
+    options = {
+        "micro_batches": micro_batches,
+        "adapter": job.one("adapter").folder / MODEL if "adapter" in job.inputs else None,
+        "fisher": job.one("fisher").folder / FISHER_FILE if "fisher" in job.inputs else None,
+    }
+    return _Course((model_folder(job.one("model")), rows, steps, hyper), options, parts, names)
+
+
+def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import engine, modelcard
+    from cuvee.data import ledger
+
+    course = _course(job, job.params, store)
+    marks = [Fraction(at) for at in job.marks]
+    summary = engine.for_model(course.given[0]).train(
+        *course.given, work / MODEL, work, runtime, progress, marks=marks, **course.options
     )
-    ledger.write(work, rows, steps, [_source_of(part, store) for part in part_ids])
-    modelcard.write(work / MODEL, job, store, summary, names)
-    _keep_template(job, part_ids[0], work / MODEL, store)
+    ledger.write(work, course.rows, course.steps, [_source_of(part, store) for part in course.parts])
+    modelcard.write(work / MODEL, job, store, summary, course.names)
+    _keep_template(job, course.parts[0], work / MODEL, store)
     # The first name a source had; names are no part of the id, so another recipe may call it otherwise.
-    return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in names]}
+    return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in course.names]}
+
+
+def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import engine, modelcard
+
+    training, at = job.one("training"), Fraction(job.params["fraction"])
+    course = _course(job, store.manifest(training.kind, training.id)["identity"]["params"], store)
+    left = engine.mark_file(training.folder, at)
+    summary = engine.for_model(course.given[0]).mark(
+        *course.given,
+        work / MODEL,
+        work,
+        runtime,
+        progress,
+        fraction=at,
+        written=left,
+        log=training.folder / "log.jsonl",
+        **course.options,
+    )
+    modelcard.write_marked(work / MODEL, job, store, summary)
+    _keep_template(job, course.parts[0], work / MODEL, store)
+    left.unlink(missing_ok=True)  # it is in this stage now
+    return summary
+
+
+def _fisher(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import engine, seeds
+    from cuvee.data.mixture import MixtureRows
+    from cuvee.data.rendered import Rendered
+
+    data, params = job.one("data"), job.params
+    parts = store.manifest("mix", data.id)["identity"]["inputs"]["parts"]
+    rows = MixtureRows(data.folder, [Rendered(store.path("render", part)) for part in parts])
+
+    def rank(purpose: str, index: int) -> int:
+        return seeds.rank(params["seed"], purpose, rows.keys[index].tobytes(), int(rows.copies[index]))
+
+    chosen = sorted(range(len(rows)), key=lambda index: rank("fisher", index))[: params["samples"]]
+    draws = [rank("fisher labels", index) >> 1 for index in chosen]
+    settings = {name: params[name] for name in ("labels", "precision")}
+    folder = model_folder(job.one("model"))
+    return engine.for_model(folder).fisher(folder, rows, chosen, draws, settings, work, runtime, progress)
 
 
 def _fold(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
@@ -266,7 +345,9 @@ TABLE: Mapping[str, Execute] = {
     "preflight": _preflight,
     "render": _render,
     "mix": _mix,
+    "fisher": _fisher,
     "train": _train,
+    "mark": _mark,
     "fold": _fold,
     "score": _score,
     "generate": _generate,

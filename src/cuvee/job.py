@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Job:
         names: source name and ability by load stage id, for logs and model cards.
         keep: whether a model's weights are to stay when nothing needs them any more.
         preflight: the checks that a training passed, and the findings that were accepted; for its lineage.
+        marks: fractions of a training at which it is to leave its weights.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Job:
     names: Mapping[str, tuple[str, str]]
     keep: bool = True
     preflight: Mapping[str, Any] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
 
     def one(self, role: str) -> Input:
         """Return the only input of `role`."""
@@ -79,6 +81,7 @@ def make(
     *,
     keep: bool = True,
     preflight: Mapping[str, Any] | None = None,
+    marks: Iterable[str] = (),
 ) -> Job:
     """Return the job of a stage whose inputs are finished."""
     return Job(
@@ -97,4 +100,5 @@ def make(
         names=dict(names),
         keep=keep,
         preflight=preflight or {},
+        marks=tuple(marks),
     )

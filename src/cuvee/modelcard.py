@@ -33,6 +33,12 @@ def write_folded(folder: Path, job: Job, store: Store) -> None:
     _write(folder, job, lineage, _folded(job, lineage))
 
 
+def write_marked(folder: Path, job: Job, store: Store, summary: Mapping[str, Any]) -> None:
+    """Write the same two files into the folder of the weights at a mark of a training."""
+    lineage = list(_lineage(job, store))
+    _write(folder, job, lineage, _marked(job, summary, lineage))
+
+
 def _write(folder: Path, job: Job, lineage: Sequence[Mapping[str, Any]], text: Iterator[str]) -> None:
     (folder / "cuvee.json").write_text(
         json.dumps(
@@ -100,6 +106,17 @@ def _folded(job: Job, lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from ("---", "library_name: transformers", "tags: [cuvee, sft, lora]", "---", "", f"# {job.label}", "")
     yield f"Stage `{job.short}`: the adapter of `{_short(job.one('training'))}`, whose card tells its training,"
     yield f"folded by cuvee into the weights of `{_short(job.one('model'))}`."
+    yield from _listed(lineage)
+
+
+def _marked(job: Job, summary: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    library, tags = ("peft", "cuvee, sft, lora") if job.component == "lora" else ("transformers", "cuvee, sft")
+    yield from ("---", f"library_name: {library}", f"tags: [{tags}]", "---", "", f"# {job.label}", "")
+    yield f"Stage `{job.short}`: what the training `{_short(job.one('training'))}` had learnt after step "
+    yield f"{summary['step']} of {summary['steps']}, with {summary['supervised_tokens']:,} supervised tokens seen."
+    if summary["made"] == "replayed":
+        far = summary["largest_difference"]
+        yield f"Its steps were done again; no loss of a step differs by more than {far:.1e} of itself."
     yield from _listed(lineage)
 
 

@@ -23,11 +23,16 @@ def present(store: Store, stage: Stage) -> bool:
 def wanted(plan: Plan, store: Store, targets: Iterable[Stage] | None = None) -> list[Stage]:
     """Return the stages to execute, inputs first: for the whole recipe, or for some stages of it only."""
     needed = _leaves(plan, store) if targets is None else {stage.id for stage in targets}
+    logs: set[str] = set()
     found: list[Stage] = []
     for stage in reversed(plan.stages):
-        if stage.id in needed and not present(store, stage):
+        absent = stage.id in needed and not present(store, stage)
+        if absent or (stage.id in logs and not store.has(stage.kind, stage.id)):
             found.append(stage)
-            needed.update(parent.id for parent in plan.before(stage))
+            for parent in plan.before(stage):
+                # A mark needs what its training noted, not the weights at its end.
+                noted = stage.kind == "mark" and parent.id == stage.one("training").id
+                (logs if noted else needed).add(parent.id)
     return found[::-1]
 
 
@@ -37,12 +42,20 @@ def _leaves(plan: Plan, store: Store) -> set[str]:
     trained = {model.id for model in finals if not store.has(model.kind, model.id)}
     # The checks belong to the recipe: models that are there already may be asked what they were trained on.
     checked = {stage.id for stage in (*plan.taggings, *plan.preflights)}
-    return {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained | checked
+    return (
+        {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained | checked | _unmade_marks(plan, store)
+    )
+
+
+def _unmade_marks(plan: Plan, store: Store) -> set[str]:
+    every = {model.id: model for run in plan.runs for _, _, model in run.marks}
+    return {model.id for model in every.values() if not store.has(model.kind, model.id)}
 
 
 def kept_models(plan: Plan) -> set[str]:
     """Return the ids of the models whose weights `keep_models` keeps; adapters are small and always stay."""
     keep = plan.located.recipe.keep_models
     if keep == "all":
-        return {model.id for run in plan.runs for model in run.models}
+        marks = {model.id for run in plan.runs for _, _, model in run.marks}
+        return {model.id for run in plan.runs for model in run.models} | marks
     return {run.models[-1].id for run in plan.runs if run.models} if keep == "leaves" else set()

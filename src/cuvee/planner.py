@@ -21,16 +21,21 @@ from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Source
 from cuvee.screening import Screening
 from cuvee.stage import (
     Base,
+    Fisher,
     Loaded,
+    Marked,
     Model,
     Part,
     Preflight,
     Results,
     Stage,
     Trained,
+    fisher,
     generate,
     grade,
     load,
+    mark,
+    mix,
     render,
     score,
     walk,
@@ -45,6 +50,7 @@ class Settings:
     heldout: Any
     split_seed: int
     seed: int
+    sources: Mapping[str, Ingredient] = field(default_factory=dict, repr=False)
 
     def mixture(self) -> Mapping[str, Any]:
         """Return the parameters of a mixture."""
@@ -53,6 +59,20 @@ class Settings:
     def training(self) -> Mapping[str, Any]:
         """Return the parameters of a training."""
         return {**self.values.optimisation(), "seed": self.seed}
+
+    def replay(self) -> Ingredient | None:
+        """Return the part of a source that is mixed into every training."""
+        asked = self.values.replay
+        return self.sources[asked.source].share(asked.share) if asked else None
+
+    def fisher(self, start: Model) -> Fisher | None:
+        """Return the Fisher information that the regulariser ewc holds a training from `start` by."""
+        asked = self.values.regulariser.ewc if self.values.regulariser else None
+        if asked is None:
+            return None
+        data = mix([self.sources[asked.source].part], self.mixture(), label=asked.source)
+        more = {"seed": self.seed, "precision": self.values.precision}
+        return fisher(start, data, {"samples": asked.samples, "labels": asked.labels, **more})
 
 
 @dataclass(frozen=True)
@@ -75,10 +95,16 @@ class PlannedRun:
         """Position and model: 0 is the base."""
         return list(enumerate((self.base, *self.models)))
 
+    @cached_property
+    def marks(self) -> tuple[tuple[int, Fraction, Marked], ...]:
+        """The marks of each training: its position, the fraction and the model, in the order in which they come."""
+        asked = self.settings.values.marks
+        return tuple((number, at, mark(model, at)) for number, model in enumerate(self.models, 1) for at in asked)
+
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One evaluator on one ability of one model of one run."""
+    """One evaluator on one ability of one model of one run; `fraction` is below 1 for a mark."""
 
     run: RunInfo
     stage: int
@@ -89,6 +115,7 @@ class Evaluated:
     higher_is_better: bool
     ability: str
     grade: Results
+    fraction: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)
@@ -119,7 +146,17 @@ class Plan:
     def stages(self) -> list[Stage]:
         """All stages, what must be finished first before what needs it, equal ones once."""
         finals = [run.final for run in self.runs]
-        return walk([*self.preflights, *self.taggings, *finals, *(item.grade for item in self.evaluated)])
+        marks = [model for run in self.runs for _, _, model in run.marks]
+        return walk([*self.preflights, *self.taggings, *finals, *marks, *(item.grade for item in self.evaluated)])
+
+    @cached_property
+    def marks(self) -> Mapping[str, tuple[Stage, ...]]:
+        """The marks that each training passes, by the training's stage id; with LoRA adapters, not yet folded."""
+        found: dict[str, dict[str, Stage]] = {}
+        for run in self.runs:
+            for _, _, model in run.marks:
+                found.setdefault(model.training.id, {})[model.mark.id] = model.mark
+        return {training: tuple(marks.values()) for training, marks in found.items()}
 
     @property
     def taggings(self) -> list[Stage]:
@@ -146,6 +183,8 @@ class Plan:
         members: dict[int, set[str]] = {id(run.info): set(behind[run.final.id]) for run in self.runs}
         for item in self.evaluated:
             members[id(item.run)] |= behind[item.grade.id]
+        for run in self.runs:
+            members[id(run.info)].update(*(behind[model.id] for _, _, model in run.marks))
         found: dict[str, list[str]] = {}
         for run in self.runs:
             name = display_name(run.info, self)
@@ -242,7 +281,7 @@ class _Builder:
             self.preflights[asked] = found
         self.gates |= {model.training.id: (self.preflights[asked],) for model in run.models}
         # What is asked of a trained model waits as well: it may have been trained before the question was known.
-        models = {model.id for model in run.models}
+        models = {model.id for model in (*run.models, *(marked for _, _, marked in run.marks))}
         asked_of = [item.grade.one("answers") for item in evaluated]
         self.gates |= {one.id: (self.preflights[asked],) for one in asked_of if one.one("model").id in models}
 
@@ -334,8 +373,9 @@ class _Builder:
     def _plan_run(self, info: RunInfo, run: Run, params: Params, key: tuple[str | int, ...], base: Base) -> PlannedRun:
         settings, ingredients = self._setting(run, key, base, info.seed)
         module = components.find("strategies", run.strategy)
+        trained = {name: one for name, one in ingredients.items() if not self.recipe.sources[name].replay}
         try:
-            final = module.plan(ingredients, base, settings, params)
+            final = module.plan(trained, base, settings, params)
         except RecipeError as error:
             raise self.located.error(error.message, *key, *filter(None, error.key.split("."))) from error
         models = _chain(final)
@@ -356,9 +396,27 @@ class _Builder:
         if asked not in self.settings:
             values = {**self.recipe.training.model_dump(exclude_unset=True), **run.training}
             training = self.located.check(Training, values, *key, "training")
-            settings = Settings(training, self.recipe.heldout, self.recipe.split_seed, seed)
-            self.settings[asked] = settings, self._ingredients(base, settings)
+            self._check_named(training, key)
+            bare = Settings(training, self.recipe.heldout, self.recipe.split_seed, seed)
+            ingredients = self._ingredients(base, bare)
+            self.settings[asked] = replace(bare, sources=ingredients), ingredients
         return self.settings[asked]
+
+    def _check_named(self, training: Training, key: tuple[str | int, ...]) -> None:
+        """Refuse settings that name a source which there is not."""
+        ewc = training.regulariser.ewc if training.regulariser else None
+        for place, asked in (("replay", training.replay), ("regulariser.ewc", ewc)):
+            if asked is not None and asked.source not in self.recipe.sources:
+                message = f"there is no source '{asked.source}'.{did_you_mean(asked.source, self.recipe.sources)}"
+                raise self.located.error(message, *self._at(place, key), "source")
+
+    def _at(self, place: str, key: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        """Return where a setting of a run's trainings was given: at the run, else for all."""
+        steps = place.split(".")
+        number = key[-1]
+        assert isinstance(number, int)
+        given = steps[0] in self.recipe.runs[number].training
+        return (*(key if given else ()), "training", *steps)
 
     def _ingredients(self, base: Base, settings: Settings) -> dict[str, Ingredient]:
         found = {}
@@ -403,8 +461,9 @@ class _Builder:
         ability: str,
         key: tuple[str | int, ...],
     ) -> Iterator[Evaluated]:
-        steps = run.steps if params.stages == "all" else run.steps[-1:]
-        for position, model in steps:
+        steps = [(position, Fraction(1), model) for position, model in run.steps]
+        steps = [*steps, *run.marks] if params.stages == "all" else steps[-1:]
+        for position, fraction, model in sorted(steps, key=lambda step: step[:2]):
             # Runs share models; what is asked of one is described once.
             asked = (model.id, key, ability, run.settings.values)
             if asked not in self.graded:
@@ -414,12 +473,13 @@ class _Builder:
                 run.info,
                 position,
                 model.label if position else "base",
-                position == len(run.models),
+                position == len(run.models) and fraction == 1,
                 params.name or component.name,
                 module.METRIC,
                 module.HIGHER_IS_BETTER,
                 ability,
                 graded,
+                fraction,
             )
 
     def _grade(

@@ -53,6 +53,7 @@ def _run(run: Any, plan: Plan) -> dict[str, Any]:
         "base": run.info.base,
         "seed": run.info.seed,
         "models": [model.id for model in run.models],
+        "marks": [{"training": number, "fraction": str(at), "model": model.id} for number, at, model in run.marks],
     }
 
 
@@ -120,6 +121,11 @@ def schema() -> dict[str, Any]:
         "seed": whole,
         "models": ids
         | {"description": "ids of its trained models in order (of LoRA the folds); the last is the final model"},
+        "marks": {
+            "type": "array",
+            "items": _object({"training": whole, "fraction": text, "model": text}),
+            "description": "models at parts of its trainings: position of the training from 1, share of its steps, id",
+        },
     }
     totals = {
         "stages": whole,

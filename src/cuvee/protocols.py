@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cuvee.stage import Excluded, Model, Part, Rendered, Tagged
+from cuvee.stage import Excluded, Fisher, Model, Part, Rendered, Tagged
 from cuvee.values import BadRow, Example, Message
 
 
@@ -64,10 +64,16 @@ class Ingredient:
 
 
 class Hyper(Protocol):
-    """What a strategy needs of the training settings: the parameters of a mixture and of a training."""
+    """What a strategy needs of the training settings: the parameters of a mixture and of a training.
+
+    `replay` is the part of a source that is mixed into every training, if the recipe asks for one. `fisher` is what the
+    regulariser ewc holds a training from `start` by, if the recipe has it.
+    """
 
     def mixture(self) -> Mapping[str, Any]: ...
     def training(self) -> Mapping[str, Any]: ...
+    def replay(self) -> Ingredient | None: ...
+    def fisher(self, start: Model) -> Fisher | None: ...
 
 
 class Strategy(Protocol):
@@ -323,6 +329,7 @@ class Result:
         full_size: items the whole benchmark has.
         extra: further columns of the items, such as ``extracted``; (n,) each.
         stage_id: id of the grade stage.
+        fraction: share of the stage's training that the model has done: below 1 for a mark.
     """
 
     run: RunInfo
@@ -339,6 +346,7 @@ class Result:
     full_size: int
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     stage_id: str = ""
+    fraction: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True)
@@ -380,7 +388,10 @@ class Table:
 
 
 class Analysis(Protocol):
-    """A pure function from results to a table and its figures."""
+    """A pure function from results to a table and its figures.
+
+    It is given the results of finished trainings; with ``MARKS = True`` in its module those of marks as well.
+    """
 
     VERSION: int
     Params: type[Params]

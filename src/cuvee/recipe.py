@@ -267,6 +267,7 @@ class Source(_Part):
         drop, keep: rows by their tags and lengths.
         duplicates: ``keep`` equal rows, ``drop`` all but the first, or ``near`` ({near, on}): near ones as well.
         overlap: ``drop`` rows that hold items of the recipe's benchmarks; ``keep`` leaves it to the preflight.
+        replay: strategies do not train on it; it is there for `training.replay`, for ewc, and to be measured.
         max_bad: largest share of unusable rows before the load is an error.
         declared: sizes to plan with when the data is not at hand.
     """
@@ -285,6 +286,7 @@ class Source(_Part):
     keep: Rule | None = None
     duplicates: Duplicates = Duplicates(near=None, drop=False)
     overlap: Literal["keep", "drop"] = "keep"
+    replay: bool = False
     max_bad: Annotated[Share, Field(ge=0, le=1)] = Fraction(1, 100)
     declared: Declared | None = None
 
@@ -335,6 +337,79 @@ class Lora(_Part):
         return self
 
 
+class L2SP(_Part):
+    """Squared distance to the starting weights: (weight / 2) ||theta - theta_0||^2. Li et al., arXiv 1802.01483."""
+
+    weight: Annotated[float, Field(gt=0)]
+
+
+class EWC(_Part):
+    """Elastic weight consolidation: (weight / 2) sum_i F_i (theta_i - theta_0,i)^2.
+
+    Source: Kirkpatrick et al., arXiv 1612.00796.
+
+    Args:
+        weight: lambda.
+        source: rows that the Fisher information F of the starting model is taken on.
+        samples: at most so many of them.
+        labels: ``sampled`` from the model, or the rows' own (``data``, the empirical Fisher).
+    """
+
+    weight: Annotated[float, Field(gt=0)]
+    source: str
+    samples: Annotated[Number, Field(ge=1)] = 256
+    labels: Literal["sampled", "data"] = "sampled"
+
+
+class KL(_Part):
+    """KL to the starting model at the supervised positions, times weight, mean over tokens.
+
+    Args:
+        weight: beta.
+        direction: ``reverse`` is KL(model || start), ``forward`` is KL(start || model).
+    """
+
+    weight: Annotated[float, Field(gt=0)]
+    direction: Literal["reverse", "forward"] = "reverse"
+
+
+class Regulariser(_Part):
+    """What holds a training near its start; one or several."""
+
+    l2_sp: L2SP | None = None
+    ewc: EWC | None = None
+    kl: KL | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Regulariser:
+        if not self.canonical():
+            raise ValueError("names none; say l2_sp, ewc or kl, or leave it out")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the settings of a training; what decides ewc's Fisher information is that stage's."""
+        found = {name: dict(value) for name, value in self if value is not None}
+        if self.ewc:
+            found["ewc"] = {"weight": self.ewc.weight}
+        return found
+
+
+class Replay(_Part):
+    """Rows of a source that are mixed into every training: a nested share of what the source has."""
+
+    source: str
+    share: Annotated[Share, Field(gt=0)]
+
+
+def _distinct(marks: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
+    if len(set(marks)) < len(marks):
+        raise ValueError("names the same mark twice")
+    return tuple(sorted(marks))
+
+
+Marks = Annotated[tuple[Annotated[Share, Field(gt=0, lt=1)], ...], AfterValidator(_distinct)]
+
+
 class Training(_Part):
     """Settings of every training; the paper's where it says, FastChat's where it is silent.
 
@@ -357,6 +432,9 @@ class Training(_Part):
     precision: Literal["float32", "bfloat16"] = "float32"
     method: Literal["full", "lora"] = "full"
     lora: Lora | None = None
+    regulariser: Regulariser | None = None
+    replay: Replay | None = None
+    marks: Marks = ()
     max_length: Annotated[int, Field(ge=8, strict=True)] = 2048
     template: Literal["tokenizer", "vicuna_v1.1", "alpaca", "chatml", "plain"] = "tokenizer"
     mask: Literal["all", "last"] = "all"
@@ -366,6 +444,11 @@ class Training(_Part):
     def _fits_together(self) -> Training:
         if self.lora and self.method != "lora":
             raise ValueError("lora has settings, and method is full; say method: lora, or lora: null")
+        if self.method == "lora" and self.regulariser and self.regulariser.ewc:
+            raise ValueError(
+                "regulariser.ewc needs the Fisher information of what is trained, and an adapter is new: "
+                "say l2_sp or kl, or method: full"
+            )
         if self.decay is not None and self.schedule != "wsd":
             raise ValueError(f"decay is for schedule: wsd, and schedule is {self.schedule}; say schedule: wsd")
         if self.warmup + (self.decay or 0) > 1:
@@ -384,6 +467,8 @@ class Training(_Part):
             found["decay"] = WSD_DECAY if self.decay is None else self.decay
         if self.method == "lora":
             found["lora"] = (self.lora or Lora()).canonical()
+        if self.regulariser:
+            found["regulariser"] = self.regulariser.canonical()
         return found
 
     def _canonical(self, names: Iterable[str]) -> dict[str, Any]:

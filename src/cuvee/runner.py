@@ -126,12 +126,12 @@ def _check_extras(todo: Iterable[Stage], plan: Plan) -> None:
     """Refuse to start what would fail for want of a package."""
     real = any(run.base.component != "fake" for run in plan.runs)
     kinds = {(stage.kind, stage.component) for stage in todo}
-    if not real or not any(kind in ("train", "fold", "score", "generate") for kind, _ in kinds):
+    if not real or not any(kind in ("train", "mark", "fold", "fisher", "score", "generate") for kind, _ in kinds):
         return
     absent = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]
     if absent:
         raise UsageError(f"{', '.join(absent)}: not installed, and training needs it; pip install 'cuvee[train]'")
-    if {("train", "lora"), ("fold", "lora")} & kinds and find_spec("peft") is None:
+    if {("train", "lora"), ("mark", "lora"), ("fold", "lora")} & kinds and find_spec("peft") is None:
         raise UsageError("peft: not installed, and method: lora needs it; pip install 'cuvee[lora]'")
 
 
@@ -336,9 +336,15 @@ class _Scheduler:
                 return
             del self.waiting[stage.id]
             passed = gate.passed(self.plan, self.store, stage)
-            work = job.make(stage, self.store, self.plan.sources, keep=stage.id in self.kept, preflight=passed)
+            marks = [m.identity["params"]["fraction"] for m in self._unmade(stage)]
+            keep = stage.id in self.kept
+            work = job.make(stage, self.store, self.plan.sources, keep=keep, preflight=passed, marks=marks)
             worker.give(stage, work)
             self.listen("started", stage, {})
+
+    def _unmade(self, training: Stage) -> list[Stage]:
+        """Return the marks that a training passes and that are not there yet."""
+        return [mark for mark in self.plan.marks.get(training.id, ()) if not self.store.has(mark.kind, mark.id)]
 
     def _free_worker(self) -> _Process | None:
         for worker in self.workers:

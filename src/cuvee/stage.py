@@ -7,6 +7,8 @@
     base ────────────────────────────────────────┘
 
 A LoRA training makes an adapter. A fold adds it to the weights it was trained on, and stands in the train's place.
+A mark is what a training had learnt after a part of its steps. A fisher tells how much each weight of a model matters
+for some rows.
 
 A preflight looks at renders, duplicates and overlaps; trainings wait for it, and their ids do not hang on it.
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -33,7 +36,9 @@ KIND_VERSIONS = {
     "render": 2,
     "mix": 2,
     "preflight": 1,
+    "fisher": 1,
     "train": 1,
+    "mark": 1,
     "fold": 1,
     "score": 1,
     "generate": 1,
@@ -118,6 +123,24 @@ class Trained(Stage):
         """The model that the training went on from."""
         earlier = self.training.inputs.get("adapter")
         return _fold(earlier[0]) if earlier else self.one("model")
+
+
+class Marked(Trained):
+    """The weights after a part of a training, or after the fold of the adapter that there was then."""
+
+    @property
+    def training(self) -> Stage:
+        """The training that passed this mark."""
+        return self.mark.one("training")
+
+    @property
+    def mark(self) -> Stage:
+        """The mark itself: this stage, or the one whose adapter was folded."""
+        return self.one("training") if self.kind == "fold" else self
+
+
+class Fisher(Stage):
+    """The diagonal of a model's Fisher information on some rows."""
 
 
 Model = Base | Trained
@@ -308,16 +331,27 @@ def _without_whole(how: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "amounts": amounts} if amounts else rest
 
 
-def train(start: Model, data: Mixture, params: Mapping[str, Any], *, label: str) -> Trained:
+def fisher(model: Model, data: Mixture, params: Mapping[str, Any]) -> Fisher:
+    """Describe how much each weight of a model matters for rows: samples, labels (sampled, data), seed, precision."""
+    label = f"{model.label}, {data.label}"
+    return Fisher("fisher", "diagonal", 1, params, {"model": (model,), "data": (data,)}, label)
+
+
+def train(
+    start: Model, data: Mixture, params: Mapping[str, Any], *, label: str, fisher: Fisher | None = None
+) -> Trained:
     """Describe one training: weights from `start`, rows from `data`; optimiser and schedule start fresh.
+
+    `fisher` is what the regulariser ewc holds the weights by.
 
     With ``method: lora`` it is the fold of the training's adapter. `params.lora.between` says what follows a folded
     `start`: ``fold`` goes on from its weights with a new adapter, ``continue`` trains its adapter further.
     """
-    if params.get("method", "full") == "full":
-        return Trained("train", "full", 1, params, {"model": (start,), "data": (data,)}, label)
-    settings = dict(params["lora"])
     inputs: dict[str, tuple[Stage, ...]] = {"model": (start,), "data": (data,)}
+    if params.get("method", "full") == "full":
+        held: dict[str, tuple[Stage, ...]] = {"fisher": (fisher,)} if fisher else {}
+        return Trained("train", "full", 1, params, {**inputs, **held}, label)
+    settings = dict(params["lora"])
     if settings.pop("between") == "continue" and start.kind == "fold":
         inputs |= {"model": start.inputs["model"], "adapter": start.inputs["training"]}
     return _fold(Adapter("train", "lora", 1, {**params, "lora": settings}, inputs, label))
@@ -327,6 +361,21 @@ def _fold(training: Stage) -> Trained:
     """Describe adding an adapter to the weights it was trained on."""
     inputs = {"training": (training,), "model": training.inputs["model"]}
     return Trained("fold", training.component, 1, {"precision": training.params["precision"]}, inputs, training.label)
+
+
+def mark(model: Trained, fraction: Fraction) -> Marked:
+    """Describe what a training had learnt when it first had done `fraction` (between 0 and 1) of its steps.
+
+    It hangs on the training, whose log it is checked by, and on what the training hangs on, from which it can be made
+    again. The mark of a LoRA training is folded like the training.
+    """
+    training = model.training
+    inputs = {**training.inputs, "training": (training,)}
+    label = f"{model.label} {fraction.numerator}/{fraction.denominator}"
+    if model.kind != "fold":
+        return Marked("mark", training.component, 1, {"fraction": fraction}, inputs, label)
+    found = Adapter("mark", training.component, 1, {"fraction": fraction}, inputs, label)
+    return Marked("fold", model.component, 1, model.params, {**model.inputs, "training": (found,)}, label)
 
 
 def score(model: Model, data: Iterable[Part], params: Mapping[str, Any]) -> Scores:

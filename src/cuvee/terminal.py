@@ -66,6 +66,8 @@ def print_plan(view: Mapping[str, Any]) -> None:
             stage = by_id[stage["inputs"]["training"][0]] if stage["kind"] == "fold" else stage
             branch = branch.add(_training_line(stage, stage_id in seen))
             seen.add(stage_id)
+        if marks := dict.fromkeys(mark["fraction"] for mark in run["marks"]):
+            branch.add(f"each marked after {', '.join(marks)} of its steps")
     if len(view["runs"]) > MAX_RUNS:
         tree.add(f"... and {len(view['runs']) - MAX_RUNS:,} more runs; --json lists all")
     measured = [s for s in view["stages"] if s["kind"] == "grade"]

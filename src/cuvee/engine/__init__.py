@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cuvee.engine.decoding import Decoding, Prompt
+from cuvee.engine.disk import mark_file
 from cuvee.errors import UsageError, did_you_mean
 from cuvee.protocols import Likelihood, Reply
 
@@ -23,6 +24,9 @@ PACKAGES = ("torch", "transformers", "safetensors")
 
 FAKE_FILE = "fake.json"
 """The file that makes a folder a fake model."""
+
+FISHER_FILE = "fisher.safetensors"
+"""Float32 values by the names that the weights have in the model's own safetensors; tied weights are there once."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Engine:
         score: see `cuvee.engine.scoring.score`.
         generate: see `cuvee.engine.generation.generate`.
         fold: see `cuvee.engine.lora.fold`.
+        fisher: see `cuvee.engine.fisher.fisher`.
+        mark: see `cuvee.engine.marks.mark`.
     """
 
     name: str
@@ -42,6 +48,8 @@ class Engine:
     score: Callable[..., list[Likelihood]]
     generate: Callable[..., list[Reply]]
     fold: Callable[..., dict[str, Any]]
+    fisher: Callable[..., dict[str, Any]]
+    mark: Callable[..., dict[str, Any]]
 
 
 GENERATORS = ("local", "vllm")
@@ -63,20 +71,21 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
     if (folder / FAKE_FILE).is_file():
         from cuvee.engine import fake
 
-        return Engine("fake", fake.train, fake.score, fake.generate, fake.fold)
+        return Engine("fake", fake.train, fake.score, fake.generate, fake.fold, fake.fisher, fake.mark)
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise UsageError(
             f"training and judging real models needs {', '.join(absent)}, which this Python has not; "
             "pip install 'cuvee[train]'"
         )
-    from cuvee.engine import generation, loop, lora, scoring
+    from cuvee.engine import fisher, generation, loop, lora, marks, scoring
 
+    generate = generation.generate
     if generator == "vllm":
         from cuvee.engine import vllm_engine
 
-        return Engine("torch", loop.train, scoring.score, vllm_engine.generate, lora.fold)
-    return Engine("torch", loop.train, scoring.score, generation.generate, lora.fold)
+        generate = vllm_engine.generate
+    return Engine("torch", loop.train, scoring.score, generate, lora.fold, fisher.fisher, marks.mark)
 
 
-__all__ = ["FAKE_FILE", "GENERATORS", "Decoding", "Engine", "Prompt", "for_model"]
+__all__ = ["FAKE_FILE", "FISHER_FILE", "GENERATORS", "Decoding", "Engine", "Prompt", "for_model", "mark_file"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -14,6 +15,7 @@ import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
@@ -141,6 +143,16 @@ class Checkpoints:
         return data
 
 
+def mark_step(fraction: Fraction, steps: int) -> int:
+    """Return the first step after which at least so much of a training's steps is done."""
+    return math.ceil(fraction * steps)
+
+
+def mark_file(work: Path, fraction: Fraction) -> Path:
+    """Return where a training leaves the weights of a mark until somebody takes them."""
+    return work / "marks" / f"{fraction.numerator}-{fraction.denominator}"
+
+
 class Background:
     """Writes one thing at a time in a thread of its own; what fails there is raised at the next call."""
 
@@ -158,10 +170,18 @@ class Background:
     def start(self, write: Callable[[], None]) -> None:
         """Start a write after the one under way, if any, has ended."""
         self.wait()
-        self._thread = threading.Thread(target=self._run, args=(write,), daemon=True)
+        self.follow(write)
+
+    def follow(self, write: Callable[[], None]) -> None:
+        """Put a write behind the one under way without waiting for it."""
+        self._thread = threading.Thread(target=self._run, args=(write, self._thread), daemon=True)
         self._thread.start()
 
-    def _run(self, write: Callable[[], None]) -> None:
+    def _run(self, write: Callable[[], None], before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+        if self._error is not None:  # the one before failed, which the next call will say
+            return
         start = time.monotonic()
         try:
             write()

@@ -22,12 +22,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from cuvee import preemption, seeds
 from cuvee.engine.decoding import Decoding, Prompt
-from cuvee.engine.disk import Checkpoints, Journal, Ticker, fingerprint, loss_by_part, sync_tree, write_text
+from cuvee.engine.disk import (
+    Checkpoints,
+    Journal,
+    Ticker,
+    fingerprint,
+    loss_by_part,
+    mark_file,
+    mark_step,
+    sync_tree,
+    write_text,
+)
 from cuvee.errors import ModelError
 from cuvee.protocols import Likelihood, Progress, Reply, TokenRow, TokenRows
 from cuvee.runtime import Runtime
@@ -81,6 +92,9 @@ def train(
     *,
     micro_batches: Callable[..., list[list[int]]] | None = None,
     adapter: Path | None = None,
+    fisher: Path | None = None,
+    marks: Sequence[Fraction] = (),
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Raise the exposure of what is trained; the signature, log, checkpoints and summary of the real one.
 
@@ -100,15 +114,19 @@ def train(
         resumed = [*found[1]["resumed"], done]
         progress({"note": f"resumed from step {done} of {len(steps)}"})
     journal.cut(done)
-    ticker, last = Ticker(progress, len(steps)), time.monotonic()
+    end = until or len(steps)
+    ticker, last = Ticker(progress, end), time.monotonic()
     with preemption.patient(), closing(journal):
-        for number in range(done, len(steps)):
+        for number in range(done, end):
             record = _step(model, [rows[i] for i in steps[number]], number, hyper, len(steps))
             journal.append(record)
+            for at in [at for at in marks if mark_step(at, len(steps)) == number + 1]:
+                mark_file(work, at).parent.mkdir(exist_ok=True)
+                write_text(mark_file(work, at), json.dumps(model))
             time.sleep(runtime.step_sleep)
             ticker.tick(number + 1, record["total_tokens"], loss=record["loss"])
             due = runtime.checkpoint_steps and (number + 1) % runtime.checkpoint_steps == 0
-            if number + 1 < len(steps) and (due or time.monotonic() - last >= runtime.checkpoint_seconds):
+            if number + 1 < end and (due or time.monotonic() - last >= runtime.checkpoint_seconds):
                 journal.sync()
                 checkpoints.write(number + 1, lambda folder: None, {"model": model, "resumed": resumed})
                 last = time.monotonic()
@@ -126,6 +144,57 @@ def fold(base: Path, adapter: Path, out: Path, precision: str) -> dict[str, Any]
     """Return the adapter as the model; the signature of the real one."""
     _save(_load(adapter), adapter, out)
     return {"fake": True}
+
+
+def mark(
+    model_folder: Path,
+    rows: TokenRows,
+    steps: Sequence[Sequence[int]],
+    hyper: Mapping[str, Any],
+    out: Path,
+    work: Path,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    fraction: Fraction,
+    written: Path,
+    log: Path,
+    adapter: Path | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Take what the training left, or do its steps again; the signature and summary of the real one."""
+    step, taken = mark_step(fraction, len(steps)), written.is_file()
+    if taken:
+        _save(json.loads(written.read_text(encoding="utf-8")), adapter or model_folder, out)
+    elif not out.is_dir():
+        train(model_folder, rows, steps, hyper, out, work, runtime, progress, adapter=adapter, until=step)
+    records = list(Journal(log).records())[:step]
+    again = list(Journal(work / "log.jsonl").records())
+    tokens = sum(record["supervised_tokens"] for record in records)
+    facts = {"step": step, "steps": len(steps), "loss": records[-1]["loss"], "supervised_tokens": tokens}
+    return {**facts, **({"made": "replayed", "largest_difference": 0.0} if again else {"made": "taken"})}
+
+
+def fisher(
+    model_folder: Path,
+    rows: TokenRows,
+    chosen: Sequence[int],
+    draws: Sequence[int],
+    settings: Mapping[str, Any],
+    out: Path,
+    runtime: Runtime,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Note which rows were chosen; the signature of the real one."""
+    out.mkdir(parents=True, exist_ok=True)
+    tokens = [_tokens(rows[index]) for index in chosen]
+    facts = {
+        "rows": len(chosen),
+        "supervised_tokens": sum(tokens),
+        "total_tokens": sum(len(rows[i].ids) for i in chosen),
+    }
+    write_text(out / "fisher.json", json.dumps({**settings, **facts}, indent=1))
+    return {**facts, "parameters": 0, "fake": True}
 
 
 def _step(

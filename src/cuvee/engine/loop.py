@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,16 +27,31 @@ from safetensors.torch import save_file
 
 from cuvee import preemption, seeds
 from cuvee.engine import loading, lora
-from cuvee.engine.disk import Background, Checkpoints, Journal, Ticker, fingerprint, loss_by_part, write_text
-from cuvee.engine.flat import count, flatten
+from cuvee.engine.disk import (
+    Background,
+    Checkpoints,
+    Journal,
+    Ticker,
+    fingerprint,
+    loss_by_part,
+    mark_file,
+    mark_step,
+    sync_file,
+    sync_tree,
+    write_text,
+)
+from cuvee.engine.flat import Flat, count, flatten
 from cuvee.engine.loss import token_losses
 from cuvee.engine.optimiser import SCHEDULES, Optimiser, learning_rate
+from cuvee.engine.regularisers import WeightPenalty, ewc, kl, l2_sp
 from cuvee.errors import StageFailed, UsageError, did_you_mean
 from cuvee.protocols import Progress, TokenRow, TokenRows
 from cuvee.runtime import Runtime
 
 CHECKS = "checks.json"
 """What was measured on the first batch."""
+
+Found = TypeVar("Found")
 
 MicroBatches = Callable[[NDArray[np.int64], NDArray[np.int64], int], Sequence[Sequence[int] | NDArray[np.int64]]]
 """(lengths, indexes, budget) -> the indexes in groups of at most `budget` tokens; one alone may be larger.
@@ -54,6 +70,10 @@ def train(
     *,
     micro_batches: MicroBatches,
     adapter: Path | None = None,
+    fisher: Path | None = None,
+    marks: Sequence[Fraction] = (),
+    until: int | None = None,
+    check: Callable[[Mapping[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
     """Train a model and save it as an ordinary Hugging Face folder, or with method lora its adapter as a PEFT folder.
 
@@ -63,7 +83,8 @@ def train(
         steps: row indexes of each optimiser step, over all epochs.
         hyper: learning_rate, schedule (see `optimiser.SCHEDULES`), warmup and decay (fractions of steps),
             optimiser (adamw unless said), weight_decay, betas, eps, clip, precision (float32, bfloat16), seed,
-            steps_per_epoch; method (full, lora) and lora (see `lora.attach`). Other keys are ignored.
+            steps_per_epoch; method (full, lora) and lora (see `lora.attach`); regulariser (settings by name, see
+            `regularisers`). Other keys are ignored.
         out: folder of the trained model; made only at the end.
         work: folder for log.jsonl and checkpoints; a training found there is resumed.
         runtime: device, threads, micro batch size, checkpoint intervals.
@@ -71,6 +92,10 @@ def train(
             times a second and {"note"} when something is worth saying.
         micro_batches: splits a step's rows; pure.
         adapter: with method lora, the adapter to go on with in place of a new one.
+        fisher: with regulariser ewc, the file with the Fisher information (`cuvee.engine.fisher`).
+        marks: fractions of the steps at which the weights are left in `work` (`disk.mark_file`).
+        until: end after so many steps, on the schedule of all.
+        check: shown the record of each step, and may raise.
 
     Returns:
         steps, first_loss, final_loss, supervised_tokens, total_tokens, seconds, cpu_seconds, peak_rss_mb,
@@ -88,7 +113,9 @@ def train(
     if (before := checkpoints.finished(out)) is not None:
         return before
     loading.forget()
-    training = _Training(model_folder, rows, steps, hyper, work, runtime, progress, micro_batches, adapter)
+    training = _Training(model_folder, rows, steps, hyper, work, runtime, progress, micro_batches, adapter, fisher)
+    training.marks = {at: mark_step(at, len(steps)) for at in marks}
+    training.last, training.check = until or len(steps), check
     training.resume_or_start(checkpoints)
     training.run()
     if training.wrapped is None:
@@ -149,6 +176,7 @@ class _Training:
         progress: Progress,
         micro_batches: MicroBatches,
         adapter: Path | None = None,
+        fisher: Path | None = None,
     ) -> None:
         self.clock = _Clock()
         self.rows, self.steps, self.hyper, self.runtime = rows, steps, hyper, runtime
@@ -157,18 +185,53 @@ class _Training:
         self.threads = loading.set_threads(runtime)
         self.device = loading.device_of(runtime, progress)
         self.loaded = loading.load(model_folder, hyper["precision"], self.device)
+        asked = hyper.get("regulariser", {})
+        self.kl = self._kl(asked[kl.NAME], adapter) if kl.NAME in asked else None
         self.wrapped = None
         if hyper.get("method") == "lora":
             self.wrapped = lora.attach(self.loaded.model, hyper["lora"], int(hyper["seed"]), adapter)
         self.optimiser = Optimiser(self.loaded.model, hyper)
+        self.anchors = self._anchors(asked, fisher)
         self.layout = self.loaded.layout
         self.spent, self.done = _Spent(), 0
         self.micro_tokens = runtime.micro_tokens
+        self.marks: Mapping[Fraction, int] = {}
+        self.last = len(steps)
+        self.check: Callable[[Mapping[str, Any]], None] = lambda record: None
         self.writer = Background()
 
     def note(self, text: str) -> None:
         """Say something worth knowing."""
         self.progress({"note": text})
+
+    def _kl(self, settings: Mapping[str, Any], adapter: Path | None) -> kl.KL:
+        """Return the penalty of the outputs; with LoRA the starting model shares the frozen weights."""
+        twin = kl.frozen_twin(self.loaded, shared=self.hyper.get("method") == "lora")
+        if adapter is not None:
+            lora.freeze_with(twin.model, adapter)
+        return kl.KL(float(settings["weight"]), settings["direction"], twin)
+
+    def _anchors(self, asked: Mapping[str, Any], fisher: Path | None) -> list[WeightPenalty]:
+        """Return the penalties of the weights, which are now those that the training starts from."""
+        found: list[WeightPenalty] = []
+        strengths = {name: float(settings["weight"]) for name, settings in asked.items() if name != kl.NAME}
+        if self.wrapped is not None:
+            if ewc.NAME in strengths:
+                raise UsageError(
+                    "regulariser ewc needs the Fisher information of what is trained, and an adapter is new"
+                )
+            if l2_sp.NAME in strengths:
+                found.append(l2_sp.OfAdapter(strengths[l2_sp.NAME], lora.factors(self.wrapped)))
+            return found
+        if strengths:
+            starts = {name: weight.detach().clone() for name, weight in self.optimiser.weights.items()}
+        if l2_sp.NAME in strengths:
+            found.append(l2_sp.of_weights(strengths[l2_sp.NAME], self.optimiser.masters, starts))
+        if ewc.NAME in strengths:
+            if fisher is None:
+                raise UsageError("regulariser ewc needs the Fisher information of the starting model")
+            found.append(ewc.of_weights(strengths[ewc.NAME], self.optimiser.masters, starts, fisher))
+        return found
 
     # ------------------------------------------------------------------------------------- start and resume
 
@@ -183,6 +246,8 @@ class _Training:
         else:
             self._restore(*found)
         self.loaded.use(self.layout)
+        if self.kl:
+            self.kl.twin.use(self.layout)
         self.loaded.model.train()
         if self.runtime.checkpoint_activations:
             self._forget_activations()
@@ -203,7 +268,10 @@ class _Training:
         if self.loaded.obstacle:
             self.note(f"one example a forward pass: {self.loaded.obstacle}")
             return
-        far = self._flat_against_single(self._split([self.rows[i] for i in self.steps[0]])[0])
+        examples = [self.rows[i] for i in self.steps[0]]
+        while (far := self._without_memory_error(lambda: self._flat_against_single(self._split(examples)[0]))) is None:
+            self.layout = "flat"
+            self._shrink(0, examples)
         write_text(self.work / CHECKS, json.dumps({"packed_against_unpacked": far}))
         if not far <= loading.TOLERANCE[self.hyper["precision"]]:
             self.layout = "single"
@@ -222,7 +290,11 @@ class _Training:
             for layout in ("single", "flat"):
                 self.loaded.use(layout)
                 self.layout = layout
-                sums[layout] = sum(float(nll.sum()) for nll, _ in self._passes(examples))
+                passes = (
+                    token_losses(self.loaded.model, flat, segments=layout == "flat")
+                    for flat, _ in self._passes(examples)
+                )
+                sums[layout] = sum(float(nll.sum()) for nll in passes)
         return loading.distance(sums["flat"], sums["single"])
 
     def _restore(self, folder: Path, facts: dict[str, Any]) -> None:
@@ -284,6 +356,12 @@ class _Training:
 
         self.writer.start(write)
 
+    def _write_marks(self) -> None:
+        """Leave the weights for the marks of this step; checkpoints after it wait for them, the training does not."""
+        for at in [at for at, step in self.marks.items() if step == self.done]:
+            file, weights = mark_file(self.work, at), _copies(self._trained())
+            self.writer.follow(lambda file=file, weights=weights: _write_weights(file, weights))  # type: ignore[misc]
+
     # --------------------------------------------------------------------------------------------- the steps
 
     def run(self) -> None:
@@ -292,17 +370,19 @@ class _Training:
         Raises:
             Stopped: the process was asked to stop; a checkpoint is written.
         """
-        ticker, last, owed = Ticker(self.progress, len(self.steps)), time.monotonic(), False
+        ticker, last, owed = Ticker(self.progress, self.last), time.monotonic(), False
         with preemption.patient():
             try:
-                while self.done < len(self.steps):
+                while self.done < self.last:
                     record = self._step(self.done)
+                    self.check(record)
                     self.done += 1
                     self.journal.append(record)
                     ticker.tick(self.done, record["total_tokens"], loss=record["loss"])
+                    self._write_marks()
                     owed = owed or self._due(time.monotonic() - last)
                     # While one is being written the next waits, not the training.
-                    if preemption.asked() or (owed and not self.writer.busy and self.done < len(self.steps)):
+                    if preemption.asked() or (owed and not self.writer.busy and self.done < self.last):
                         self._checkpoint()
                         last, owed = time.monotonic(), False
                     if preemption.asked():
@@ -326,12 +406,18 @@ class _Training:
             raise self._failure(number, "it has no supervised token", {})
         while (found := self._gradients(examples, supervised)) is None:
             self._shrink(number, examples)
-        losses, parts = found
+        losses, parts, apart = found
+        penalties = {kl.NAME: torch.stack(apart).sum() / supervised} if apart else {}
+        penalties |= {anchor.name: anchor.add() for anchor in self.anchors}
         rate = learning_rate(number, len(self.steps), self.hyper)
         norm = self.optimiser.step(rate)
         # The step's only wait for the device.
-        host = torch.cat([*losses, norm[None].float()]).cpu().numpy().astype(np.float64)
-        record = self._record(number, host, np.concatenate(parts), supervised, total)
+        told = torch.stack([norm, *penalties.values()]).float()
+        host = torch.cat([told, *losses]).cpu().numpy().astype(np.float64)
+        record = self._record(number, host[len(told) :], np.concatenate(parts), supervised, total)
+        record["grad_norm"] = float(host[0])
+        if penalties:
+            record["penalties"] = dict(zip(penalties, map(float, host[1 : len(told)]), strict=True))
         record["lr"] = rate
         record["seconds"] = self.clock.lap(self.spent)
         if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
@@ -340,30 +426,49 @@ class _Training:
 
     def _gradients(
         self, examples: Sequence[TokenRow], supervised: int
-    ) -> tuple[list[torch.Tensor], list[NDArray[Any]]] | None:
-        """Gather a step's gradients; return the nll and part of each token, or None where the memory was too small.
+    ) -> tuple[list[torch.Tensor], list[NDArray[Any]], list[torch.Tensor]] | None:
+        """Gather a step's gradients, or return None where the memory was too small.
 
         After None the gradients are dropped and the random state is the one before.
+
+        Returns:
+            nll of each token, part of each, and where the start holds the outputs the weighted KL of each pass.
         """
         random = torch.get_rng_state()
         random_cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        losses, parts = [], []
-        try:
-            for micro in self._split(examples):
-                for nll, owners in self._passes(micro):
-                    torch.autograd.backward(nll.sum() / supervised)
-                    losses.append(nll.detach())
-                    parts.append(owners)
-                self.optimiser.gather()
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-        else:
-            return losses, parts
+        if (found := self._without_memory_error(lambda: self._gathered(examples, supervised))) is not None:
+            return found
         self.optimiser.clear()
         torch.set_rng_state(random)
         if random_cuda is not None:
             torch.cuda.set_rng_state(random_cuda, self.device)
+        return None
+
+    def _gathered(
+        self, examples: Sequence[TokenRow], supervised: int
+    ) -> tuple[list[torch.Tensor], list[NDArray[Any]], list[torch.Tensor]]:
+        losses, parts, apart = [], [], []
+        for micro in self._split(examples):
+            for flat, owners in self._passes(micro):
+                segments = self.layout == "flat"
+                if self.kl:
+                    objective, nll, far = self.kl.losses(self.loaded.model, flat, segments=segments)
+                    apart.append(far.sum())
+                else:
+                    objective = nll = token_losses(self.loaded.model, flat, segments=segments)
+                torch.autograd.backward(objective.sum() / supervised)
+                losses.append(nll.detach())
+                parts.append(owners)
+            self.optimiser.gather()
+        return losses, parts, apart
+
+    def _without_memory_error(self, work: Callable[[], Found]) -> Found | None:
+        """Return what `work` returns, or None where device or host had too little memory for it."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
         return None
 
     def _shrink(self, number: int, examples: Sequence[TokenRow]) -> None:
@@ -387,9 +492,8 @@ class _Training:
             torch.cuda.empty_cache()
 
     def _record(
-        self, number: int, host: NDArray[Any], parts: NDArray[Any], supervised: int, total: int
+        self, number: int, nll: NDArray[Any], parts: NDArray[Any], supervised: int, total: int
     ) -> dict[str, Any]:
-        nll, norm = host[:-1], float(host[-1])
         self.spent.supervised_tokens += supervised
         self.spent.total_tokens += total
         sums, tokens = np.bincount(parts, weights=nll), np.bincount(parts)
@@ -397,7 +501,7 @@ class _Training:
             "step": number + 1,
             "epoch": number // int(self.hyper.get("steps_per_epoch") or len(self.steps)) + 1,
             "loss": float(nll.sum() / supervised),
-            "grad_norm": norm,
+            "grad_norm": 0.0,
             "supervised_tokens": supervised,
             "total_tokens": total,
             "parts": {str(p): {"nll": float(sums[p]), "tokens": int(tokens[p])} for p in np.flatnonzero(tokens)},
@@ -409,15 +513,15 @@ class _Training:
         groups = self.micro_batches(lengths, np.arange(len(examples)), self.micro_tokens)
         return [[examples[i] for i in group] for group in groups]
 
-    def _passes(self, examples: Sequence[TokenRow]) -> Iterable[tuple[torch.Tensor, NDArray[Any]]]:
-        """Yield (nll of each supervised token, part of each) for the forward passes of one micro batch."""
+    def _passes(self, examples: Sequence[TokenRow]) -> Iterable[tuple[Flat, NDArray[Any]]]:
+        """Yield the forward passes of one micro batch, each with the part of every supervised token."""
         rows = sorted(filter(count, examples), key=lambda row: len(row.ids))  # equal lengths share attention calls
         groups = [rows] if self.layout == "flat" else [[row] for row in rows]
         for group in filter(None, groups):
             loading.check_fit(self.loaded.model, group)
             flat = flatten(group, self.device)
             part = np.asarray([row.part for row in group], dtype=np.int64)
-            yield token_losses(self.loaded.model, flat, segments=self.layout == "flat"), part[flat.owner]
+            yield flat, part[flat.owner]
 
     def _failure(self, number: int, why: str, record: Mapping[str, Any]) -> StageFailed:
         rows = [int(i) for i in self.steps[number]]
@@ -436,7 +540,7 @@ class _Training:
         """Return the facts about the whole training, resumes included."""
         records = list(self.journal.records())
         return {
-            "steps": len(self.steps),
+            "steps": self.done,
             "first_loss": records[0]["loss"],
             "final_loss": records[-1]["loss"],
             "supervised_tokens": self.spent.supervised_tokens,
@@ -456,6 +560,16 @@ class _Training:
 def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return tensors in memory of their own on the host."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _write_weights(file: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file, complete or absent, flushed to disk."""
+    file.parent.mkdir(exist_ok=True)
+    part = file.with_name(file.name + ".partial")
+    save_file(weights, part)
+    sync_file(part)
+    part.replace(file)
+    sync_tree(file.parent, files=False)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -82,6 +82,19 @@ def _peft() -> Any:
         ) from None
 
 
+def freeze_with(model: Any, adapter: Path) -> None:
+    """Give a model an adapter that nothing trains; its linear layers are changed in place."""
+    _with_adapter(model, adapter, trainable=False)
+
+
+def factors(wrapped: Any) -> list[tuple[Tensor, Tensor, float]]:
+    """Return A (rank, in), B (out, rank) and the scale of each layer that has an adapter."""
+    layers = [layer for layer in wrapped.modules() if isinstance(layer, _peft().tuners.lora.LoraLayer)]
+    return [
+        (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, float(layer.scaling[ADAPTER])) for layer in layers
+    ]
+
+
 def _with_adapter(model: Any, folder: Path, *, trainable: bool) -> Any:
     peft = _peft()
     try:

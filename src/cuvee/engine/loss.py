@@ -75,12 +75,24 @@ def token_losses(model: Any, flat: Flat, *, segments: bool) -> Tensor:
         flat: the forward pass; with `segments` false it must hold one example.
         segments: whether the model is on segment-wise attention.
     """
-    extra: dict[str, Any] = {}
-    if segments:
-        extra = {attention.NAME: flat.lengths, "position_ids": flat.positions}
-    if takes_positions(model):
-        logits = model(input_ids=flat.ids, use_cache=False, logits_to_keep=flat.keep, **extra).logits[0]
-    else:
-        logits = model(input_ids=flat.ids, use_cache=False, **extra).logits[0].index_select(0, flat.keep)
-    loss: Tensor = _TokenLoss.apply(logits, flat.targets)  # type: ignore[no-untyped-call]
+    return nll(supervised_logits(model, flat, segments=segments), flat.targets)
+
+
+def nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the negative log-likelihood of tokens (K,) under logits (K, V), which are overwritten."""
+    loss: Tensor = _TokenLoss.apply(logits, targets)  # type: ignore[no-untyped-call]
     return loss
+
+
+def supervised_logits(model: Any, flat: Flat, *, segments: bool) -> Tensor:
+    """Return the logits at the positions whose next token is supervised, (K, V); arguments as in `token_losses`."""
+    extra = inputs(flat, segments=segments)
+    if takes_positions(model):
+        logits: Tensor = model(input_ids=flat.ids, use_cache=False, logits_to_keep=flat.keep, **extra).logits[0]
+        return logits
+    return torch.index_select(model(input_ids=flat.ids, use_cache=False, **extra).logits[0], 0, flat.keep)
+
+
+def inputs(flat: Flat, *, segments: bool) -> dict[str, Any]:
+    """Return what a forward pass is given besides its tokens."""
+    return {attention.NAME: flat.lengths, "position_ids": flat.positions} if segments else {}

@@ -174,6 +174,7 @@ def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], ful
         full_size=full,
         extra={name: values for name, values in columns.items() if name not in ("item", "score", "weight")},
         stage_id=item.grade.id,
+        fraction=item.fraction,
     )
 
 
@@ -190,10 +191,15 @@ def _analyses(plan: Plan, results: list[Result]) -> tuple[dict[str, list[Table]]
         times = sum(earlier.name == component.name for earlier in plan.located.recipe.analyses[:number])
         name = f"{component.name} {times + 1}" if times else component.name
         try:
-            found[name] = list(module.table(results, params))
+            found[name] = list(module.table(_asked(results, module), params))
         except (CuveeError, ValueError, ArithmeticError) as error:
             failures[name] = str(error) or type(error).__name__
     return found, failures
+
+
+def _asked(results: list[Result], module: Any) -> list[Result]:
+    """Return what an analysis looks at: marks only where it says so."""
+    return results if getattr(module, "MARKS", False) else [result for result in results if result.fraction == 1]
 
 
 # --------------------------------------------------------------------------------------------- sources' names

@@ -10,11 +10,18 @@ from cuvee.stage import Model, Trained, mix, train
 
 
 def train_on(start: Model, ingredients: Iterable[Ingredient], hyper: Hyper) -> Trained:
-    """Return `start` trained on the union of `ingredients`, labelled with their names."""
+    """Return `start` trained on the union of `ingredients`, labelled with their names.
+
+    What the recipe replays is mixed in, unless the training has that source anyway.
+    """
     parts = list(ingredients)
     label = " + ".join(part.name for part in parts)
+    replay = hyper.replay()
+    if replay is not None and replay.name not in [part.name for part in parts]:
+        parts.append(replay)
+        label += f", replay of {replay.name}"
     data = mix([part.part for part in parts], hyper.mixture(), label=label)
-    return train(start, data, hyper.training(), label=label)
+    return train(start, data, hyper.training(), label=label, fisher=hyper.fisher(start))
 
 
 def pick(sources: Mapping[str, Ingredient], name: str, key: str) -> Ingredient:
