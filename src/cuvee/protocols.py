@@ -269,6 +269,23 @@ class Likelihood:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """Summed log-probability (nats) of one choice's continuation.
+
+    Args:
+        logprob: sum over its tokens.
+        tokens: how many they are.
+        greedy: whether each of them was the likeliest.
+        cut: tokens that its context lost at the beginning, as it was too long for the model.
+    """
+
+    logprob: float
+    tokens: int
+    greedy: bool
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Generated token ids without the stop token; finish is ``stop`` or ``length``."""
 
