@@ -16,7 +16,7 @@ from typing import Any
 
 from cuvee.engine.decoding import Decoding, Prompt
 from cuvee.errors import UsageError, did_you_mean
-from cuvee.protocols import Likelihood, Reply
+from cuvee.protocols import Likelihood, Reply, Scored
 
 PACKAGES = ("torch", "transformers", "safetensors")
 """What real models need; the extra ``train`` installs them."""
@@ -34,6 +34,7 @@ class Engine:
         train: see `cuvee.engine.loop.train`.
         score: see `cuvee.engine.scoring.score`.
         generate: see `cuvee.engine.generation.generate`.
+        choose: see `cuvee.engine.choices.choose`.
         fold: see `cuvee.engine.lora.fold`.
     """
 
@@ -42,6 +43,7 @@ class Engine:
     score: Callable[..., list[Likelihood]]
     generate: Callable[..., list[Reply]]
     fold: Callable[..., dict[str, Any]]
+    choose: Callable[..., list[list[Scored]]]
 
 
 GENERATORS = ("local", "vllm")
@@ -63,20 +65,20 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
     if (folder / FAKE_FILE).is_file():
         from cuvee.engine import fake
 
-        return Engine("fake", fake.train, fake.score, fake.generate, fake.fold)
+        return Engine("fake", fake.train, fake.score, fake.generate, fake.fold, fake.choose)
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise UsageError(
             f"training and judging real models needs {', '.join(absent)}, which this Python has not; "
             "pip install 'cuvee[train]'"
         )
-    from cuvee.engine import generation, loop, lora, scoring
+    from cuvee.engine import choices, generation, loop, lora, scoring
 
     if generator == "vllm":
         from cuvee.engine import vllm_engine
 
-        return Engine("torch", loop.train, scoring.score, vllm_engine.generate, lora.fold)
-    return Engine("torch", loop.train, scoring.score, generation.generate, lora.fold)
+        return Engine("torch", loop.train, scoring.score, vllm_engine.generate, lora.fold, choices.choose)
+    return Engine("torch", loop.train, scoring.score, generation.generate, lora.fold, choices.choose)
 
 
 __all__ = ["FAKE_FILE", "GENERATORS", "Decoding", "Engine", "Prompt", "for_model"]
