@@ -154,7 +154,7 @@ def _size(stage: Stage, book: _Book) -> Size:
         _check_bad(stage, summary, book)
         return _stored(summary)
     measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "mark": _mark, "fisher": _fisher}
-    measure |= {"score": _items, "generate": _items}
+    measure |= {"score": _items, "generate": _items, "choose": _weighed}
     return measure[stage.kind](stage, book) if stage.kind in measure else Size()
 
 
@@ -362,6 +362,17 @@ def _items(stage: Stage, book: _Book) -> Size:
     return Size(items, tokens, rows_exact=share == 1 and all(s.rows_exact for s in sizes), tokens_exact=False)
 
 
+def _weighed(stage: Stage, book: _Book) -> Size:
+    """Tokens of items with their choices, at four characters a token; equal shots are computed once."""
+    inputs = stage.inputs["items"]
+    rows = sum(book.sizes[data.id].rows for data in inputs)
+    items = min(rows, stage.identity["params"]["items"] or rows)
+    samples = [row for data in inputs if data.id in book.estimates for row in book.estimates[data.id].sample]
+    letters = [len(row.messages[0].content) + sum(map(len, row.messages[0].extra["choices"])) for row in samples]
+    mean = statistics.fmean(letters) / 4 if letters else 100
+    return Size(items, round(items * mean), tokens_exact=False)
+
+
 def _root(stage: Stage) -> Stage:
     """Return the base model that a model, or what is asked of one, comes from."""
     while stage.kind != "base":
@@ -379,7 +390,7 @@ def _parameters(stage: Stage, book: _Book) -> int:
 
 def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
     size = book.sizes[stage.id]
-    if stage.kind in ("train", "mark", "fisher", "score", "generate"):
+    if stage.kind in ("train", "mark", "fisher", "score", "generate", "choose"):
         rate = rates.get(_root(stage).id, book.rate)
     if stage.kind == "train":
         return _training_work(stage, book) / rate + 0.5
@@ -389,7 +400,7 @@ def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
         return _weights(stage, book) / FOLD_RATE + 0.5
     if stage.kind == "fisher":
         return 6.0 * _parameters(stage, book) * size.total_tokens / rate + 0.5
-    if stage.kind == "score":
+    if stage.kind in ("score", "choose"):
         return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens / rate + 0.2
     if stage.kind == "generate":
         return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens * GENERATION_SLOWDOWN / rate + 0.2

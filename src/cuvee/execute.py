@@ -328,6 +328,13 @@ def _generate(job: Job, work: Path, store: Store, runtime: Runtime, progress: Pr
     return judging.generate(job, work, store, runtime, progress, folder, tokenizer_folder(job.one("model")))
 
 
+def _choose(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import choosing
+
+    model = job.one("model")
+    return choosing.choose(job, work, store, runtime, progress, model_folder(model), tokenizer_folder(model))
+
+
 def _grade(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import judging
 
@@ -351,5 +358,6 @@ TABLE: Mapping[str, Execute] = {
     "fold": _fold,
     "score": _score,
     "generate": _generate,
+    "choose": _choose,
     "grade": _grade,
 }

@@ -10,6 +10,7 @@ Items of one cluster have the same question, and hang together where chance is c
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -17,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cuvee import answering, components, lookups
+from cuvee import answering, choosing, components, lookups
 from cuvee.errors import StageFailed
 from cuvee.job import Job
 from cuvee.protocols import Grade, Likelihood, Progress, Request, Response
@@ -121,7 +122,7 @@ def _requests(job: Job, store: Store) -> tuple[list[tuple[Example, Request]], di
 
 
 def grade(job: Job, work: Path, store: Store, runtime: Runtime) -> dict[str, Any]:
-    """Grade likelihoods or answers, one score an item."""
+    """Grade likelihoods, answers or choices, one score an item."""
     module, answers = components.find("evaluators", job.component), job.one("answers")
     columns, grades = _grades(module, answers.folder, job.params, runtime)
     own = {name: [one.extra[name] for one in grades] for name in grades[0].extra}
@@ -134,17 +135,17 @@ def grade(job: Job, work: Path, store: Store, runtime: Runtime) -> dict[str, Any
         "metric": module.METRIC,
         "mean": sum(score * weight for score, weight in zip(scores, weights, strict=True)) / sum(weights),
     }
-    if module.METRIC == "accuracy":
-        right = sum(scores)
+    if module.METRIC == "accuracy" and math.isfinite(right := sum(scores)):
         summary["m"] = int(right) if right == int(right) else round(right, 4)
-        summary |= {"replies": asked["items"] * asked.get("samples", 1), **_counts(own)}
+        replies = {} if answers.kind == "choose" else {"replies": asked["items"] * asked.get("samples", 1)}
+        summary |= {**replies, **_counts(own)}
         summary |= {name: asked[name] for name in ("repeated", "repaired", "finish") if asked.get(name)}
     if "isolated" in own:
         summary["isolated"] = all(own["isolated"])
     return summary
 
 
-COUNTED = ("unread", "cut", "given_up", "shortened", "inputs_skipped")
+COUNTED = ("unread", "cut", "given_up", "shortened", "inputs_skipped", "same", "context_cut")
 """Columns of evaluators that count replies or inputs."""
 
 
@@ -164,6 +165,10 @@ def _grades(
         rows = read_table(folder / "scores.parquet")
         grades = [module.grade(Likelihood(row["nll"], row["tokens"])) for row in rows]
         return {"item": [row["item"] for row in rows]}, grades
+    if module.ANSWERS == "choose":
+        found = list(choosing.scored(folder))
+        columns = {"item": [one[0] for one in found], "cluster": [one[1] for one in found]}
+        return {**columns, "group": [one[2] for one in found]}, [module.grade(one[3], params) for one in found]
     answered = list(_answered(read_table(folder / RESPONSES)))
     columns = {"item": [request.item for request, *_ in answered], "cluster": [cluster for *_, cluster in answered]}
     asked = [(request, responses) for request, responses, _ in answered]

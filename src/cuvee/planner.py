@@ -30,6 +30,7 @@ from cuvee.stage import (
     Results,
     Stage,
     Trained,
+    choose,
     fisher,
     generate,
     grade,
@@ -496,13 +497,15 @@ class _Builder:
         split = {"heldout": self.recipe.heldout, "split_seed": self.recipe.split_seed, "items": params.items}
         common = {**split, "precision": run.settings.values.precision}
         served = run.base.component == bases.ENDPOINT
+        if served and module.ANSWERS in ("score", "choose"):
+            raise self.located.error(
+                f"needs the likelihood of given texts, which the endpoint of '{run.base.label}' does not tell; "
+                "leave it out there, and use evaluators that generate (gsm8k, humaneval, exact_answer)",
+                *key,
+            )
+        if module.ANSWERS == "choose":
+            return self._chosen(run, model, component, module, params, key)
         if module.ANSWERS == "score":
-            if served:
-                raise self.located.error(
-                    f"needs the likelihood of given texts, which the endpoint of '{run.base.label}' does not tell; "
-                    "leave it out there, and use evaluators that generate (gsm8k, humaneval, exact_answer)",
-                    *key,
-                )
             self._need_heldout(ability, key)
             answers: Any = score(model, [ingredient.part for ingredient in ingredients], common)
             return grade(answers, component.name, module.VERSION, {})
@@ -522,27 +525,59 @@ class _Builder:
         graded = components.without_absent(module, module.grade_params(params))
         return grade(answers, component.name, module.VERSION, graded)
 
+    def _chosen(
+        self,
+        run: PlannedRun,
+        model: Model,
+        component: Component,
+        module: Any,
+        params: Any,
+        key: tuple[str | int, ...],
+    ) -> Results:
+        """Describe weighing a benchmark's choices, and grading that."""
+        settings = run.settings.values
+        asked = {
+            **components.without_absent(module, module.request_params(params)),
+            "items": params.items,
+            "split_seed": None if params.items is None else self.recipe.split_seed,
+            "precision": settings.precision,
+            "template": settings.template if params.chat else None,
+            "full": module.size(params) if hasattr(module, "size") else None,
+        }
+        shots = [self._benchmark(component, params, key, params.shots_path)] if params.shots_path else []
+        items = [self._benchmark(component, params, key)]
+        answers = choose(model, items, shots, component.name, module.REQUEST_VERSION, asked)
+        graded = components.without_absent(module, module.grade_params(params))
+        return grade(answers, component.name, module.VERSION, graded)
+
     def _need_heldout(self, ability: str, key: tuple[str | int, ...]) -> None:
         if not self.recipe.heldout:
             raise self.located.error(
                 f"measures held-out rows of '{ability}', but heldout is 0; set heldout: 0.02 or give a path", *key
             )
 
-    def _benchmark(self, component: Component, params: Any, key: tuple[str | int, ...]) -> Loaded:
-        """Return a benchmark's file; one that several evaluators read alike is loaded once."""
+    def _benchmark(
+        self, component: Component, params: Any, key: tuple[str | int, ...], shots: str | None = None
+    ) -> Loaded:
+        """Return a benchmark's file, or that of its shots; one that several evaluators read alike is loaded once."""
+        path = shots or params.path
         module = components.find("evaluators", component.name)
         given = {**getattr(module, "SOURCE", {}), **_reading(params)}
         kept = given.pop("kept", ())
-        key_of = canonical.text({**given, "path": params.path, "kept": list(kept)})
+        key_of = canonical.text({**given, "path": path, "kept": list(kept)})
         if key_of not in self.benchmarks:
             if _ability(module, params) is None:
                 raise self.located.error("a benchmark file needs the ability it measures: add ability", *key)
-            source = Source(**given, path=params.path, ability="benchmark", declared=params.declared)
-            more = {"kept": kept} if kept else {}
+            declared = None if shots else params.declared
+            source = Source(**given, path=path, ability="benchmark", declared=declared)
+            more: dict[str, Any] = {"kept": kept} if kept else {}
+            if module.ANSWERS == "choose":
+                more["questions"] = True
+            label = f"{params.name or component.name}{' shots' if shots else ''}"
             try:
-                self.benchmarks[key_of] = self._load_stage(params.name or component.name, source, **more)
+                self.benchmarks[key_of] = self._load_stage(label, source, **more)
             except DataError as error:
-                raise self.located.error(str(error), *key, component.name, "path") from error
+                raise self.located.error(str(error), *key, component.name, "shots_path" if shots else "path") from error
         return self.benchmarks[key_of]
 
     def _named_benchmarks(self) -> dict[str, Loaded]:

@@ -6,7 +6,8 @@ the verbs of its folder:
     sources      pin(params, folder), examples(params, where), estimate(params, where)
     taggers      tags(example, params), or request(example, params) and parse(text, params)
     strategies   plan(sources, start, hyper, params)
-    evaluators   request(example, params), grade(request, responses, params) or grade_many; or grade(likelihood)
+    evaluators   request(example, params), grade(request, responses, params) or grade_many; or grade(likelihood);
+                 or ask(example, shots, params), grade(scored, params)
     analyses     table(results, params)
 """
 
@@ -241,6 +242,61 @@ class AnswerEvaluator(Protocol):
     def grade(self, request: Request, responses: Sequence[Response], params: Mapping[str, Any]) -> Grade: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """An item whose choices a model is to weigh, as texts.
+
+    Args:
+        item: its id.
+        contexts: what each choice follows; one for all of them, or one each.
+        continuations: what is weighed; one each, or one after every context.
+        texts: what length normalisation counts, one a choice.
+        gold: numbers of the right choices, the best first.
+        description: stands before the contexts, as the system turn where a chat template is used.
+        group: subject or task, where the row names one.
+    """
+
+    item: str
+    contexts: tuple[str, ...]
+    continuations: tuple[str, ...]
+    texts: tuple[str, ...]
+    gold: tuple[int, ...]
+    description: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredChoice:
+    """One choice of an item with its log-probability (nats); see `Scored`."""
+
+    text: str
+    right: bool
+    logprob: float
+    tokens: int
+    greedy: bool
+    cut: int
+
+
+class ChoiceEvaluator(Protocol):
+    """Judges by the log-probabilities of given continuations: `ANSWERS` is ``choose``.
+
+    `request_params` decide what is asked, `REQUEST_VERSION` is theirs. `GROUPED` says whether shots are those of the
+    item's own group. `SOURCE`, `ABILITY` and `size` as in `AnswerEvaluator`, `size` by the parameters.
+    """
+
+    VERSION: int
+    REQUEST_VERSION: int
+    ANSWERS: Literal["choose"]
+    METRIC: str
+    HIGHER_IS_BETTER: bool
+    Params: type[EvaluatorParams]
+
+    def request_params(self, params: Any) -> Mapping[str, Any]: ...
+    def grade_params(self, params: Any) -> Mapping[str, Any]: ...
+    def ask(self, example: Example, shots: Sequence[Example], params: Mapping[str, Any]) -> Choices | None: ...
+    def grade(self, scored: Sequence[ScoredChoice], params: Mapping[str, Any]) -> Grade: ...
+
+
 # -------------------------------------------------------------------------------------------------- engine
 
 
@@ -272,6 +328,23 @@ class Likelihood:
 
     nll: float
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Summed log-probability (nats) of one choice's continuation.
+
+    Args:
+        logprob: sum over its tokens.
+        tokens: how many they are.
+        greedy: whether each of them was the likeliest.
+        cut: tokens that its context lost at the beginning, as it was too long for the model.
+    """
+
+    logprob: float
+    tokens: int
+    greedy: bool
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)

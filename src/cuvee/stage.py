@@ -3,7 +3,8 @@
     source ── load ─┬─ render ────────┐
                     ├─ tag ───────────┤
                     ├─ duplicates ────┼─ mix ── train ── score ── grade
-    benchmark ─ load ── overlap ──────┘          │  └── generate ── grade
+    benchmark ─ load ── overlap ──────┘          │  ├── generate ── grade
+                                                 │  └── choose ── grade
     base ────────────────────────────────────────┘
 
 A LoRA training makes an adapter. A fold adds it to the weights it was trained on, and stands in the train's place.
@@ -42,6 +43,7 @@ KIND_VERSIONS = {
     "fold": 1,
     "score": 1,
     "generate": 1,
+    "choose": 1,
     "grade": 1,
 }
 """Each kind's own version: raised when its code is fixed in a way that changes results."""
@@ -184,6 +186,10 @@ class Scores(Stage):
 
 class Responses(Stage):
     """A model's answers to an evaluator's requests."""
+
+
+class Choices(Stage):
+    """Log-probabilities of the choices of an evaluator's items under one model."""
 
 
 class Results(Stage):
@@ -391,6 +397,21 @@ def generate(model: Model, items: Iterable[Part], component: str, version: int, 
     return Responses("generate", component, version, {**params, **asked}, inputs, model.label, names)
 
 
+def choose(
+    model: Model,
+    items: Iterable[Stage],
+    shots: Iterable[Stage],
+    component: str,
+    version: int,
+    params: Mapping[str, Any],
+) -> Choices:
+    """Describe weighing the choices of a benchmark's items, after shots out of another file where there are some."""
+    inputs: dict[str, tuple[Stage, ...]] = {"model": (model,), "items": tuple(items)}
+    if shots := tuple(shots):
+        inputs["shots"] = shots
+    return Choices("choose", component, version, params, inputs, model.label)
+
+
 def _filtered(
     parts: Iterable[Part], role: str
 ) -> tuple[dict[str, tuple[Stage, ...]], dict[str, Any], dict[str, list[list[str]]]]:
@@ -402,7 +423,7 @@ def _filtered(
     return roles, {"filters": filters} if any(filters) else {}, _names(ordered)
 
 
-def grade(answers: Scores | Responses, component: str, version: int, params: Mapping[str, Any]) -> Results:
+def grade(answers: Scores | Responses | Choices, component: str, version: int, params: Mapping[str, Any]) -> Results:
     """Describe grading: apart from generating, so that a better grader costs no generation."""
     return Results("grade", component, version, params, {"answers": (answers,)}, answers.label)
 

@@ -368,6 +368,8 @@ def _caveats(score: Mapping[str, Any]) -> Iterator[str]:
         "given_up": "replies took math-verify too long and count as unread",
         "shortened": "replies were so long that only their beginning was looked at for code",
         "inputs_skipped": "inputs judge nothing, since the reference itself raises there",
+        "context_cut": "items were too long for the model, and their contexts lost the beginning",
+        "same": "choices equal another one of their item",
         "repeated": "rows of the file repeat an item and are asked once",
         "repaired": "replies held broken Unicode, which was replaced",
     }

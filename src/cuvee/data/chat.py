@@ -149,7 +149,7 @@ class Chat:
             raise ValueError(f"max_length is {max_length}; it is a number of tokens, 1 or more")
         self.folder, self.name = Path(model_folder), template
         self.mask, self.max_length, self.too_long = mask, max_length, too_long
-        self.tokenizer, self.bos, self._tokenizer_hash = _load(self.folder)
+        self.tokenizer, self.bos, self._tokenizer_hash = load_tokenizer(self.folder)
         self.tokens = templates.special_tokens(self.folder)
         self.template = templates.find(self.folder, template)
         self._check_tokens()
@@ -396,8 +396,16 @@ class Chat:
         Raises:
             ValueError: the template refuses the conversation.
         """
-        text = self._offering(tools)([message.as_dict() for message in messages], True)
+        text = self.prompt_text(messages, tools)
         return [*self.bos, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+
+    def prompt_text(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """Return the text that an answer to `messages` follows, a beginning-of-sequence token apart.
+
+        Raises:
+            ValueError: the template refuses the conversation.
+        """
+        return self._offering(tools)([message.as_dict() for message in messages], True)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -527,8 +535,12 @@ class Chat:
             )
 
 
-def _load(folder: Path) -> tuple[Tokenizer, tuple[int, ...], str]:
-    """Return the tokenizer without truncation, padding and post-processing, its BOS ids, and its hash."""
+def load_tokenizer(folder: Path) -> tuple[Tokenizer, tuple[int, ...], str]:
+    """Return the tokenizer without truncation, padding and post-processing, its BOS ids, and its hash.
+
+    Raises:
+        ModelError: there is no tokenizer.json, or it cannot be read.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(

@@ -8,11 +8,13 @@
     question_answer    {"question": "2 + 2?", "answer": "4"}; also query/answer, problem/solution
     oasst_best, oasst  OpenAssistant's trees: the best path of each, or all paths; see `data.trees`
     question           {"prompt": "2 + 2?"}; also question, instruction and input, query, text, turns (a list of texts)
+    choices            {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}; more layouts in `data.choices`
 
 The list of turns may stand under `messages`, `conversations`, `conversation` or `items`. A text under `system` or
 `system_prompt` becomes a system turn where the conversation has none. Trees that are found by looking are read as
 `oasst_best`, one conversation a tree, as most users of these data do: all paths repeat each early answer many times.
 `question` gives user turns without an answer, which judge a model and train none: only `detect_questions` finds it.
+So does `choices`, which is never found by looking: the evaluators that take it name it.
 
 Repairs are counted by the load: turns before the first user turn (real ShareGPT files are cut into pieces, a third of
 which start with an answer) and after the last answer are left out, and so is what a message says about its weight in
@@ -29,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cuvee.data import trees, turns
+from cuvee.data import choices, trees, turns
 from cuvee.data.files import TEXT_KEPT, RawRow
 from cuvee.errors import DataError
 from cuvee.values import BadRow, Example, Message
@@ -39,6 +41,12 @@ LOOK_AT = 100
 
 QUESTION = "question"
 """The format without answers."""
+
+CHOICES = "choices"
+"""The format of questions with choices."""
+
+UNANSWERED = (QUESTION, CHOICES)
+"""Formats that no model is trained on."""
 
 Columns = Mapping[str, str | Sequence[str]]
 """A format's field to the row's column, or to several, whose texts are joined by one space."""
@@ -92,11 +100,11 @@ def known(format: str, questions: bool = False) -> str:
     Raises:
         DataError: there is none, or its rows have no answers and are to have some.
     """
-    possible = [name for name in FORMATS if questions or name != QUESTION]
+    possible = [name for name in FORMATS if questions or name not in UNANSWERED]
     if format in possible:
         return format
-    if format == QUESTION:
-        raise DataError(f"the format {QUESTION} has no answers to train on. {_NAME_COLUMNS}")
+    if format in UNANSWERED:
+        raise DataError(f"the format {format} has no answers to train on. {_NAME_COLUMNS}")
     raise DataError(f"there is no format {format!r}; possible: auto, {', '.join(possible)}")
 
 
@@ -135,6 +143,9 @@ def examples(
             continue
         try:
             row = example(raw, format, columns=columns, tags=tags, kept=kept, path=path, line=line)
+        except choices.NoItem as error:
+            yield turns.LeftOut(path, line, str(error), str(raw)[:TEXT_KEPT])
+            continue
         except ValueError as error:
             yield _bad(path, line, error if columns else _told_apart(error, raw, format), raw)
             continue
@@ -156,15 +167,18 @@ def example(
     Raises:
         ValueError: the row cannot be used; the text is the reason.
     """
-    given = renamed(raw, columns) if columns else raw
     repairs: list[str] = []
-    if format == QUESTION:
-        given = _only_named(given, columns or {})
-    said = turns.with_system(_CONVERTERS[format](given, repairs), given, repairs)
-    messages = tuple(said) if format == QUESTION else turns.tidy(said, repairs)
+    if format == CHOICES:
+        said = [choices.read(raw, columns or {}, repairs)]
+    else:
+        given = renamed(raw, columns) if columns else raw
+        if format == QUESTION:
+            given = _only_named(given, columns or {})
+        said = turns.with_system(_CONVERTERS[format](given, repairs), given, repairs)
+    messages = tuple(said) if format in UNANSWERED else turns.tidy(said, repairs)
     for message in messages:
         turns.check(message)
-    tools = turns.tools(given["tools"]) if given.get("tools") and format in WITH_TOOLS else ()
+    tools = turns.tools(given["tools"]) if format in WITH_TOOLS and given.get("tools") else ()
     found = (messages, _tags(raw, tags), path, line, tools, _kept(raw, kept))
     return Repaired(*found, repair="; ".join(repairs)) if repairs else Example(*found)
 
@@ -220,6 +234,8 @@ def _renamed_rows(rows: Iterable[RawRow], columns: Columns, path: str) -> Iterat
 
 def _told_apart(error: ValueError, raw: Mapping[str, Any], format: str) -> ValueError:
     """Return the reason, which also says so where the row fits another format than the one it was read in."""
+    if format == CHOICES:
+        return error
     other = "" if format == QUESTION and _first_of(raw, _ASKING) else _format_of(raw)
     return ValueError(f"{_in_another(format, other)}: {error}") if other and other != format else error
 
@@ -420,7 +436,7 @@ _CONVERTERS: dict[str, Callable[[Mapping[str, Any], list[str]], list[Message]]] 
 TREES = ("oasst_best", "oasst")
 """Formats whose rows are trees or messages of trees."""
 
-FORMATS = (*(name for name in _CONVERTERS if name != QUESTION), *TREES, QUESTION)
+FORMATS = (*(name for name in _CONVERTERS if name != QUESTION), *TREES, QUESTION, CHOICES)
 """The formats' names, as `format` in a recipe takes them besides ``auto``."""
 
 WITH_TOOLS = ("messages", "sharegpt", "prompt_completion")

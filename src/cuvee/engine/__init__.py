@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cuvee.engine.decoding import Decoding, Prompt
 from cuvee.engine.disk import mark_file
 from cuvee.errors import UsageError, did_you_mean
-from cuvee.protocols import Likelihood, Reply
+from cuvee.protocols import Likelihood, Reply, Scored
 
 PACKAGES = ("torch", "transformers", "safetensors")
 """What real models need; the extra ``train`` installs them."""
@@ -38,6 +38,7 @@ class Engine:
         train: see `cuvee.engine.loop.train`.
         score: see `cuvee.engine.scoring.score`.
         generate: see `cuvee.engine.generation.generate`.
+        choose: see `cuvee.engine.choices.choose`.
         fold: see `cuvee.engine.lora.fold`.
         fisher: see `cuvee.engine.fisher.fisher`.
         mark: see `cuvee.engine.marks.mark`.
@@ -50,6 +51,7 @@ class Engine:
     fold: Callable[..., dict[str, Any]]
     fisher: Callable[..., dict[str, Any]]
     mark: Callable[..., dict[str, Any]]
+    choose: Callable[..., list[list[Scored]]]
 
 
 GENERATORS = ("local", "vllm")
@@ -71,21 +73,30 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
     if (folder / FAKE_FILE).is_file():
         from cuvee.engine import fake
 
-        return Engine("fake", fake.train, fake.score, fake.generate, fake.fold, fake.fisher, fake.mark)
+        return Engine("fake", **{verb.name: getattr(fake, verb.name) for verb in fields(Engine)[1:]})
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise UsageError(
             f"training and judging real models needs {', '.join(absent)}, which this Python has not; "
             "pip install 'cuvee[train]'"
         )
-    from cuvee.engine import fisher, generation, loop, lora, marks, scoring
+    from cuvee.engine import choices, fisher, generation, loop, lora, marks, scoring
 
     generate = generation.generate
     if generator == "vllm":
         from cuvee.engine import vllm_engine
 
         generate = vllm_engine.generate
-    return Engine("torch", loop.train, scoring.score, generate, lora.fold, fisher.fisher, marks.mark)
+    return Engine(
+        name="torch",
+        train=loop.train,
+        score=scoring.score,
+        generate=generate,
+        fold=lora.fold,
+        fisher=fisher.fisher,
+        mark=marks.mark,
+        choose=choices.choose,
+    )
 
 
 __all__ = ["FAKE_FILE", "FISHER_FILE", "GENERATORS", "Decoding", "Engine", "Prompt", "for_model", "mark_file"]

@@ -40,7 +40,7 @@ from cuvee.engine.disk import (
     write_text,
 )
 from cuvee.errors import ModelError
-from cuvee.protocols import Likelihood, Progress, Reply, TokenRow, TokenRows
+from cuvee.protocols import Likelihood, Progress, Reply, Scored, TokenRow, TokenRows
 from cuvee.runtime import Runtime
 
 _CONSTANTS = {"start_loss": 2.5, "floor_loss": 0.5, "scale": 2000.0, "decay": 20000.0}
@@ -295,6 +295,30 @@ def generate(
             replies.append(_answer(list(reference), draw < skill, settings.max_new_tokens))
     progress({"step": len(replies), "steps": len(replies)})
     return replies
+
+
+def choose(
+    model_folder: Path,
+    items: Sequence[Sequence[TokenRow]],
+    runtime: Runtime,
+    progress: Progress,
+    precision: str = "float32",
+    *,
+    journal: Path | None = None,
+    cut: bool = True,
+    golds: Sequence[Sequence[int]],
+    ability: str,
+) -> list[list[Scored]]:
+    """Prefer the right choice where the item's hash is below the skill, else another; all lengths cost the same."""
+    model, found = _load(model_folder), []
+    skill = _skill(model, ability)
+    for rows, gold in zip(items, golds, strict=True):
+        right = _draw("fake choice", rows[0].ids) < skill
+        best = gold[0] if right else next((at for at in range(len(rows)) if at not in gold), gold[0])
+        # So far apart that no length turns the order round.
+        found.append([Scored(-1.0 if at == best else -1e6, _tokens(row), at == best) for at, row in enumerate(rows)])
+    progress({"step": len(items), "steps": len(items)})
+    return found
 
 
 def _answer(ids: list[int], right: bool, most: int) -> Reply:
