@@ -16,7 +16,8 @@ FLOORS = {
     2: {"store", "data", "engine", "sandbox"},
     3: {"sources", "taggers", "strategies", "evaluators", "analyses"},
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
-    | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"},
+    | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"}
+    | {"model_judge"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
     | {"__init__", "__main__"},
 }

@@ -249,6 +249,12 @@ def _generate(job: Job, work: Path, store: Store, runtime: Runtime, progress: Pr
     return judging.generate(job, work, store, runtime, progress, folder, tokenizer_folder(job.one("model")))
 
 
+def _judge(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import model_judge
+
+    return model_judge.write(job, work, store, runtime, progress)
+
+
 def _grade(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import judging
 
@@ -270,5 +276,6 @@ TABLE: Mapping[str, Execute] = {
     "fold": _fold,
     "score": _score,
     "generate": _generate,
+    "judge": _judge,
     "grade": _grade,
 }

@@ -3,8 +3,8 @@
     source ── load ─┬─ render ────────┐
                     ├─ tag ───────────┤
                     ├─ duplicates ────┼─ mix ── train ── score ── grade
-    benchmark ─ load ── overlap ──────┘          │  └── generate ── grade
-    base ────────────────────────────────────────┘
+    benchmark ─ load ── overlap ──────┘          │  └── generate ─┬─ grade
+    base ────────────────────────────────────────┘               └─ judge ── grade
 
 A LoRA training makes an adapter. A fold adds it to the weights it was trained on, and stands in the train's place.
 
@@ -37,6 +37,7 @@ KIND_VERSIONS = {
     "fold": 1,
     "score": 1,
     "generate": 1,
+    "judge": 1,
     "grade": 1,
 }
 """Each kind's own version: raised when its code is fixed in a way that changes results."""
@@ -161,6 +162,10 @@ class Scores(Stage):
 
 class Responses(Stage):
     """A model's answers to an evaluator's requests."""
+
+
+class Judged(Stage):
+    """What a judge answered about a model's answers."""
 
 
 class Results(Stage):
@@ -353,7 +358,23 @@ def _filtered(
     return roles, {"filters": filters} if any(filters) else {}, _names(ordered)
 
 
-def grade(answers: Scores | Responses, component: str, version: int, params: Mapping[str, Any]) -> Results:
+def judge(
+    answers: Responses,
+    others: Responses | None,
+    judge: Model,
+    component: str,
+    version: int,
+    params: Mapping[str, Any],
+    locate: Mapping[str, Any],
+) -> Judged:
+    """Describe asking a model about another one's answers; `others` are those they are compared with."""
+    inputs: dict[str, tuple[Stage, ...]] = {"answers": (answers,), "judge": (judge,)}
+    if others is not None:
+        inputs["others"] = (others,)
+    return Judged("judge", component, version, params, inputs, answers.label, locate)
+
+
+def grade(answers: Scores | Responses | Judged, component: str, version: int, params: Mapping[str, Any]) -> Results:
     """Describe grading: apart from generating, so that a better grader costs no generation."""
     return Results("grade", component, version, params, {"answers": (answers,)}, answers.label)
 
