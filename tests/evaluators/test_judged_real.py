@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 
 from cuvee import model_judge
 from cuvee.evaluators import _judge, _verdicts, mt_bench
-from cuvee.evaluators._verdicts import first_line, first_line_winner
+from cuvee.evaluators._verdicts import NoVerdict, first_line
 from cuvee.protocols import Conversation, Judgement
 
 pytestmark = pytest.mark.real
+
+DATA = Path(os.environ.get("CUVEE_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"
 
 SCORES = {"mistral-orpo-trl": (7.73125, 6.6, 7.165625), "mistral-orpo-mix": (6.43125, 5.575, 6.003125)}
 """Published means: first turn, second turn, all."""
@@ -29,8 +32,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def judge(shared: Path) -> Path:
-    return shared / "data" / "judge"
+def judge() -> Path:
+    if not (DATA / "judge").is_dir():
+        pytest.skip(f"{DATA / 'judge'} is absent")
+    return DATA / "judge"
 
 
 def of(judge: Path, model: str) -> list[Conversation]:
@@ -105,31 +110,35 @@ def test_every_published_rating_and_every_category_mean_is_found_again(judge: Pa
     assert Counter(len(scores) for scores in by_category.values()) == {20: 8}
 
 
-def test_the_vicuna_reviews_give_the_published_totals(judge: Path) -> None:
+def test_the_vicuna_reviews_give_the_published_totals_but_for_six_that_state_their_scores_otherwise(
+    judge: Path,
+) -> None:
     totals: dict[str, list[float]] = {}
-    outcomes: dict[str, Counter[str]] = {}
+    otherwise: list[tuple[str, int]] = []
     for row in rows(judge / "vicuna_blog_gpt4_reviews_2pairs.jsonl.gz"):
-        first, second = first_line(row["text"])
-        assert [first, second] == row["score"]
+        try:
+            scores = list(first_line(row["text"]))
+        except NoVerdict:
+            otherwise.append((row["pair"], row["question_id"]))
+            scores = row["score"]  # as its authors took it from the text by hand
+        assert scores == row["score"]
         total = totals.setdefault(row["pair"], [0.0, 0.0])
-        total[0] += first
-        total[1] += second
-        outcomes.setdefault(row["pair"], Counter())[first_line_winner(row["text"])[0]] += 1
+        total[:] = [total[0] + scores[0], total[1] + scores[1]]
     assert sorted(map(tuple, totals.values())) == [(583.0, 704.0), (693.0, 638.0)]
-    assert {sum(counts.values()) for counts in outcomes.values()} == {80}
+    # The three questions of mathematics, which were asked about in other words.
+    assert sorted(otherwise) == [(pair, number) for pair in sorted(totals) for number in (68, 69, 70)]
 
 
-def test_the_published_win_rates_of_alpaca_eval_follow_from_their_counts(shared: Path) -> None:
-    table = rows(shared / "data" / "knowledge" / "alpaca_eval2_leaderboard.jsonl.gz")
-    checked = 0
+def test_the_published_win_rates_of_alpaca_eval_follow_from_their_counts(judge: Path) -> None:
+    table = rows(judge.parent / "knowledge" / "alpaca_eval2_leaderboard.jsonl.gz")
+    differing = []
     for row in table:
-        counts = {"win": row["n_wins"], "tie": row["n_draws"], "loss": row["n_wins_base"]}
-        if row["discrete_win_rate"] in (None, "") or any(value in (None, "") for value in counts.values()):
-            continue
-        rate = _verdicts.win_rate({name: int(float(value)) for name, value in counts.items()})
-        assert 100 * rate == pytest.approx(float(row["discrete_win_rate"]), abs=1e-9)
-        checked += 1
-    assert checked > 200
+        counts = {"win": int(row["n_wins"]), "tie": int(row["n_draws"]), "loss": int(row["n_wins_base"])}
+        if abs(100 * _verdicts.win_rate(counts) - float(row["discrete_win_rate"])) > 1e-9:
+            differing.append(row["model"])
+    assert len(table) == 223
+    # The one row whose published counts and rate disagree: 371 + 17 / 2 of 805 is no 40.19 %.
+    assert differing == ["aligner-2b_gpt-4-turbo-2024-04-09"]
 
 
 def test_published_answers_are_compared_in_both_orders_with_the_published_prompts(judge: Path) -> None:
