@@ -17,7 +17,7 @@ FLOORS = {
     3: {"sources", "taggers", "strategies", "evaluators", "analyses"},
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
     | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"}
-    | {"choosing"},
+    | {"choosing", "model_judge"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
     | {"__init__", "__main__"},
 }

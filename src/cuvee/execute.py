@@ -335,6 +335,12 @@ def _choose(job: Job, work: Path, store: Store, runtime: Runtime, progress: Prog
     return choosing.choose(job, work, store, runtime, progress, model_folder(model), tokenizer_folder(model))
 
 
+def _judge(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import model_judge
+
+    return model_judge.write(job, work, store, runtime, progress)
+
+
 def _grade(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import judging
 
@@ -359,5 +365,6 @@ TABLE: Mapping[str, Execute] = {
     "score": _score,
     "generate": _generate,
     "choose": _choose,
+    "judge": _judge,
     "grade": _grade,
 }

@@ -1,7 +1,8 @@
 """Asking a model an evaluator's questions, and grading what it answered: two stages, so that a better grader costs no
 generation.
 
-    responses.parquet   item, cluster, sample, prompt, reference, text, tokens, finish; an item's samples stand together
+    responses.parquet   item, cluster, sample, prompt, reference, text, tokens, finish; an item's samples stand
+                        together; where items have several turns, turn as well
     results.parquet     item, cluster, score, weight, and the grader's own columns
 
 Items of one cluster have the same question, and hang together where chance is concerned.
@@ -18,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cuvee import answering, choosing, components, lookups
+from cuvee import answering, choosing, components, lookups, model_judge
 from cuvee.errors import StageFailed
 from cuvee.job import Job
 from cuvee.protocols import Grade, Likelihood, Progress, Request, Response
@@ -49,17 +50,22 @@ def generate(
     """
     asked, facts = _requests(job, store)
     requests = [request for _, request in asked]
-    if job.one("model").locate.get("endpoint"):
-        answers = answering.by_endpoint(job, requests, work, progress)
-    else:
-        answers = answering.by_model(job, requests, work, runtime, progress, folder, tokenizer)
-    samples = len(answers) // len(asked)
+
+    def ask(some: Sequence[Request]) -> list[answering.Answer]:
+        if job.one("model").locate.get("endpoint"):
+            return answering.by_endpoint(job, some, work, progress)
+        return answering.by_model(job, some, work, runtime, progress, folder, tokenizer)
+
+    replies = answering.converse(requests, ask)
+    answers = [reply.answer for reply in replies]
+    turns = max(reply.turn for reply in replies)
     texts = [_storable(answer.text) for answer in answers]
-    write_table(work / RESPONSES, {**_asked_columns(asked, samples), **_answer_columns(texts, answers)})
+    write_table(work / RESPONSES, {**_asked_columns(asked, replies, turns), **_answer_columns(texts, answers)})
     return {
         **facts,
         "items": len(asked),
-        "samples": samples,
+        "samples": 1 + max(reply.sample for reply in replies),
+        **({"turns": turns} if turns > 1 else {}),
         "new_tokens": sum(answer.tokens for answer in answers),
         "finish": dict(Counter(answer.finish for answer in answers)),
         "cut": sum(answer.finish == "length" for answer in answers),
@@ -67,16 +73,19 @@ def generate(
     }
 
 
-def _asked_columns(asked: Sequence[tuple[Example, Request]], samples: int) -> dict[str, list[Any]]:
-    each = [pair for pair in asked for _ in range(samples)]
-    number = list(range(samples)) * len(asked)
+def _asked_columns(
+    asked: Sequence[tuple[Example, Request]], replies: Sequence[answering.Reply], turns: int
+) -> dict[str, list[Any]]:
+    each = [asked[reply.number] for reply in replies]
+    first = [reply.sample == 0 and reply.turn == 1 for reply in replies]
     return {
         "item": [request.item for _, request in each],
         "cluster": [example.prompt_key.hex() for example, _ in each],
-        "sample": number,
-        "prompt": [json.dumps([m.as_dict() for m in request.messages], ensure_ascii=False) for _, request in each],
+        "sample": [reply.sample for reply in replies],
+        **({"turn": [reply.turn for reply in replies]} if turns > 1 else {}),
+        "prompt": [json.dumps([m.as_dict() for m in reply.messages], ensure_ascii=False) for reply in replies],
         # References can be large; an item's first row has it.
-        "reference": ["" if sample else request.reference for (_, request), sample in zip(each, number, strict=True)],
+        "reference": [request.reference if new else "" for (_, request), new in zip(each, first, strict=True)],
     }
 
 
@@ -122,8 +131,10 @@ def _requests(job: Job, store: Store) -> tuple[list[tuple[Example, Request]], di
 
 
 def grade(job: Job, work: Path, store: Store, runtime: Runtime) -> dict[str, Any]:
-    """Grade likelihoods, answers or choices, one score an item."""
+    """Grade likelihoods, answers, choices or a judge's verdicts, one score an item."""
     module, answers = components.find("evaluators", job.component), job.one("answers")
+    if module.ANSWERS == "judge":
+        return model_judge.grade(module, job, work, store)
     columns, grades = _grades(module, answers.folder, job.params, runtime)
     own = {name: [one.extra[name] for one in grades] for name in grades[0].extra}
     scores, weights = [one.score for one in grades], [one.weight for one in grades]

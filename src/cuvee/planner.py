@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from pathlib import Path
 from typing import Any, get_origin
 
 from cuvee import bases, canonical, components
@@ -22,11 +23,13 @@ from cuvee.screening import Screening
 from cuvee.stage import (
     Base,
     Fisher,
+    Judged,
     Loaded,
     Marked,
     Model,
     Part,
     Preflight,
+    Responses,
     Results,
     Stage,
     Trained,
@@ -34,6 +37,7 @@ from cuvee.stage import (
     fisher,
     generate,
     grade,
+    judge,
     load,
     mark,
     mix,
@@ -238,12 +242,12 @@ class _Builder:
         self.gates: dict[str, tuple[Preflight, ...]] = {}
         self.preflights: dict[Any, Preflight] = {}
         self.graded: dict[Any, Results] = {}
+        self.runs: list[PlannedRun] = []
         self.settings: dict[Any, tuple[Settings, dict[str, Ingredient]]] = {}
 
     def build(self) -> Plan:
         self._check_analyses()
         self.screening = Screening(self.located, self.pins, self.loaded, self._named_benchmarks())
-        runs: list[PlannedRun] = []
         evaluated: list[Evaluated] = []
         for base, seed, (info, run, params, key) in itertools.product(
             self._bases(), self.recipe.seeds, list(self._expanded())
@@ -251,15 +255,16 @@ class _Builder:
             info = RunInfo(
                 info.name, info.strategy, info.params, self.refs[base.id].path, seed, training=dict(run.training)
             )
-            planned = self._plan_run(info, run, params, key, base)
-            runs.append(planned)
+            self.runs.append(self._plan_run(info, run, params, key, base))
+        # A run may be compared with one that comes later in the recipe.
+        for planned in self.runs:
             measured = list(self._evaluate(planned))
             evaluated += measured
             self._gate(planned, measured)
         names = {stage.id: name for name, stage in self.screening.benchmarks.items()}
         return Plan(
             self.located,
-            tuple(runs),
+            tuple(self.runs),
             tuple(evaluated),
             self.refs,
             self.declared,
@@ -283,7 +288,7 @@ class _Builder:
         self.gates |= {model.training.id: (self.preflights[asked],) for model in run.models}
         # What is asked of a trained model waits as well: it may have been trained before the question was known.
         models = {model.id for model in (*run.models, *(marked for _, _, marked in run.marks))}
-        asked_of = [item.grade.one("answers") for item in evaluated]
+        asked_of = [one for item in evaluated for one in _asked_of(item.grade.one("answers"))]
         self.gates |= {one.id: (self.preflights[asked],) for one in asked_of if one.one("model").id in models}
 
     def _check_analyses(self) -> None:
@@ -437,7 +442,7 @@ class _Builder:
             if own is not None and own not in abilities and not getattr(params, "path", None):
                 raise self.located.error(f"there is no ability '{own}'; the sources teach {', '.join(abilities)}", *key)
             for ability in [own] if own else abilities:
-                label = (params.name or component.name, ability)
+                label = (params.name or _default_name(component, params), ability)
                 if label in seen:
                     raise self.located.error(
                         f"'{label[0]}' measures '{ability}' already; give this one a name of its own: name: ...", *key
@@ -451,7 +456,14 @@ class _Builder:
             module = components.find("evaluators", component.name)
         except KeyError as error:
             raise self.located.error(str(error.args[0]), "evaluation", number) from None
-        return module, self.located.check(module.Params, component.params, "evaluation", number, component.name)
+        key = ("evaluation", number, component.name)
+        params = self.located.check(module.Params, component.params, *key)
+        if hasattr(module, "with_files"):
+            try:
+                params = module.with_files(params, self.located.folder)
+            except DataError as error:
+                raise self.located.error(str(error), *key) from error
+        return module, params
 
     def _measure(
         self,
@@ -465,8 +477,11 @@ class _Builder:
         steps = [(position, Fraction(1), model) for position, model in run.steps]
         steps = [*steps, *run.marks] if params.stages == "all" else steps[-1:]
         for position, fraction, model in sorted(steps, key=lambda step: step[:2]):
+            other = self._other(run, params, key) if getattr(module, "COMPARES", False) else None
+            if other is not None and other.final.id == model.id:
+                continue
             # Runs share models; what is asked of one is described once.
-            asked = (model.id, key, ability, run.settings.values)
+            asked = (model.id, other and other.final.id, key, ability, run.settings.values)
             if asked not in self.graded:
                 self.graded[asked] = self._grade(run, model, component, module, params, ability, key)
             graded = self.graded[asked]
@@ -475,7 +490,7 @@ class _Builder:
                 position,
                 model.label if position else "base",
                 position == len(run.models) and fraction == 1,
-                params.name or component.name,
+                params.name or _default_name(component, params),
                 module.METRIC,
                 module.HIGHER_IS_BETTER,
                 ability,
@@ -507,8 +522,8 @@ class _Builder:
             return self._chosen(run, model, component, module, params, key)
         if module.ANSWERS == "score":
             self._need_heldout(ability, key)
-            answers: Any = score(model, [ingredient.part for ingredient in ingredients], common)
-            return grade(answers, component.name, module.VERSION, {})
+            likelihoods = score(model, [ingredient.part for ingredient in ingredients], common)
+            return grade(likelihoods, component.name, module.VERSION, {})
         if getattr(params, "path", None):
             items = [Part(self._benchmark(component, params, key))]
             common["heldout"] = None
@@ -517,11 +532,13 @@ class _Builder:
         else:
             self._need_heldout(ability, key)
             items = [replace(ingredient.part, data=ingredient.data.one("source")) for ingredient in ingredients]
-        asked = components.without_absent(module, module.request_params(params))
-        asked = {**common, **asked, "template": run.settings.values.template}
-        if served:  # which template and precision it has, only the server knows
-            asked |= {"template": "server", "precision": None}
-        answers = generate(model, items, component.name, module.REQUEST_VERSION, asked)
+        asked = {**common, **components.without_absent(module, module.request_params(params))}
+        replies = _generate(run, model, items, component, asked)
+        answers: Responses | Judged = replies
+        if module.ANSWERS == "judge":
+            other = self._other(run, params, key) if module.COMPARES else None
+            others = _generate(other, other.final, items, component, asked) if other else None
+            answers = self._judge(run, replies, others, component, module, params, key)
         graded = components.without_absent(module, module.grade_params(params))
         return grade(answers, component.name, module.VERSION, graded)
 
@@ -550,6 +567,55 @@ class _Builder:
         graded = components.without_absent(module, module.grade_params(params))
         return grade(answers, component.name, module.VERSION, graded)
 
+    def _judge(
+        self,
+        run: PlannedRun,
+        answers: Responses,
+        others: Responses | None,
+        component: Component,
+        module: Any,
+        params: Any,
+        key: tuple[str | int, ...],
+    ) -> Judged:
+        """Describe the judging of a model's answers; what the fake engine says is judged by a fake judge."""
+        asked = params.judge
+        if run.base.component == "fake":
+            ref = BaseModelRef(path="fake:judge")
+        elif asked.endpoint:
+            given = asked.endpoint.model_dump(exclude_unset=True)
+            ref = BaseModelRef.model_validate({"endpoint": given})
+        else:
+            ref = BaseModelRef(path=asked.model)
+        try:
+            who = bases.resolve(ref, self.located.folder, self.pins)
+        except UsageError as error:
+            raise self.located.error(str(error), *key, component.name, "judge") from error
+        decided = components.without_absent(module, module.judge_params(params))
+        locate = {"files": dict(module.judge_files(params)), "max_failed": _fraction_text(asked.max_failed)}
+        return judge(answers, others, who, component.name, module.JUDGE_VERSION, decided, locate)
+
+    def _other(self, run: PlannedRun, params: Any, key: tuple[str | int, ...]) -> PlannedRun | None:
+        """Return the run whose final model a run's is compared with; None where that is a file of answers."""
+        if params.against == "base":
+            return replace(run, models=())
+        if "against" in components.find("evaluators", self.recipe.evaluation[int(key[1])].name).judge_files(params):
+            return None
+        found = [
+            one
+            for one in self.runs
+            if one.info.name == params.against and (one.base.id, one.info.seed) == (run.base.id, run.info.seed)
+        ]
+        if not found:
+            names = ["base", *dict.fromkeys(one.info.name for one in self.runs)]
+            component = self.recipe.evaluation[int(key[1])].name
+            raise self.located.error(
+                f"there is no run and no file '{params.against}'.{did_you_mean(params.against, names)}",
+                *key,
+                component,
+                "against",
+            )
+        return found[0]
+
     def _need_heldout(self, ability: str, key: tuple[str | int, ...]) -> None:
         if not self.recipe.heldout:
             raise self.located.error(
@@ -564,15 +630,14 @@ class _Builder:
         module = components.find("evaluators", component.name)
         given = {**getattr(module, "SOURCE", {}), **_reading(params)}
         kept = given.pop("kept", ())
+        questions = given.pop("questions", module.ANSWERS == "choose")
         key_of = canonical.text({**given, "path": path, "kept": list(kept)})
         if key_of not in self.benchmarks:
             if _ability(module, params) is None:
                 raise self.located.error("a benchmark file needs the ability it measures: add ability", *key)
             declared = None if shots else params.declared
             source = Source(**given, path=path, ability="benchmark", declared=declared)
-            more: dict[str, Any] = {"kept": kept} if kept else {}
-            if module.ANSWERS == "choose":
-                more["questions"] = True
+            more: dict[str, Any] = {name: value for name, value in (("kept", kept), ("questions", questions)) if value}
             label = f"{params.name or component.name}{' shots' if shots else ''}"
             try:
                 self.benchmarks[key_of] = self._load_stage(label, source, **more)
@@ -599,6 +664,34 @@ class _Builder:
             except DataError as error:
                 raise self.located.error(str(error), *key, "path") from error
         return found
+
+
+def _generate(
+    run: PlannedRun, model: Model, items: Iterable[Part], component: Component, asked: Mapping[str, Any]
+) -> Responses:
+    """Describe a model's answers in its run's template; which one and which precision a server has, only it knows."""
+    served = run.base.component == bases.ENDPOINT
+    values = run.settings.values
+    template, precision = ("server", None) if served else (values.template, values.precision)
+    version = components.find("evaluators", component.name).REQUEST_VERSION
+    return generate(model, items, component.name, version, {**asked, "template": template, "precision": precision})
+
+
+def _asked_of(answers: Stage) -> list[Stage]:
+    """Return the stages that ask a model, behind what is graded."""
+    if not isinstance(answers, Judged):
+        return [answers]
+    return [*answers.inputs["answers"], *answers.inputs.get("others", ())]
+
+
+def _default_name(component: Component, params: Any) -> str:
+    """Return an evaluator's name for tables; of a comparison with something else than the base, with what."""
+    against = getattr(params, "against", "base")
+    return component.name if against == "base" else f"{component.name} against {Path(against).stem}"
+
+
+def _fraction_text(value: Fraction) -> str:
+    return f"{value.numerator}/{value.denominator}"
 
 
 def _reading(params: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the verbs of its folder:
     taggers      tags(example, params), or request(example, params) and parse(text, params)
     strategies   plan(sources, start, hyper, params)
     evaluators   request(example, params), grade(request, responses, params) or grade_many; or grade(likelihood);
+                 or request, questions(asked, others, params, where), read(judgement, params), combine(verdicts);
                  or ask(example, shots, params), grade(scored, params)
     analyses     table(results, params)
 """
@@ -179,6 +180,8 @@ class Request:
         reference: what the grader judges a reply by.
         tools: functions on offer.
         solution: a reply that would be right, where `reference` is none itself; the fake engine gives it.
+        followups: further user turns, each asked after the reply to the one before.
+        temperature: of this item, in place of the evaluator's; 0 takes the likeliest token.
     """
 
     item: str
@@ -186,6 +189,8 @@ class Request:
     reference: str
     tools: tuple[Mapping[str, Any], ...] = ()
     solution: str = ""
+    followups: tuple[str, ...] = ()
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,76 @@ class Grade:
     score: float
     weight: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One item with what a model replied, as a judge sees it.
+
+    Args:
+        item: its id.
+        reference: what the evaluator stored of it.
+        turns: the user's turns.
+        replies: the model's reply to each of them.
+    """
+
+    item: str
+    reference: str
+    turns: tuple[str, ...]
+    replies: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a judge is asked about one turn of one item.
+
+    Args:
+        item: its id.
+        turn: which reply is judged, from 1; all turns up to it are shown.
+        messages: the conversation with the judge; none where it cannot be asked.
+        order: which reply stands first in a comparison: ``AB`` the judged model's, ``BA`` the other's; else nothing.
+        failure: why it cannot be asked.
+        format: the form of the verdict that is asked for.
+        possible: verdicts that a judge could write; the fake engine takes one.
+    """
+
+    item: str
+    turn: int
+    messages: tuple[Message, ...]
+    order: str = ""
+    failure: str = ""
+    format: str = ""
+    possible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge answered to a question; text is None, and `failure` says why, where there is no answer."""
+
+    item: str
+    turn: int
+    order: str
+    repeat: int
+    text: str | None
+    finish: str = "stop"
+    failure: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judgement as it was read: a rating, or the preferred side; None, and `failure` says why, where there is none.
+
+    `fallback` says that only the second, weaker expression found it.
+    """
+
+    item: str
+    turn: int
+    order: str
+    repeat: int
+    value: float | str | None
+    failure: str = ""
+    fallback: bool = False
 
 
 class LossEvaluator(Protocol):
@@ -295,6 +370,45 @@ class ChoiceEvaluator(Protocol):
     def grade_params(self, params: Any) -> Mapping[str, Any]: ...
     def ask(self, example: Example, shots: Sequence[Example], params: Mapping[str, Any]) -> Choices | None: ...
     def grade(self, scored: Sequence[ScoredChoice], params: Mapping[str, Any]) -> Grade: ...
+
+
+class JudgedEvaluator(Protocol):
+    """Judges generated text by asking a model about it: `ANSWERS` is ``judge``.
+
+    Requests are as for `AnswerEvaluator`. Then a judge is asked `questions` (`JUDGE_VERSION`, `judge_params`), and
+    grading reads what it answered (`VERSION`, `grade_params`): `read` takes a verdict from a text, `combine` makes one
+    grade of all verdicts on one turn of an item, None where no verdict could be read: such an item has no score, and
+    is counted.
+
+    `with_files` finds what lies in files when the recipe is planned; `judge_params` pins it by content, `judge_files`
+    says where it lies on this machine. A module whose `COMPARES` is true has the replies of a second model judged
+    beside the first one's; `params.against` says which.
+    """
+
+    VERSION: int
+    REQUEST_VERSION: int
+    JUDGE_VERSION: int
+    ANSWERS: Literal["judge"]
+    METRIC: str
+    HIGHER_IS_BETTER: bool
+    COMPARES: bool
+    Params: type[EvaluatorParams]
+
+    def with_files(self, params: Any, folder: Any) -> Any: ...
+    def request_params(self, params: Any) -> Mapping[str, Any]: ...
+    def judge_params(self, params: Any) -> Mapping[str, Any]: ...
+    def judge_files(self, params: Any) -> Mapping[str, Any]: ...
+    def grade_params(self, params: Any) -> Mapping[str, Any]: ...
+    def request(self, example: Example, params: Mapping[str, Any]) -> Request | None: ...
+    def questions(
+        self,
+        asked: Sequence[Conversation],
+        others: Sequence[Conversation] | None,
+        params: Mapping[str, Any],
+        where: Mapping[str, Any],
+    ) -> Sequence[Question]: ...
+    def read(self, judgement: Judgement, params: Mapping[str, Any]) -> Verdict: ...
+    def combine(self, reference: str, verdicts: Sequence[Verdict]) -> Grade | None: ...
 
 
 # -------------------------------------------------------------------------------------------------- engine
@@ -403,6 +517,8 @@ class Result:
         extra: further columns of the items, such as ``extracted``; (n,) each.
         stage_id: id of the grade stage.
         fraction: share of the stage's training that the model has done: below 1 for a mark.
+        unjudged: items without a score, since their judge gave no verdict; none of `items`.
+        verdicts: of judged evaluators, what is to be known of the verdicts: how many, failures by reason ...
     """
 
     run: RunInfo
@@ -420,6 +536,9 @@ class Result:
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     stage_id: str = ""
     fraction: Fraction = Fraction(1)
+    unjudged: int = 0
+    verdicts: Mapping[str, Any] = field(default_factory=dict)
+
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from cuvee import gate, job
 from cuvee.bases import MODEL
+from cuvee.engine import endpoint
 from cuvee.errors import UsageError, WorkFailed, WorkStopped
 from cuvee.needs import kept_models, present, wanted
 from cuvee.planner import Plan
@@ -93,6 +94,7 @@ def execute(
     store = Store(runtime.store)
     todo = wanted(plan, store, targets)
     _check_extras(todo, plan)
+    _check_servers(todo)
     outcome = Outcome(cached=len(plan.stages) - len(todo))
     started = time.time()
     if todo:
@@ -120,6 +122,15 @@ def _refuse(plan: Plan, store: Store, listen: Listener, outcome: Outcome) -> Non
         if store.has(stage.kind, stage.id) and (refusal := gate.refusal(plan, store, stage)):
             outcome.failed[stage.short] = refusal
             listen("failed", stage, {"error": refusal})
+
+
+def _check_servers(todo: Iterable[Stage]) -> None:
+    """Refuse to start what would fail for want of a key: a judge may be asked only after hours of training."""
+    for stage in todo:
+        for role in ("model", "judge"):
+            for asked in stage.inputs.get(role, ()) if stage.kind in ("generate", "judge") else ():
+                if server := asked.locate.get("endpoint"):
+                    endpoint.need(endpoint.Endpoint(**server))
 
 
 def _check_extras(todo: Iterable[Stage], plan: Plan) -> None:

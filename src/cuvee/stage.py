@@ -3,9 +3,9 @@
     source ── load ─┬─ render ────────┐
                     ├─ tag ───────────┤
                     ├─ duplicates ────┼─ mix ── train ── score ── grade
-    benchmark ─ load ── overlap ──────┘          │  ├── generate ── grade
-                                                 │  └── choose ── grade
-    base ────────────────────────────────────────┘
+    benchmark ─ load ── overlap ──────┘          │  ├── choose ─── grade
+                                                 │  └── generate ─┬─ grade
+    base ────────────────────────────────────────┘               └─ judge ── grade
 
 A LoRA training makes an adapter. A fold adds it to the weights it was trained on, and stands in the train's place.
 A mark is what a training had learnt after a part of its steps. A fisher tells how much each weight of a model matters
@@ -44,6 +44,7 @@ KIND_VERSIONS = {
     "score": 1,
     "generate": 1,
     "choose": 1,
+    "judge": 1,
     "grade": 1,
 }
 """Each kind's own version: raised when its code is fixed in a way that changes results."""
@@ -190,6 +191,10 @@ class Responses(Stage):
 
 class Choices(Stage):
     """Log-probabilities of the choices of an evaluator's items under one model."""
+
+
+class Judged(Stage):
+    """What a judge answered about a model's answers."""
 
 
 class Results(Stage):
@@ -423,7 +428,25 @@ def _filtered(
     return roles, {"filters": filters} if any(filters) else {}, _names(ordered)
 
 
-def grade(answers: Scores | Responses | Choices, component: str, version: int, params: Mapping[str, Any]) -> Results:
+def judge(
+    answers: Responses,
+    others: Responses | None,
+    judge: Model,
+    component: str,
+    version: int,
+    params: Mapping[str, Any],
+    locate: Mapping[str, Any],
+) -> Judged:
+    """Describe asking a model about another one's answers; `others` are those they are compared with."""
+    inputs: dict[str, tuple[Stage, ...]] = {"answers": (answers,), "judge": (judge,)}
+    if others is not None:
+        inputs["others"] = (others,)
+    return Judged("judge", component, version, params, inputs, answers.label, locate)
+
+
+def grade(
+    answers: Scores | Responses | Choices | Judged, component: str, version: int, params: Mapping[str, Any]
+) -> Results:
     """Describe grading: apart from generating, so that a better grader costs no generation."""
     return Results("grade", component, version, params, {"answers": (answers,)}, answers.label)
 

@@ -353,12 +353,60 @@ def print_evaluation(view: Mapping[str, Any]) -> None:
             text += f" ± {error:.1%}" if error is not None else ""
             low, high = score.get("interval") or (None, None)
             text += f" (95 %: {low:.1%} to {high:.1%})" if low is not None else ""
+        if "verdicts" in score:
+            text = _judged(score)
         console.print(Text(text, style="bold"))
-        for line in _caveats(score):
+        for line in (*_parts(score), *_caveats(score)):
             console.print(Text(f"  {line}"))
 
 
+def _judged(score: Mapping[str, Any]) -> str:
+    """Return a judged score in a line; win rates are shares."""
+    form = "{:.1%}" if score["metric"] == "win_rate" else "{:.2f}"
+    text = f"{score['evaluator']} ({score['ability']}): {form.format(score['mean'])}"
+    if score.get("standard_error") is not None:
+        text += f" ± {form.format(score['standard_error'])}"
+    return f"{text}, {score['metric'].replace('_', ' ')} over {score['n']} replies"
+
+
+def _parts(score: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a judged score by turn and by category."""
+    form = "{:.1%}" if score["metric"] == "win_rate" else "{:.2f}"
+    for name, parts in score.get("by", {}).items():
+        if len(parts) > 1:
+            shown = [f"{key} {form.format(part['mean'])} ({part['n']})" for key, part in sorted(parts.items())]
+            yield f"by {name}: {', '.join(shown)}"
+
+
+def _verdict_caveats(score: Mapping[str, Any]) -> Iterator[str]:
+    told = score["verdicts"]
+    if failed := told["failed"]:
+        reasons = ", ".join(f"{count} {why}" for why, count in sorted(failed.items()))
+        if score["unjudged"]:
+            yield (
+                f"{score['unjudged']} of {score['replies']} replies have no score, since the judge gave no verdict: "
+                f"{reasons}"
+            )
+        else:
+            yield f"{sum(failed.values())} of {told['asked']} verdicts could not be had: {reasons}"
+    if told["fallback"]:
+        yield (
+            f"{told['fallback']} of {told['asked']} verdicts were read from single brackets, which may be anything; "
+            "fallback: false leaves them out"
+        )
+    if "win" in told:
+        yield (
+            f"{told['win']} won, {told['loss']} lost, {told['tie']} tied, {told['inconsistent']} changed with the order; "
+            f"{told['first_preferred']} of {told['asked']} verdicts were for what stood first"
+        )
+    if "repeat_means" in told:
+        means = ", ".join(f"{mean:.3f}" for mean in told["repeat_means"])
+        yield f"means of the judge's repeats: {means} (SD {told['repeat_sd']:.3f})"
+
+
 def _caveats(score: Mapping[str, Any]) -> Iterator[str]:
+    if "verdicts" in score:
+        yield from _verdict_caveats(score)
     if score["n"] < score["full"]:
         yield f"{score['n']} of the benchmark's {score['full']} items: not comparable with published scores"
     replies = score.get("replies", score["n"])

@@ -29,6 +29,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "humaneval_plus": {"path": "x.jsonl"},
     "mbpp": {"path": "x.jsonl"},
     "mbpp_plus": {"path": "x.jsonl"},
+    **{name: {"path": "x", "judge": "gpt-4"} for name in ("alpaca_eval", "mt_bench", "mt_bench_pairs", "vicuna_bench")},
     "sequential": {"order": ["a", "b"]},
     "mixed_sequential": {"general": "a"},
     "dmt": {"general": "a", "k": "1/4"},
@@ -65,11 +66,11 @@ def test_an_unknown_parameter_is_refused_with_the_near_name(component: tuple[str
 def test_its_parameters_have_a_stable_id_in_two_processes(component: tuple[str, str, Any]) -> None:
     folder, name, module = component
     params = module.Params(**SMALLEST.get(name, {}))
-    here = canonical.digest(dict(params))
+    here = canonical.digest(params.model_dump())
     code = (
         "from cuvee import canonical, components; "
         f"m = components.find({folder!r}, {name!r}); "
-        f"print(canonical.digest(dict(m.Params(**{SMALLEST.get(name, {})!r}))))"
+        f"print(canonical.digest(m.Params(**{SMALLEST.get(name, {})!r}).model_dump()))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
@@ -85,13 +86,16 @@ def test_its_docstring_says_what_it_is_and_names_a_paper_or_says_why_not(compone
 def test_it_offers_the_verbs_of_its_folder(component: tuple[str, str, Any]) -> None:
     folder, _, module = component
     if folder == "evaluators":
-        assert module.ANSWERS in ("score", "generate")
+        assert module.ANSWERS in ("score", "generate", "judge")
         assert issubclass(module.Params, EvaluatorParams)
         assert isinstance(module.METRIC, str)
         assert isinstance(module.HIGHER_IS_BETTER, bool)
         wanted: tuple[str, ...] = ("grade_many",) if hasattr(module, "grade_many") else ("grade",)
         if module.ANSWERS == "generate":
             wanted = (*wanted, "request", "request_params", "grade_params")
+        if module.ANSWERS == "judge":
+            wanted = ("request", "request_params", "grade_params", "with_files", "judge_params", "judge_files")
+            wanted = (*wanted, "questions", "read", "combine")
     elif folder == "taggers":
         asks = hasattr(module, "request")
         wanted = ("request", "parse", "generation", "identity", "is_cut") if asks else ("tags",)

@@ -28,7 +28,9 @@ ROWS: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {
 
 
 def generating() -> list[str]:
-    return [name for name in components.names("evaluators") if components.find("evaluators", name).ANSWERS != "score"]
+    return [
+        name for name in components.names("evaluators") if components.find("evaluators", name).ANSWERS == "generate"
+    ]
 
 
 def asked(name: str) -> tuple[Any, Any, Request]:

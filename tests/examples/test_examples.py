@@ -13,12 +13,12 @@ from tests.conftest import Cuvee
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 NEEDS_FILES = {"paper.yaml": "declared sizes", "real.yaml": "hub files", "evaluate.yaml": "benchmark files"}
-TRAININGS = {"clean.yaml": (1, 1), "evaluate.yaml": (0, 0)}
+TRAININGS = {"clean.yaml": (1, 1), "evaluate.yaml": (0, 0), "judged.yaml": (3, 3)}
 
 
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if p.name != "real.yaml"], ids=lambda p: p.name)
 def test_it_plans(cuvee: Cuvee, place: Path, path: Path) -> None:
-    shutil.copy(path, place)
+    _copy(path, place)
     view = json.loads(cuvee("plan", path.name, "--json").stdout)
     asked = (view["totals"]["trainings_alone"], view["totals"]["trainings"])
     assert asked == TRAININGS.get(path.name, (16, 11))
@@ -26,13 +26,20 @@ def test_it_plans(cuvee: Cuvee, place: Path, path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if p.name not in NEEDS_FILES], ids=lambda p: p.name)
 def test_it_runs_with_the_fake_engine_and_then_executes_nothing(cuvee: Cuvee, place: Path, path: Path) -> None:
-    shutil.copy(path, place)
+    _copy(path, place)
     small = [f"sources.{name}.amount={{count: 300}}" for name in _sources(path) if name != "mixed"]
     first = json.loads(cuvee("run", path.name, "--fake", "--json", *small).stdout)
     assert first["failed"] == {}
     assert Path(place / first["report"]).is_file()
     again = json.loads(cuvee("run", path.name, "--fake", "--json", *small).stdout)
     assert again["executed"] == []
+
+
+def _copy(path: Path, place: Path) -> None:
+    """Copy a recipe with the folder of its files."""
+    shutil.copy(path, place)
+    if path.with_suffix("").is_dir():
+        shutil.copytree(path.with_suffix(""), place / path.stem)
 
 
 def _sources(path: Path) -> list[str]:

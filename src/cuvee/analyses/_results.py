@@ -65,8 +65,8 @@ class Scale:
 
 
 def scale(metric: str, higher_is_better: bool) -> Scale:
-    """Return how a metric is written: accuracies in points, losses in nats a token, others as they are."""
-    if metric == "accuracy" or metric.startswith("pass"):
+    """Return how a metric is written: accuracies and win rates in points, losses in nats a token, others plain."""
+    if metric in ("accuracy", "win_rate") or metric.startswith("pass"):
         return Scale("points", 100.0, 1, higher_is_better)
     if metric == "loss":
         return Scale("nats/token", 1.0, 3, higher_is_better)

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
@@ -101,6 +102,7 @@ class Settings:
         seed: for servers that honour one.
         stop: texts that end an answer.
         top_p: draw among the likeliest tokens that together have at least this probability.
+        copy: not sent; answers of different copies are kept apart, so that the same can be asked several times.
     """
 
     endpoint: Endpoint
@@ -109,6 +111,7 @@ class Settings:
     seed: int | None = None
     stop: Sequence[str] = ()
     top_p: float | None = None
+    copy: int = 0
 
     def sampling(self) -> dict[str, Any]:
         """Return the body's parameters besides model and messages."""
@@ -134,6 +137,8 @@ class Answer:
 def request_key(messages: Sequence[Message], settings: Settings) -> str:
     """Return the hash of model, messages and sampling parameters: what makes two requests one."""
     sampling = {**settings.sampling(), "max_tokens": settings.max_tokens}
+    if settings.copy:
+        sampling["copy"] = settings.copy
     sampling.pop("max_completion_tokens", None)
     turns = [message.as_dict() for message in messages]
     return canonical.digest({"model": settings.endpoint.model, "messages": turns, **sampling})
@@ -155,15 +160,41 @@ def ask(
         StageFailed: the server cannot be reached, refuses key or model, or a request failed for good; says how many
             answers are kept.
     """
+    answers, failures = _ask(requests, settings, journal, progress, tolerant=False)
+    assert not failures
+    return answers
+
+
+def ask_most(
+    requests: Sequence[tuple[str, Sequence[Message]]], settings: Settings, journal: Path, progress: Progress
+) -> tuple[dict[str, Answer], dict[str, Failure]]:
+    """Return the answers, and why there is none to the other requests; arguments as of `ask`.
+
+    Raises:
+        UsageError: as `ask`.
+        StageFailed: the server cannot be reached, refuses key or model, or most requests failed for good.
+    """
+    return _ask(requests, settings, journal, progress, tolerant=True)
+
+
+def _ask(
+    requests: Sequence[tuple[str, Sequence[Message]]],
+    settings: Settings,
+    journal: Path,
+    progress: Progress,
+    tolerant: bool,
+) -> tuple[dict[str, Answer], dict[str, Failure]]:
     keys = {name: request_key(messages, settings) for name, messages in requests}
     if len(keys) < len(requests):
         raise ValueError(f"{len(requests)} requests have {len(keys)} different ids; each needs its own")
     wanted = {keys[name]: messages for name, messages in requests}
+    failed: dict[str, Failure] = {}
     with _Journal(journal) as kept:
         missing = {key: messages for key, messages in wanted.items() if key not in kept.answers}
         if missing:
-            _Round(settings, kept, progress, len(wanted), len(missing)).run(missing)
-        return {name: kept.answers[key] for name, key in keys.items()}
+            failed = _Round(settings, kept, progress, len(wanted), len(missing)).run(missing, tolerant)
+        answers = {name: kept.answers[key] for name, key in keys.items() if key not in failed}
+        return answers, {name: failed[key] for name, key in keys.items() if key in failed}
 
 
 # ------------------------------------------------------------------------------------------------- journal
@@ -217,12 +248,20 @@ class _Journal:
 # ------------------------------------------------------------------------------------------------- asking
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request has no answer; `refused` when the server answered that it will not, and would again."""
+
+    reason: str
+    refused: bool
+
+
 class _Failed(Exception):
     """A request that will not be answered; `hopeless` when no other one would be either."""
 
-    def __init__(self, reason: str, hopeless: bool = False) -> None:
+    def __init__(self, reason: str, hopeless: bool = False, refused: bool = False) -> None:
         super().__init__(reason)
-        self.hopeless = hopeless
+        self.hopeless, self.refused = hopeless, refused
 
 
 class _Round:
@@ -241,28 +280,36 @@ class _Round:
         """Answers that this round has brought."""
         return len(self.kept.answers) - self.before
 
-    def run(self, missing: Mapping[str, Sequence[Message]]) -> None:
-        """Ask all of `missing`; raise for the failures when the others are through."""
-        failures: list[_Failed] = []
+    def run(self, missing: Mapping[str, Sequence[Message]], tolerant: bool) -> dict[str, Failure]:
+        """Ask all of `missing` and return the failures when the others are through; raise them unless `tolerant`."""
+        failures: dict[str, _Failed] = {}
+        ended = False
         with self._client() as client, ThreadPoolExecutor(self.settings.endpoint.concurrency) as pool:
             try:
-                futures = [pool.submit(self._answer, client, key, messages) for key, messages in missing.items()]
+                futures = {pool.submit(self._answer, client, key, said): key for key, said in missing.items()}
                 for future in as_completed(futures):
-                    self._take(future, failures)
-                    if failures and (failures[-1].hopeless or len(failures) >= MOST_FAILURES):
+                    self._take(future, futures[future], failures)
+                    if ended := self._is_over(failures, tolerant):
                         break
             finally:
                 self.stopping.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-        if failures:
-            raise StageFailed(self._message(failures), stage="endpoint")
+        if failures and (ended or not tolerant or not self.kept.answers):
+            raise StageFailed(self._message(list(failures.values())), stage="endpoint")
+        return {key: Failure(str(one), one.refused) for key, one in failures.items()}
 
-    def _take(self, future: Future[Answer | None], failures: list[_Failed]) -> None:
+    def _is_over(self, failures: Mapping[str, _Failed], tolerant: bool) -> bool:
+        """Return whether asking on makes no sense: too many failures, or, where they are borne, mostly failures."""
+        if any(failure.hopeless for failure in failures.values()):
+            return True
+        return len(failures) >= MOST_FAILURES and (not tolerant or len(failures) > self.new)
+
+    def _take(self, future: Future[Answer | None], key: str, failures: dict[str, _Failed]) -> None:
         try:
             answer = future.result()
             self.tokens += answer.usage.get("completion_tokens", 0) if answer else 0
         except _Failed as failure:
-            failures.append(failure)
+            failures[key] = failure
         now, done = time.monotonic(), self.old + self.new
         if now - self.told < 0.2 and done < self.total:
             return
@@ -319,7 +366,7 @@ class _Round:
         passing = status is None or status in PASSING or status >= 500 or status < 400
         if not passing or tried == self.settings.endpoint.retries:
             tries = f" ({tried + 1} tries)" if tried else ""
-            raise _Failed(reason + tries) from None
+            raise _Failed(reason + tries, refused=not passing) from None
         backoff = min(LONGEST_WAIT, FIRST_WAIT * 2.0**tried)
         # Spread, so that requests refused together do not come back together; decides nothing about results.
         return max(asked, backoff * random.uniform(0.5, 1.0))  # noqa: S311
@@ -424,6 +471,17 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _first_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[0][:300] if lines else "no reason given"
+
+
+def need(endpoint: Endpoint) -> None:
+    """Raise what asking this server would raise at once.
+
+    Raises:
+        UsageError: the openai package is absent, or the environment variable of the key is not set.
+    """
+    if find_spec("openai") is None:
+        _openai()
+    _key(endpoint)
 
 
 def _key(endpoint: Endpoint) -> str:

@@ -61,6 +61,10 @@ def need_extra() -> None:
         raise UsageError(f"a report needs {' and '.join(absent)}, not installed here; pip install 'cuvee[report]'")
 
 
+FILES = ("path", "prompts", "references", "against")
+"""Parameters of evaluators that name files."""
+
+
 def _without_folders(plan: Plan) -> str:
     """Return the recipe's text with file names in place of this machine's folders: a report is passed on."""
     text = plan.located.text
@@ -69,7 +73,9 @@ def _without_folders(plan: Plan) -> str:
     for source in recipe.sources.values():
         paths += _paths(source.path)
     paths += [path for one in recipe.preflight.benchmarks.values() for path in _paths(one.path)]
-    paths += [path for one in recipe.evaluation for path in _paths(one.params.get("path"))]
+    named = [one.params.get(name) for one in recipe.evaluation for name in FILES]
+    judges = [one.params["judge"] for one in recipe.evaluation if isinstance(one.params.get("judge"), Mapping)]
+    paths += [path for one in (*named, *(judge.get("model") for judge in judges)) for path in _paths(one)]
     for path in sorted(paths, key=len, reverse=True):
         if Path(path).is_absolute():
             text = text.replace(path, Path(path).name)
@@ -114,8 +120,8 @@ def read_results(plan: Plan, store: Store) -> Iterator[Result]:
             continue
         if grade.id not in tables:
             tables[grade.id] = pq.read_table(store.path("grade", grade.id) / "results.parquet").to_pydict()
-        full = store.manifest("grade", grade.id)["summary"]["full"]
-        yield _result(item, _told(item.run, plan), tables[grade.id], full)
+        summary = store.manifest("grade", grade.id)["summary"]
+        yield _result(item, _told(item.run, plan), tables[grade.id], summary)
 
 
 def read_result(item: Evaluated, store: Store) -> Result:
@@ -123,8 +129,8 @@ def read_result(item: Evaluated, store: Store) -> Result:
     import pyarrow.parquet as pq
 
     folder = store.path("grade", item.grade.id)
-    full = store.manifest("grade", item.grade.id)["summary"]["full"]
-    return _result(item, item.run, pq.read_table(folder / "results.parquet").to_pydict(), full)
+    summary = store.manifest("grade", item.grade.id)["summary"]
+    return _result(item, item.run, pq.read_table(folder / "results.parquet").to_pydict(), summary)
 
 
 def finite(results: Iterable[Result], plan: Plan) -> tuple[list[Result], list[str]]:
@@ -158,7 +164,7 @@ def _bad(result: Result) -> list[int]:
     return [place for place, pair in enumerate(pairs) if not all(v is not None and math.isfinite(v) for v in pair)]
 
 
-def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], full: int) -> Result:
+def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], summary: Mapping[str, Any]) -> Result:
     return Result(
         run=run,
         stage=item.stage,
@@ -171,10 +177,12 @@ def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], ful
         items=columns["item"],
         scores=columns["score"],
         weights=columns["weight"],
-        full_size=full,
+        full_size=summary["full"],
         extra={name: values for name, values in columns.items() if name not in ("item", "score", "weight")},
         stage_id=item.grade.id,
         fraction=item.fraction,
+        unjudged=summary.get("unjudged", 0),
+        verdicts=summary.get("verdicts", {}),
     )
 
 
@@ -560,6 +568,13 @@ def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[s
     answers = sum(m["summary"].get("items", 0) for m in manifests.values() if m["kind"] == "generate")
     if cut:
         yield f"{cut} of {answers} generated answers reached max_new_tokens before their end."
+    for item in plan.evaluated:
+        if (summary := manifests.get(item.grade.id, {}).get("summary", {})).get("unjudged"):
+            failed = ", ".join(f"{count} {why}" for why, count in summary["verdicts"]["failed"].items())
+            yield (
+                f"{_run_name(item.run, plan)}, {item.evaluator}: {summary['unjudged']} of {summary['replies']} replies "
+                f"have no score, since their judge gave no verdict ({failed}); they are left out, not counted as 0."
+            )
     accepted = {
         one["name"]
         for m in manifests.values()
