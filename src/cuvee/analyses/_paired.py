@@ -88,9 +88,9 @@ def tested(pairs: Pairs[Key], resamples: int, seed: int) -> tuple[dict[Key, Test
 
 def test_note(count: int) -> str:
     """Return how the differences of a table were tested."""
+    many = "comparisons" if count != 1 else "comparison"
     return (
         "Differences are on the same items; exact McNemar test for 0/1 scores of one seed, paired permutation test "
-        f"otherwise; p Holm-corrected over the {count} comparison{'s' * (count != 1)} of this table; intervals are "
-        "95 % each, uncorrected. A true difference below the smallest visible one would be missed more than one time in "
-        "five."
+        f"otherwise; p Holm-corrected over the {count} {many} of this table; intervals are 95 % each, uncorrected. A "
+        "true difference below the smallest visible one would be missed more than one time in five."
     )
