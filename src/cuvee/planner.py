@@ -252,9 +252,8 @@ class _Builder:
         for base, seed, (info, run, params, key) in itertools.product(
             self._bases(), self.recipe.seeds, list(self._expanded())
         ):
-            info = RunInfo(
-                info.name, info.strategy, info.params, self.refs[base.id].path, seed, training=dict(run.training)
-            )
+            info = replace(info, base=self.refs[base.id].path, seed=seed, training=dict(run.training))
+            info = replace(info, sources={name: choice.model_dump() for name, choice in run.sources.items()})
             self.runs.append(self._plan_run(info, run, params, key, base))
         # A run may be compared with one that comes later in the recipe.
         for planned in self.runs:
@@ -381,7 +380,7 @@ class _Builder:
         module = components.find("strategies", run.strategy)
         trained = {name: one for name, one in ingredients.items() if not self.recipe.sources[name].replay}
         try:
-            final = module.plan(trained, base, settings, params)
+            final = module.plan(self._chosen(run, trained, key), base, settings, params)
         except RecipeError as error:
             raise self.located.error(error.message, *key, *filter(None, error.key.split("."))) from error
         models = _chain(final)
@@ -393,6 +392,20 @@ class _Builder:
                 "strategy",
             )
         return PlannedRun(info, base, models, settings, ingredients)
+
+    def _chosen(
+        self, run: Run, ingredients: Mapping[str, Ingredient], key: tuple[str | int, ...]
+    ) -> Mapping[str, Ingredient]:
+        """Return the sources that a run's strategy sees, with the run's changes."""
+        for name in run.sources:
+            if name not in ingredients:
+                message = f"there is no source '{name}'.{did_you_mean(name, ingredients)}"
+                raise self.located.error(message, *key, "sources", name)
+        changed = {
+            name: replace(ingredients[name], how=choice.changed(ingredients[name].how))
+            for name, choice in run.sources.items()
+        }
+        return changed or ingredients
 
     def _setting(
         self, run: Run, key: tuple[str | int, ...], base: Base, seed: int
@@ -519,7 +532,7 @@ class _Builder:
                 *key,
             )
         if module.ANSWERS == "choose":
-            return self._chosen(run, model, component, module, params, key)
+            return self._weigh(run, model, component, module, params, key)
         if module.ANSWERS == "score":
             self._need_heldout(ability, key)
             likelihoods = score(model, [ingredient.part for ingredient in ingredients], common)
@@ -542,7 +555,7 @@ class _Builder:
         graded = components.without_absent(module, module.grade_params(params))
         return grade(answers, component.name, module.VERSION, graded)
 
-    def _chosen(
+    def _weigh(
         self,
         run: PlannedRun,
         model: Model,
@@ -758,7 +771,8 @@ def _named(drafts: list[Draft]) -> Iterator[tuple[RunInfo, Run, Params, tuple[st
     used: dict[str, int] = {}
     for name, (run, params, _, key) in zip(short, drafts, strict=True):
         if short.count(name) > 1:
-            name = _name(run, params, [*run.params, *(["training"] if run.training else [])])
+            more = [key for key in ("training", "sources") if getattr(run, key)]
+            name = _name(run, params, [*run.params, *more])
         used[name] = used.get(name, 0) + 1
         if used[name] > 1:
             name = f"{name} #{used[name]}"
@@ -766,7 +780,8 @@ def _named(drafts: list[Draft]) -> Iterator[tuple[RunInfo, Run, Params, tuple[st
 
 
 def _name(run: Run, params: Params, shown: list[str]) -> str:
-    values = {**dict(params), "training": ",".join(f"{k}={v}" for k, v in run.training.items())}
+    training = ",".join(f"{k}={v}" for k, v in run.training.items())
+    values = {**dict(params), "training": training, "sources": ",".join(run.sources)}
     parts = [f"{name}={_text(values[name])}" for name in shown]
     return " ".join([run.name or run.strategy, *parts])
 

@@ -56,8 +56,14 @@ class Ingredient:
 
     def share(self, fraction: Fraction) -> Ingredient:
         """Return the same source reduced to a share of what it was: a nested subset of floor(share * n) rows."""
-        amounts = [*self.how.get("amounts", []), {"share": fraction}]
-        return replace(self, how={**self.how, "amounts": amounts})
+        return self._reduced({"share": fraction})
+
+    def count(self, rows: int) -> Ingredient:
+        """Return the same source reduced to so many rows, nested likewise."""
+        return self._reduced({"count": rows})
+
+    def _reduced(self, amount: Mapping[str, Any]) -> Ingredient:
+        return replace(self, how={**self.how, "amounts": [*self.how.get("amounts", []), amount]})
 
     @property
     def part(self) -> Part:
@@ -477,6 +483,44 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
+class Portion:
+    """What one training saw of one source, in one epoch.
+
+    Args:
+        source, ability: its names.
+        rows: examples that were trained on.
+        supervised_tokens: tokens with loss in them.
+        pool: rows that were there to choose from, after held-out rows, duplicates and filters.
+    """
+
+    source: str
+    ability: str
+    rows: int
+    supervised_tokens: int
+    pool: int
+
+
+@dataclass(frozen=True)
+class TrainingInfo:
+    """One finished training of a run, all epochs.
+
+    Args:
+        id: of its stage; runs that share the training share the id.
+        epochs, steps, supervised_tokens, total_tokens: as stored.
+        seconds: of wall clock, all attempts together.
+        portions: what it saw, one a source.
+    """
+
+    id: str
+    epochs: int
+    steps: int
+    supervised_tokens: int
+    total_tokens: int
+    seconds: float
+    portions: tuple[Portion, ...]
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """What tells one run from another.
 
@@ -487,6 +531,8 @@ class RunInfo:
         base: the base model's name.
         seed: the run's seed.
         training: the run's own training settings, where they differ from the recipe's.
+        sources: the sources it uses with its own changes to them; empty where it uses all as the recipe has them.
+        trainings: its trainings in order; empty while one of them is not finished, and where nothing is trained.
     """
 
     name: str
@@ -495,6 +541,8 @@ class RunInfo:
     base: str
     seed: int
     training: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    trainings: tuple[TrainingInfo, ...] = ()
 
 
 @dataclass(frozen=True)

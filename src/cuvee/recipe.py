@@ -477,14 +477,45 @@ class Training(_Part):
         return {k: v for k, v in values.items() if k not in self.ABSENT_WHEN or v != self.ABSENT_WHEN[k]}
 
 
+class Choice(_Part):
+    """What a run changes of a source it uses; what is absent stays as the source has it."""
+
+    amount: Amount | None = None
+    drop: Rule | None = None
+    keep: Rule | None = None
+
+    def changed(self, how: Mapping[str, Any]) -> dict[str, Any]:
+        """Return which rows of the source are used."""
+        found = dict(how)
+        if self.amount:
+            found["amounts"] = [self.amount.canonical()]
+        for name, rule in (("drop", self.drop), ("keep", self.keep)):
+            if rule:
+                found[name] = rule.canonical()
+        return found
+
+
+def _choices(value: Any) -> Any:
+    """Accept a list of names where nothing of the sources is changed."""
+    if isinstance(value, list | tuple):
+        return {name: {} for name in value}
+    return {name: {} if choice is None else choice for name, choice in value.items()} if value else value
+
+
 class Run(BaseModel):
-    """One strategy with its parameters; a list where the strategy takes one value is one run each."""
+    """One strategy with its parameters; a list where the strategy takes one value is one run each.
+
+    Args:
+        sources: the sources that this run uses, a list of names or each with its changes; all when absent. What is
+            measured stays the same.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     strategy: str
     name: str | None = None
     training: Mapping[str, Any] = Field(default_factory=dict)
+    sources: Annotated[Mapping[str, Choice], BeforeValidator(_choices)] = Field(default_factory=dict)
 
     @property
     def params(self) -> dict[str, Any]:

@@ -33,6 +33,8 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "sequential": {"order": ["a", "b"]},
     "mixed_sequential": {"general": "a"},
     "dmt": {"general": "a", "k": "1/4"},
+    "single": {"source": "a"},
+    "ratio": {"general": "a"},
 }
 
 

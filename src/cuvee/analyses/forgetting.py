@@ -7,6 +7,9 @@ before on the same items.
     analyses: [forgetting]          # evaluators with `stages: all`; heldout_loss is one
 
 Runs that share a stage share its test, which enters the Holm correction once.
+
+Of 0/1 scores each step also counts items: learned (wrong before, right now), kept (right twice), lost (right before,
+wrong now) and relearned (learned now, and right once before). The net change hides a loss behind an equal gain.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from cuvee import protocols
@@ -25,7 +30,7 @@ from cuvee.analyses._stats import RESAMPLES, Comparison, Estimate, Sample, compa
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure, Result, Table
 
-VERSION = 2
+VERSION = 3
 
 SIGNS = {"lost": "▼", "gained": "▲", "no change seen": "·"}
 
@@ -61,6 +66,52 @@ class Change:
     p: float
     smallest: float
     flag: str
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Items of 0/1 scores that a stage moved, averaged over seeds.
+
+    Args:
+        learned: wrong before, right now.
+        kept: right before and now.
+        lost: right before, wrong now.
+        relearned: of the learned, those that were right at an earlier stage.
+    """
+
+    learned: float
+    kept: float
+    lost: float
+    relearned: float
+
+
+def moves(path: Sequence[Sample]) -> list[Moves | None]:
+    """Return what each stage of a path moved against the one before; None where scores are not 0/1 or items differ."""
+    found: list[Moves | None] = []
+    for place, (old, new) in enumerate(pairwise(path)):
+        earlier = path[:place]
+        same = all(each.items == new.items and each.zero_one for each in (*earlier, old, new))
+        found.append(_moved(earlier, old, new) if same else None)
+    return found
+
+
+def _moved(earlier: Sequence[Sample], old: Sample, new: Sample) -> Moves | None:
+    """A model with one seed (the base) stands against every seed of the other; other seeds go by name."""
+    seeds = [seed for seed in new.seeds if all(len(s.seeds) == 1 or seed in s.seeds for s in (*earlier, old))]
+    if not seeds:
+        return None
+    counts = np.zeros(4)
+    for seed in seeds:
+        right, before = (_right(each, seed) for each in (new, old))
+        once = np.any([_right(each, seed) for each in earlier], axis=0) if earlier else np.zeros_like(right)
+        learned = right & ~before
+        counts += [learned.sum(), (right & before).sum(), (before & ~right).sum(), (learned & once).sum()]
+    return Moves(*(counts / len(seeds)).tolist())
+
+
+def _right(of: Sample, seed: int) -> NDArray[np.bool_]:
+    row = of.by_seed[0] if len(of.seeds) == 1 else of.by_seed[of.seeds.index(seed)]
+    return np.asarray(row == 1, dtype=np.bool_)
 
 
 def table(results: Sequence[Result], params: Params) -> list[Table]:
@@ -234,13 +285,18 @@ def _line(path: Sequence[Step], changes: Mapping[Key, Change]) -> str:
 def _rows(paths: Sequence[Sequence[Step]], changes: Mapping[Key, Change]) -> tuple[list[str], list[dict[str, Any]]]:
     rows = []
     for path in paths:
-        for old, step in [(None, path[0]), *pairwise(path)]:
+        moved = [None, *moves([step.sample for step in path])]
+        for (old, step), items in zip([(None, path[0]), *pairwise(path)], moved, strict=True):
             change = changes.get(_key(old, step)) if old else None
-            rows.append(_row(step, estimate(step.sample), change))
-    columns = list(rows[0])
-    if all(row["SD between seeds"] is None for row in rows):
-        columns.remove("SD between seeds")
+            rows.append({**_row(step, estimate(step.sample), change), **_moves_row(items)})
+    optional = ("SD between seeds", *_moves_row(None))
+    columns = [name for name in rows[0] if name not in optional or any(row[name] is not None for row in rows)]
     return columns, [{name: row[name] for name in columns} for row in rows]
+
+
+def _moves_row(items: Moves | None) -> dict[str, Any]:
+    names = ("learned", "kept", "lost", "relearned")
+    return {name: None if items is None else f"{getattr(items, name):.3g}" for name in names}
 
 
 def _row(step: Step, found: Estimate, change: Change | None) -> dict[str, Any]:
@@ -267,6 +323,8 @@ def _notes(changes: Mapping[Key, Change]) -> list[str]:
     return [
         "Change is this stage minus the last one measured before it, on the same items; exact McNemar test "
         "for 0/1 scores of one seed, paired permutation test otherwise. Intervals are 95 % each, uncorrected.",
+        "Learned, kept, lost and relearned count items of 0/1 scores, averaged over seeds; relearned are those of the "
+        "learned that an earlier stage already had right.",
         f"p is Holm-corrected over the {len(changes)} different steps of this table (a stage that several "
         "runs share counts once); a true change below the smallest visible one would be missed more than one "
         "time in five.",

@@ -7,6 +7,7 @@ multi-task training as a line. Runs are compared only with runs of equal trainin
 settings of its own belongs to a sweep of its own.
 
     analyses: [k_sweep]     # runs: dmt with a list of k; mixed_sequential for k = 0; multi_task for the line
+    analyses: [{k_sweep: {weights: {general: 2, math: 1}}}]     # what the recommended k goes by
 """
 
 from __future__ import annotations
@@ -19,22 +20,25 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from cuvee import canonical, protocols
-from cuvee.analyses import _results
+from cuvee.analyses import _results, _verdict
+from cuvee.analyses._knee import Choice, Knee, knee
 from cuvee.analyses._results import LEVEL, Measure, Panel
 from cuvee.analyses._stats import RESAMPLES, Comparison, Sample, compare_all, draws_for, estimate, holm
 from cuvee.protocols import Figure, Result, RunInfo, Table
 
-VERSION = 2
+VERSION = 3
 
 SIGNS = {"better than k = 0": "▲", "worse than k = 0": "▼", "not separable from k = 0": "·"}
 
 
 class Params(protocols.Params):
     """Args:
+    weights: what each ability counts for in the recommended k; 1 where it is not named.
     resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
     seed: of both.
     """
 
+    weights: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
     seed: int = 0
 
@@ -114,7 +118,7 @@ def sweeps(runs: Sequence[RunInfo]) -> list[Sweep]:
     lost += [
         f"{run.name} is the reference of no sweep: no dmt run shares its {_settings(run)}."
         for run in runs
-        if run.strategy == "multi_task" and _training(run) not in trained
+        if _is_whole(run) and _training(run) not in trained
     ]
     return [replace(sweep, notes=(*sweep.notes, *lost)) for sweep in found]
 
@@ -127,16 +131,23 @@ def _sweep(members: Sequence[RunInfo], runs: Sequence[RunInfo]) -> Sweep:
         k = share(run.params.get("k", 0))
         if by_k.setdefault(k, run.name) != run.name:
             notes.append(f"{run.name} is not shown: {by_k[k]} has the same k and the same settings.")
-    equal = [run.name for run in runs if run.strategy == "multi_task" and _training(run) == _training(members[0])]
+    equal = [run.name for run in runs if _is_whole(run) and _training(run) == _training(members[0])]
     notes += [f"{name} is not shown: {equal[0]} is the reference." for name in equal[1:]]
-    if not equal and any(run.strategy == "multi_task" for run in runs):
+    if not equal and any(_is_whole(run) for run in runs):
         notes.append("There is no reference line: no multi_task run has the training settings of this sweep.")
     return Sweep(dict(sorted(by_k.items())), equal[0] if equal else None, _settings(members[0]), tuple(notes))
 
 
+def _is_whole(run: RunInfo) -> bool:
+    """Whether a run is multi-task training on everything."""
+    part = share(run.params.get("share", 1)) != 1 or run.params.get("count") is not None
+    return run.strategy == "multi_task" and not part and not run.sources
+
+
 def _rest(run: RunInfo) -> str:
     """Everything of a run but k."""
-    return canonical.text([{name: value for name, value in run.params.items() if name != "k"}, _training(run)])
+    rest = {name: value for name, value in run.params.items() if name != "k"}
+    return canonical.text([rest, _training(run), *([str(run.sources)] if run.sources else [])])
 
 
 def _training(run: RunInfo) -> str:
@@ -184,7 +195,51 @@ def _sweep_tables(sweep: Sweep, own: Sequence[Result], params: Params, title: st
     overviews = [_overview(panel, sweep, samples, gains, title) for panel in _results.panels(finals)]
     if notes and overviews:
         overviews[0] = replace(overviews[0], notes=[*overviews[0].notes, *notes])
-    return [*overviews, Table(f"{title}, every comparison", list(rows[0]), rows, [*_notes(sweep, gains), *notes])]
+    chosen = _which(sweep, samples, _results.measures(finals), params, title)
+    return [
+        *overviews,
+        *chosen,
+        Table(f"{title}, every comparison", list(rows[0]), rows, [*_notes(sweep, gains), *notes]),
+    ]
+
+
+def _which(sweep: Sweep, samples: Samples, measures: Sequence[Measure], params: Params, title: str) -> list[Table]:
+    """Which k to take under the user's weights: the smallest within one standard error of the best."""
+    if len(sweep.runs) < 2:
+        return []
+    primary = _verdict.primary(measures)
+    found = knee(sweep.runs, samples, primary, params.weights, params.resamples, params.seed)
+    unknown = sorted(set(params.weights) - {measure.ability for measure in primary})
+    notes = [_recommendation(found), *(f"A weight is given for {name}, which is not measured." for name in unknown)]
+    rows = [_choice_row(each, found) for each in found.choices]
+    return [Table(f"{title}: which k", list(rows[0]) if rows else ["k"], rows, notes)]
+
+
+def _recommendation(found: Knee) -> str:
+    shares = ", ".join(f"{name} {weight:g}" for name, weight in found.weights.items())
+    if found.recommended is None:
+        return f"No k is recommended: {found.refusal}."
+    best = found.best
+    head = f"k = {found.recommended} is recommended"
+    why = "the best by weighted score" if found.recommended == best else f"the smallest k as good as the best ({best})"
+    return (
+        f"{head}: {why}, within one standard error of the paired difference. Weights: {shares}; by "
+        f"{found.measures[0].metric}. 'Best in' is how often a k comes first among the draws; a choice, not a test."
+    )
+
+
+def _choice_row(each: Choice, found: Knee) -> dict[str, Any]:
+    to = found.measures[0].scale
+    known = each.low is not None and each.high is not None and each.behind > 0
+    return {
+        "k": str(each.k),
+        f"weighted score ({to.short})": to.text(each.value),
+        f"behind the best ({to.unit})": to.text(each.behind),
+        "95 % interval": f"{to.signed(each.low or 0.0)}..{to.signed(each.high or 0.0)}" if known else None,
+        "standard error": to.text(each.se),
+        "best in": f"{each.best_in:.0%}",
+        "reading": "recommended" if each.k == found.recommended else "",
+    }
 
 
 def _overview(panel: Panel, sweep: Sweep, samples: Samples, gains: Gains, title: str) -> Table:

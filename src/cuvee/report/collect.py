@@ -15,8 +15,8 @@ from typing import Any
 from cuvee import canonical, components, gate, planview
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
-from cuvee.planner import Evaluated, Plan, display_name
-from cuvee.protocols import Ingredient, Result, RunInfo, Table
+from cuvee.planner import Evaluated, Plan, PlannedRun, display_name
+from cuvee.protocols import Ingredient, Portion, Result, RunInfo, Table, TrainingInfo
 from cuvee.report.data import Curve, ReportData
 from cuvee.stage import Stage
 from cuvee.store import Store
@@ -114,6 +114,7 @@ def read_results(plan: Plan, store: Store) -> Iterator[Result]:
     import pyarrow.parquet as pq
 
     tables: dict[str, dict[str, list[Any]]] = {}
+    told = {id(run.info): replace(_told(run.info, plan), trainings=_trained(run, store)) for run in plan.runs}
     for item in plan.evaluated:
         grade = item.grade
         if not store.has("grade", grade.id):
@@ -121,7 +122,27 @@ def read_results(plan: Plan, store: Store) -> Iterator[Result]:
         if grade.id not in tables:
             tables[grade.id] = pq.read_table(store.path("grade", grade.id) / "results.parquet").to_pydict()
         summary = store.manifest("grade", grade.id)["summary"]
-        yield _result(item, _told(item.run, plan), tables[grade.id], summary)
+        yield _result(item, told[id(item.run)], tables[grade.id], summary)
+
+
+def _trained(run: PlannedRun, store: Store) -> tuple[TrainingInfo, ...]:
+    """Return a run's trainings with what each saw; none unless all are finished."""
+    trainings = [model.training for model in run.models]
+    if not all(store.has("train", stage.id) and store.has("mix", stage.one("data").id) for stage in trainings):
+        return ()
+    return tuple(_training(stage, store) for stage in trainings)
+
+
+def _training(stage: Stage, store: Store) -> TrainingInfo:
+    mix, summary = stage.one("data"), store.manifest("train", stage.id)["summary"]
+    parts = store.manifest("mix", mix.id)["summary"]["parts"]
+    portions = tuple(
+        Portion(name, ability, part["rows"], part["supervised_tokens"], part["pool"])
+        for (name, ability), part in zip(mix.locate["parts"], parts, strict=True)
+    )
+    totals = {name: int(summary[name]) for name in ("steps", "supervised_tokens", "total_tokens")}
+    epochs = int(stage.params["epochs"])
+    return TrainingInfo(id=stage.id, epochs=epochs, seconds=float(summary["seconds"]), portions=portions, **totals)
 
 
 def read_result(item: Evaluated, store: Store) -> Result:
@@ -250,7 +271,7 @@ def _fit(source: Mapping[str, Any], part: Mapping[str, Any]) -> int | None:
     own, taken = _amounts(source), _amounts(part)
     if _filters(source) != _filters(part) or taken[: len(own)] != own:
         return None
-    return len(own) if all("share" in amount for amount in taken[len(own) :]) else None
+    return len(own) if all({"share", "count"} & amount.keys() for amount in taken[len(own) :]) else None
 
 
 def _amounts(how: Mapping[str, Any]) -> list[Mapping[str, Any]]:

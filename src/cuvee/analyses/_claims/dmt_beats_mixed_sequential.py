@@ -1,0 +1,31 @@
+"""A little replay beats none: DMT with its smallest k against mixed sequential training, on every ability."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from cuvee.analyses._claims._evidence import Evidence, Outcome
+
+FINDING = "DMT with a small k (the papers' 1/256) beats mixed sequential training on special and general ability both."
+SOURCE = "Dong et al., arXiv 2310.05492, section 4.3, tables 1 and 5"
+NEEDS = "{strategy: dmt, k: 1/256, ...} and {strategy: mixed_sequential, ...} with the same training settings"
+
+
+def outcomes(evidence: Evidence) -> list[Outcome]:
+    """Return one outcome a mixed sequential run: every ability has to rise."""
+    found = []
+    for mixed in evidence.runs("mixed_sequential"):
+        sweep = [
+            (Fraction(str(run.params.get("k", 0))), run)
+            for run in evidence.runs("dmt")
+            if dict(run.training) == dict(mixed.training) and dict(run.sources) == dict(mixed.sources)
+        ]
+        positive = [(k, run) for k, run in sweep if k > 0]
+        if not positive:
+            continue
+        k, dmt = min(positive, key=lambda pair: pair[0])
+        tests = {m: evidence.test(m, evidence.sample(dmt, m), evidence.sample(mixed, m)) for m in evidence.measures}
+        parts = [(m.ability, evidence.rises(t), t) for m, t in tests.items() if t is not None]
+        if parts:
+            found.append(evidence.together(f"k = {k} minus {mixed.name}", parts))
+    return found

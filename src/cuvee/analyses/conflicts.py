@@ -1,0 +1,334 @@
+"""Conflicts: an ability trained alone against mixed with others, at the same rows of its own.
+
+Dong et al., arXiv 2310.05492, section 3.3 and figure 3 (RQ2): mixing helps when data is scarce and hurts when it is
+plentiful. Each mixed run is compared with the run of the ability alone that saw as many of its rows. The crossing
+point is where the line
+
+    score mixed - score alone = a + b ln(rows)
+
+passes 0; its interval are the amounts at which the line's bootstrap interval holds 0 (Fieller 1954, by draws), so an
+interval that has no end says that these runs do not bound it.
+
+    analyses: [conflicts]   # runs: single at some shares of each source, and multi_task at the same shares
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from cuvee import protocols
+from cuvee.analyses import _results
+from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen, setting
+from cuvee.analyses._draws import cloud, interval
+from cuvee.analyses._paired import BETTER, SIGNS, WORSE, Tested, test_note, tested
+from cuvee.analyses._results import Measure
+from cuvee.analyses._stats import RESAMPLES, Floats, Sample, estimate
+from cuvee.protocols import Figure, Result, Table
+
+VERSION = 1
+
+ASK = (
+    "Nothing to compare: no ability was trained alone and mixed with others at the same number of its rows. Add "
+    "{strategy: single, source: [...], share: [1, 1/4]} and {strategy: multi_task, share: [1, 1/4]}."
+)
+
+NEARLY = 0.02
+"""How far two amounts may differ and still count as the same."""
+
+
+class Params(protocols.Params):
+    """Args:
+    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
+    seed: of both.
+    """
+
+    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where mixing stops helping, in rows of the ability.
+
+    Args:
+        slope: change of (mixed - alone) with each doubling, as an improvement; below 0 where more data turns against.
+        slope_ends: its 95 % interval.
+        at: the rows where the line passes 0; None where it does so far outside the amounts.
+        low, high: ends of the interval; None where these runs set no end.
+        turns: whether the slope's interval leaves out 0.
+    """
+
+    slope: float
+    slope_ends: tuple[float, float]
+    at: float | None
+    low: float | None
+    high: float | None
+    turns: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Conflict:
+    """One ability on one measure: mixed against alone along the amounts."""
+
+    measure: Measure
+    mixed: AmountCurve
+    pairs: tuple[tuple[Seen, Seen], ...]
+    tests: tuple[Tested, ...]
+    crossing: Crossing | None
+    samples: tuple[tuple[Sample, Sample], ...]
+    refusal: str = ""
+
+    @property
+    def rows(self) -> list[float]:
+        """Rows of the ability along the pairs."""
+        return [alone.rows_of(self.measure.ability) for alone, _ in self.pairs]
+
+    @property
+    def reading(self) -> str:
+        """What mixing does at the least and at the largest amount."""
+        first, last = self.tests[0].reading, self.tests[-1].reading
+        if len(self.tests) == 1:
+            return {BETTER: "mixing helps", WORSE: "mixing hurts"}.get(first, "no difference seen")
+        if first == BETTER and last == WORSE:
+            return "helps when scarce, hurts when plentiful"
+        words = {BETTER: "helps", WORSE: "hurts"}
+        return f"{words.get(first, 'nothing seen')} at the least, {words.get(last, 'nothing seen')} at the largest"
+
+
+def table(results: Sequence[Result], params: Params) -> list[Table]:
+    """Return for each base model the conflicts by ability, then every pair of runs."""
+    names = _results.bases(results)
+    tables: list[Table] = []
+    for base in names:
+        own = [result for result in results if result.run.base == base]
+        tables += _of_base(own, params, base, len(names) > 1)
+    return tables or [Table("Alone against mixed", ["ability"], [], [ASK])]
+
+
+@dataclass(frozen=True)
+class _Match:
+    measure: Measure
+    mixed: AmountCurve
+    pairs: list[tuple[Seen, Seen]] = field(default_factory=list)
+
+
+def conflicts(own: Sequence[Result], params: Params) -> list[Conflict]:
+    """Return the conflicts of one base model: every mixed curve that has runs alone beside it."""
+    samples = _results.final_samples(own)
+    points = seen(own)
+    matches: list[_Match] = []
+    for measure in _results.measures(result for result in own if result.final):
+        kept = [point for point in points if measure in samples.get(point.run, {})]
+        matches += _matches(kept, measure)
+    pairs = {
+        (number, place): (match.measure, samples[mixed.run][match.measure], samples[alone.run][match.measure])
+        for number, match in enumerate(matches)
+        for place, (alone, mixed) in enumerate(match.pairs)
+    }
+    tests, refused = tested(pairs, params.resamples, params.seed)
+    found = []
+    for number, match in enumerate(matches):
+        places = [place for place in range(len(match.pairs)) if (number, place) not in refused]
+        if places:
+            kept_pairs = tuple(match.pairs[place] for place in places)
+            found.append(_conflict(match, kept_pairs, tuple(tests[number, place] for place in places), samples, params))
+    return found
+
+
+def _matches(points: Sequence[Seen], measure: Measure) -> list[_Match]:
+    """Pair each run of a mixed curve with the run alone that saw as many rows of the ability."""
+    ability = measure.ability
+    singles = [point for point in points if point.is_single and point.rows_of(ability)]
+    found = []
+    for curve in curves(points, ability, least=1):
+        if curve.points[0].is_single:
+            continue
+        pairs = []
+        for mixed in curve.points:
+            alone = [one for one in singles if _alike(one, mixed, ability)]
+            if alone:
+                pairs.append((min(alone, key=lambda one: abs(one.rows_of(ability) - mixed.rows_of(ability))), mixed))
+        if pairs:
+            found.append(_Match(measure, curve, pairs))
+    return found
+
+
+def _alike(alone: Seen, mixed: Seen, ability: str) -> bool:
+    """Whether a run alone saw as much of the ability, under the same training settings."""
+    ours, theirs = alone.rows_of(ability), mixed.rows_of(ability)
+    same = setting(alone.info) == setting(mixed.info) or (
+        dict(alone.info.training) == dict(mixed.info.training) and not any(map(_filters, (alone, mixed)))
+    )
+    return same and abs(ours - theirs) <= NEARLY * max(ours, theirs)
+
+
+def _filters(point: Seen) -> bool:
+    return any(change.get("drop") or change.get("keep") for change in point.info.sources.values())
+
+
+def _conflict(
+    match: _Match,
+    pairs: tuple[tuple[Seen, Seen], ...],
+    tests: tuple[Tested, ...],
+    samples: Mapping[str, Mapping[Measure, Sample]],
+    params: Params,
+) -> Conflict:
+    measure = match.measure
+    runs = dict.fromkeys(point.run for pair in pairs for point in pair)
+    of = cloud({run: samples[run][measure] for run in runs}, params.resamples, params.seed)
+    both = tuple((samples[alone.run][measure], samples[mixed.run][measure]) for alone, mixed in pairs)
+    crossing = None
+    refusal = of.refusal
+    if not refusal and len(pairs) >= 3:
+        sign = 1 if measure.higher_is_better else -1
+        old, old_draws = of.take([alone.run for alone, _ in pairs])
+        new, new_draws = of.take([mixed.run for _, mixed in pairs])
+        rows = np.array([alone.rows_of(measure.ability) for alone, _ in pairs])
+        crossing = crossing_of(rows, sign * (new - old), sign * (new_draws - old_draws))
+    elif not refusal:
+        refusal = f"{len(pairs)} amounts are too few for a crossing point (3 are needed)"
+    return Conflict(measure, match.mixed, pairs, tests, crossing, both, refusal)
+
+
+def crossing_of(rows: Floats, gains: Floats, draws: Floats) -> Crossing | None:
+    """Return where a line through gains against ln(rows) passes 0, with the interval by inversion of its band.
+
+    Args:
+        rows: amounts, ascending, (m,).
+        gains: mixed minus alone, positive where mixing helps, (m,).
+        draws: of the gains, (resamples, m).
+    """
+    if float(np.ptp(draws)) == 0:
+        return None
+    variance = draws.var(axis=0)
+    weights = 1 / np.maximum(variance, float(np.median(variance)) / 4)
+    u = np.log2(rows)
+    line, lines = _line(u, gains[None, :], weights)[0], _line(u, draws, weights)
+    ends = interval(lines[:, 1])
+    if ends[0] is None or ends[1] is None:
+        return None
+    turns = ends[0] > 0 or ends[1] < 0
+    span = float(u[-1] - u[0])
+    root = float(-line[0] / line[1]) if line[1] else float("inf")
+    at = float(2.0**root) if abs(root - float(u.mean())) <= 1.5 * span else None
+    grid = np.linspace(u[0] - span, u[-1] + span, 601)
+    low, high = np.quantile(lines[:, :1] + lines[:, 1:] * grid, [0.025, 0.975], axis=0)
+    holds = (low <= 0) & (high >= 0)
+    first, last = (None, None)
+    if turns and holds.any():
+        inside = np.flatnonzero(holds)
+        first = None if holds[0] else float(2.0 ** grid[inside[0]])
+        last = None if holds[-1] else float(2.0 ** grid[inside[-1]])
+    return Crossing(float(line[1]), (ends[0], ends[1]), at if turns else None, first, last, turns)
+
+
+def _line(u: Floats, ys: Floats, weights: Floats) -> Floats:
+    """Return (a, b) of y = a + b u for each row, (rows, 2)."""
+    design = np.stack([np.ones_like(u), u], axis=1)
+    normal = design.T * weights
+    return np.asarray(np.linalg.solve(normal @ design, normal @ ys.T).T, dtype=np.float64)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) -> list[Table]:
+    found = conflicts(own, params)
+    title = _results.titled("Alone against mixed", base, several)
+    if not found:
+        return [Table(title, ["ability"], [], [ASK])]
+    rows = [_row(each) for each in found]
+    pairs = [_pair(each, place) for each in found for place in range(len(each.pairs))]
+    figures = [_figure(each, base, several) for each in found if len(each.pairs) > 1]
+    tests = sum(len(each.tests) for each in found)
+    notes = [
+        *(f"{each.measure.ability} ({each.measure.evaluator}): {_sentence(each)}" for each in found),
+        "Mixed runs see the same rows of the ability and those of the other sources besides: equal in this ability's "
+        "data, not in compute.",
+        "The crossing point is where a straight line through (mixed minus alone) against log2(rows) passes 0, and its "
+        "interval are the amounts where the line's 95 % band holds 0. It is given only where the slope differs from 0.",
+        test_note(tests),
+    ]
+    return [Table(title, list(rows[0]), rows, notes, figures), Table(f"{title}, every pair", list(pairs[0]), pairs)]
+
+
+def _row(each: Conflict) -> dict[str, Any]:
+    to, crossing = each.measure.scale, each.crossing
+    first, last = each.tests[0], each.tests[-1]
+    return {
+        "ability": each.measure.ability,
+        "evaluator": each.measure.evaluator,
+        "unit": to.short,
+        "mixed": each.mixed.label,
+        "amounts": len(each.pairs),
+        "least rows": round(each.rows[0]),
+        "difference at the least": f"{to.signed(first.comparison.difference)} {SIGNS[first.reading]}",
+        "largest rows": round(each.rows[-1]),
+        "difference at the largest": f"{to.signed(last.comparison.difference)} {SIGNS[last.reading]}",
+        "gain per doubling": crossing and f"{_gain(crossing.slope, to)} ({_span(crossing, to)})",
+        "crossing (rows)": crossing_words(crossing),
+        "reading": each.reading,
+    }
+
+
+def _gain(value: float, to: _results.Scale) -> str:
+    return f"{value * to.factor + 0.0:+.{to.digits}f}"
+
+
+def _span(crossing: Crossing, to: _results.Scale) -> str:
+    return f"{_gain(crossing.slope_ends[0], to)}..{_gain(crossing.slope_ends[1], to)}"
+
+
+def crossing_words(crossing: Crossing | None) -> str | None:
+    """Return the crossing point with its interval, as far as there is one."""
+    if crossing is None:
+        return None
+    if not crossing.turns:
+        return "none seen"
+    low = "no lower end" if crossing.low is None else f"{crossing.low:,.0f}"
+    high = "no upper end" if crossing.high is None else f"{crossing.high:,.0f}"
+    at = "outside these amounts" if crossing.at is None else f"{crossing.at:,.0f}"
+    return f"{at} ({low}..{high})"
+
+
+def _sentence(each: Conflict) -> str:
+    found = crossing_words(each.crossing)
+    tail = f"; crossing at {found} rows" if each.crossing and each.crossing.turns else ""
+    why = f"; no crossing point: {each.refusal}" if each.refusal else ""
+    return f"{each.reading}{tail}{why}."
+
+
+def _pair(each: Conflict, place: int) -> dict[str, Any]:
+    (alone, mixed), to = each.pairs[place], each.measure.scale
+    old, new = each.samples[place]
+    return {
+        "ability": each.measure.ability,
+        "evaluator": each.measure.evaluator,
+        "unit": to.short,
+        "rows": round(each.rows[place]),
+        "supervised tokens": round(alone.tokens_of(each.measure.ability)),
+        "alone": alone.run,
+        "score alone": _results.cell(estimate(old), to),
+        "mixed": mixed.run,
+        "all rows of mixed": round(sum(mixed.rows.values())),
+        "score mixed": _results.cell(estimate(new), to),
+        **each.tests[place].columns("mixed minus alone"),
+    }
+
+
+def _figure(each: Conflict, base: str, several: bool) -> Figure:
+    measure, to = each.measure, each.measure.scale
+    points = zip(each.rows, each.samples, strict=True)
+    both = [(x, estimate(old), estimate(new)) for x, (old, new) in points]
+    series = {
+        "alone": [_results.point(x, old, to) for x, old, _ in both],
+        each.mixed.label: [_results.point(x, new, to) for x, _, new in both],
+    }
+    title = _results.titled(f"{measure.ability}: alone and mixed ({measure.evaluator})", base, several)
+    y_label = f"{measure.metric} ({to.label})"
+    return Figure("points", title, f"rows of {measure.ability}, one epoch", y_label, series, "log")

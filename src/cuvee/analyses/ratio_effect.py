@@ -1,0 +1,298 @@
+"""Ratio effect: does an ability follow the amount of its own data, or the ratio between its data and the rest?
+
+Dong et al., arXiv 2310.05492, section 3.4 and table 4 (RQ3), hold one side fixed and let the other grow: general data
+fixed, special data fixed, and a small general set fixed. Their reading is that the amount matters and the ratio hardly.
+In each such setup the side that grows shows what an ability's own amount does; the side that is held shows what the
+ratio alone does to it. Both are measured as the change per doubling of what grows.
+
+    analyses: [ratio_effect]    # runs: ratio with a list of special_share, and one with a list of general_share
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from cuvee import canonical, protocols
+from cuvee.analyses import _results
+from cuvee.analyses._amounts import Seen, seen, setting
+from cuvee.analyses._draws import Cloud, cloud, interval
+from cuvee.analyses._fits import Fit, fit
+from cuvee.analyses._paired import SIGNS, Tested, test_note, tested
+from cuvee.analyses._results import Measure
+from cuvee.analyses._stats import RESAMPLES, Floats, Sample, estimate
+from cuvee.protocols import Figure, Result, Table
+
+VERSION = 1
+
+ASK = (
+    "Nothing to compare: no side was held fixed while the other grew over three amounts or more. Add "
+    "{strategy: ratio, general: general, special_share: [1, 1/4, 1/16]} and the same with general_share."
+)
+
+
+class Params(protocols.Params):
+    """Args:
+    general: name of the general source; taken from the runs' own parameters when absent.
+    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
+    seed: of both.
+    """
+
+    general: str | None = None
+    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Runs in which one side is held and the other grows.
+
+    Args:
+        held: ``general`` or ``special``.
+        amount: rows of the side that is held.
+        points: from the least of the other side to the most.
+        general: the general source.
+    """
+
+    held: str
+    amount: float
+    points: tuple[Seen, ...]
+    general: str
+
+    @property
+    def grown(self) -> list[float]:
+        """Rows of the side that grows."""
+        return [_sides(point, self.general)[self.held != "general"] for point in self.points]
+
+    @property
+    def title(self) -> str:
+        """What is held, in words."""
+        other = "special" if self.held == "general" else "general"
+        return f"{self.amount:,.0f} {self.held} rows held, {other} grows"
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """One setup on one measure: the change per doubling of what grows."""
+
+    measure: Measure
+    setup: Setup
+    own: bool
+    fitted: Fit | None
+    test: Tested | None
+    samples: tuple[Sample, ...]
+
+    @property
+    def slope(self) -> float | None:
+        """Change of the score with each doubling."""
+        return None if self.fitted is None else float(self.fitted.parameters[1])
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One ability: how much more its own amount does than the ratio, per doubling.
+
+    Args:
+        measure: the ability's.
+        own, ratio: size of the mean change per doubling of its own data, and of the other side's.
+        difference: own minus ratio, with its 95 % interval; None where there is no right to one.
+    """
+
+    measure: Measure
+    own: float
+    ratio: float
+    difference: float
+    low: float | None
+    high: float | None
+
+    @property
+    def reading(self) -> str:
+        """Which of both does more."""
+        if self.low is None or self.high is None:
+            return "no interval"
+        return "amount" if self.low > 0 else "ratio" if self.high < 0 else "not separable"
+
+
+def table(results: Sequence[Result], params: Params) -> list[Table]:
+    """Return for each base model the contrast of both effects by ability, then every setup."""
+    names = _results.bases(results)
+    tables: list[Table] = []
+    for base in names:
+        own = [result for result in results if result.run.base == base]
+        tables += _of_base(own, params, base, len(names) > 1)
+    return tables or [Table("Amount or ratio", ["ability"], [], [ASK])]
+
+
+def general_of(own: Sequence[Result], asked: str | None) -> str | None:
+    """Return the general source: the one asked for, else the one that the runs' strategies name."""
+    named = (result.run.params.get("general") for result in own)
+    return asked or next((str(name) for name in named if name), None)
+
+
+def setups(points: Sequence[Seen], general: str, least: int = 3) -> list[Setup]:
+    """Return every group of runs in which one side has equal rows and the other at least so many amounts."""
+    groups: dict[tuple[str, str], list[Seen]] = {}
+    for point in points:
+        special, common = _sides(point, general)
+        if special and common:
+            own = canonical.text([setting(point.info), sorted(point.rows)])
+            rest = [point.rows[name] for name in sorted(point.rows) if name != general]
+            groups.setdefault(("general", f"{common} {own}"), []).append(point)
+            groups.setdefault(("special", f"{rest} {own}"), []).append(point)
+    found = []
+    for (held, _), members in groups.items():
+        place = 0 if held == "general" else 1
+        by_amount = {_sides(point, general)[place]: point for point in reversed(members)}
+        ordered = tuple(by_amount[amount] for amount in sorted(by_amount))
+        if len(ordered) >= least:
+            found.append(Setup(held, _sides(ordered[0], general)[1 - place], ordered, general))
+    return found
+
+
+def _sides(point: Seen, general: str) -> tuple[float, float]:
+    """Return the rows of the special sources and of the general one."""
+    common = point.rows.get(general, 0.0)
+    return sum(point.rows.values()) - common, common
+
+
+def effects(own: Sequence[Result], params: Params) -> list[Effect]:
+    """Return what each setup of one base model does to each ability."""
+    general = general_of(own, params.general)
+    samples = _results.final_samples(own)
+    points = seen(own) if general else []
+    drafts: list[tuple[Measure, Setup, Cloud]] = []
+    for measure in _results.measures(result for result in own if result.final):
+        kept = [point for point in points if measure in samples.get(point.run, {})]
+        found = [s for s in setups(kept, general or "") if any(p.rows_of(measure.ability) for p in s.points)]
+        runs = dict.fromkeys(point.run for each in found for point in each.points)
+        if runs:
+            drawn = cloud({run: samples[run][measure] for run in runs}, params.resamples, params.seed)
+            drafts += [(measure, each, drawn) for each in found]
+    pairs = {
+        number: (m, samples[each.points[-1].run][m], samples[each.points[0].run][m])
+        for number, (m, each, _) in enumerate(drafts)
+    }
+    tests, _ = tested(pairs, params.resamples, params.seed)
+    return [
+        _effect(measure, each, drawn, tests.get(number), [samples[p.run][measure] for p in each.points])
+        for number, (measure, each, drawn) in enumerate(drafts)
+    ]
+
+
+def _effect(measure: Measure, each: Setup, of: Cloud, test: Tested | None, members: Sequence[Sample]) -> Effect:
+    teaches_general = each.points[0].abilities.get(each.general) == measure.ability
+    own = teaches_general == (each.held == "special")
+    fitted = None
+    if not of.refusal and not of.left_out:
+        values, draws = of.take([point.run for point in each.points])
+        fitted = fit("logarithmic", np.array(each.grown), values, draws)
+    return Effect(measure, each, own, fitted, test, tuple(members))
+
+
+def contrasts(found: Sequence[Effect]) -> list[Contrast]:
+    """Return for each measure with both kinds of setup how much more the own amount does than the ratio."""
+    contrasted = []
+    for measure in dict.fromkeys(each.measure for each in found):
+        fitted = {
+            own: [e.fitted for e in found if e.measure == measure and e.own == own and e.fitted]
+            for own in (True, False)
+        }
+        if not fitted[True] or not fitted[False]:
+            continue
+        own, ratio = (abs(_mean([f.parameters[None, 1] for f in fitted[kind]]))[0] for kind in (True, False))
+        draws = abs(_mean([f.draws[:, 1] for f in fitted[True]])) - abs(_mean([f.draws[:, 1] for f in fitted[False]]))
+        contrasted.append(Contrast(measure, float(own), float(ratio), float(own - ratio), *interval(draws)))
+    return contrasted
+
+
+def _mean(parts: Sequence[Floats]) -> Floats:
+    return np.asarray(np.mean(parts, axis=0), dtype=np.float64)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) -> list[Table]:
+    found = effects(own, params)
+    title = _results.titled("Amount or ratio", base, several)
+    if not found:
+        return [Table(title, ["ability"], [], [ASK])]
+    rows = [_contrast_row(each) for each in contrasts(found)]
+    notes = [
+        "Size of the change per doubling: of the ability's own rows while the others are held (amount), and of the "
+        "others' rows while its own are held (ratio); setups of one kind are averaged.",
+        "Intervals are 95 %, from a bootstrap over items"
+        + (" (one seed: another training could give something else)." if _one_seed(found) else " and seeds."),
+    ]
+    if not rows:
+        notes.insert(0, "No contrast: it needs both kinds of setup, one side growing and the other side growing.")
+    every = [_effect_row(each) for each in found]
+    columns = list(rows[0]) if rows else ["ability"]
+    figures = _figures(found, base, several)
+    return [
+        Table(title, columns, rows, notes),
+        Table(f"{title}, every setup", list(every[0]), every, [test_note(len(every))], figures),
+    ]
+
+
+def _one_seed(found: Sequence[Effect]) -> bool:
+    return any(len(of.seeds) == 1 for each in found for of in each.samples)
+
+
+def _contrast_row(each: Contrast) -> Mapping[str, Any]:
+    to = each.measure.scale
+    known = each.low is not None and each.high is not None
+    return {
+        "ability": each.measure.ability,
+        "evaluator": each.measure.evaluator,
+        "unit": to.short,
+        "own amount, per doubling": to.text(each.own),
+        "ratio, per doubling": to.text(each.ratio),
+        "amount minus ratio": to.signed(each.difference),
+        "95 % interval": f"{to.signed(each.low or 0.0)}..{to.signed(each.high or 0.0)}" if known else None,
+        "what does more": each.reading,
+    }
+
+
+def _effect_row(each: Effect) -> Mapping[str, Any]:
+    to, fitted = each.measure.scale, each.fitted
+    low, high = interval(fitted.draws[:, 1]) if fitted else (None, None)
+    span = f" ({to.signed(low)}..{to.signed(high)})" if low is not None and high is not None else ""
+    first, last = estimate(each.samples[0]), estimate(each.samples[-1])
+    change = f"{to.signed(each.test.comparison.difference)} {SIGNS[each.test.reading]}" if each.test else None
+    return {
+        "setup": each.setup.title,
+        "ability": each.measure.ability,
+        "evaluator": each.measure.evaluator,
+        "unit": to.short,
+        "what grows is": "its own data" if each.own else "the others' data",
+        "rows that grow": f"{each.setup.grown[0]:,.0f} to {each.setup.grown[-1]:,.0f}",
+        "per doubling": None if each.slope is None else f"{to.signed(each.slope)}{span}",
+        "at the least": _results.cell(first, to),
+        "at the most": _results.cell(last, to),
+        "change": change,
+        "p (Holm)": each.test and each.test.p,
+    }
+
+
+def _figures(found: Sequence[Effect], base: str, several: bool) -> list[Figure]:
+    """One figure a setup and evaluator scale: every ability against what grows."""
+    figures = []
+    for title in dict.fromkeys(each.setup.title for each in found):
+        members = [each for each in found if each.setup.title == title]
+        for panel in {(e.measure.evaluator, e.measure.metric): None for e in members}:
+            shown = [e for e in members if (e.measure.evaluator, e.measure.metric) == panel]
+            to = shown[0].measure.scale
+            series = {
+                e.measure.ability: [
+                    _results.point(x, estimate(of), to) for x, of in zip(e.setup.grown, e.samples, strict=True)
+                ]
+                for e in shown
+            }
+            name = _results.titled(f"{title} ({panel[0]})", base, several)
+            figures.append(Figure("points", name, "rows that grow", f"{panel[1]} ({to.label})", series, "log"))
+    return figures

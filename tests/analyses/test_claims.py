@@ -1,0 +1,154 @@
+"""The ledger says of a planted truth what is true of it, and never more than the items allow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from tests.analyses import planted
+
+from cuvee.analyses import claims
+from cuvee.analyses._results import Measure
+from cuvee.protocols import Portion, TrainingInfo
+
+FAST = claims.Params(resamples=2000, margin=0.03)
+SHARES = (Fraction(1, 64), Fraction(1, 16), Fraction(1, 4), Fraction(1))
+
+
+def verdicts(results, finding, params=FAST):
+    module = claims.findings()[finding]
+    (table,) = claims.table(results, params)
+    return [row["verdict"] for row in table.rows if row["finding"] == module.FINDING]
+
+
+def alone(source, levels, items=3000):
+    runs = []
+    for share, level in zip(SHARES, levels, strict=True):
+        params = {"source": source, "share": share, "general": "general"}
+        runs.append((planted.run(f"{source} {share}", {source: int(4096 * share)}, params=params), {source: level}))
+    return planted.results(runs, items)
+
+
+def test_every_finding_states_itself_its_source_and_what_it_needs():
+    found = claims.findings()
+    assert len(found) >= 7
+    for module in found.values():
+        assert module.FINDING.endswith(".")
+        assert "arXiv" in module.SOURCE
+        assert "strategy" in module.NEEDS
+
+
+def test_what_the_recipe_does_not_have_is_not_tested_and_says_what_to_add(result):
+    (table,) = claims.table([result("other", "math", "1101")], FAST)
+    assert {row["verdict"] for row in table.rows} == {"not tested"}
+    assert all(row["what would decide it"].startswith("add {strategy:") for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"),
+    [
+        ((0.2, 0.3, 0.4, 0.5), "supported"),
+        ((0.2, 0.3, 0.5, 0.45), "contradicted"),
+        ((0.2, 0.4, 0.5, 0.5), "contradicted"),
+    ],
+)
+def test_a_special_ability_that_keeps_improving(levels, verdict):
+    assert verdicts(alone("math", levels, items=8000), "special_keeps_improving") == [verdict]
+
+
+def test_few_items_leave_it_undecided_and_say_how_many_would_do():
+    results = alone("math", (0.2, 0.3, 0.40, 0.42), items=200)
+    (table,) = claims.table(results, FAST)
+    (row,) = [row for row in table.rows if row["on"] and row["on"].startswith("math")]
+    assert row["verdict"] == "undecided"
+    assert "items instead of 200; and a second seed" in row["what would decide it"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"), [((0.2, 0.5, 0.5, 0.5), "supported"), ((0.2, 0.3, 0.4, 0.6), "contradicted")]
+)
+def test_general_ability_that_plateaus_near_a_thousand_rows(levels, verdict):
+    assert verdicts(alone("general", levels, items=8000), "general_plateaus") == [verdict]
+
+
+def staged(levels, items=2000, strategy="sequential", name="sequential"):
+    """A run of code, math, general whose accuracies by stage are given by ability."""
+    stages = ("code", "math", "general")
+    infos = tuple(
+        TrainingInfo(f"{name}-{source}", 1, 10, 10, 10, 1.0, (Portion(source, source, 100, 2000, 100),))
+        for source in stages
+    )
+    info = replace(planted.run(name, {"math": 1}, strategy=strategy), trainings=infos, params={"general": "general"})
+    found = []
+    for ability, line in levels.items():
+        drawn = planted.scores(line, items, np.random.default_rng([5, len(ability)]))
+        found += [planted.result(info, ability, s.tolist(), stage, stage == 3) for stage, s in enumerate(drawn, 1)]
+    return found
+
+
+def test_sequential_training_that_forgets():
+    levels = {"math": [0.1, 0.5, 0.3], "code": [0.4, 0.4, 0.4], "general": [0.1, 0.1, 0.6]}
+    assert verdicts(staged(levels, items=8000), "sequential_forgets") == ["supported", "contradicted"]
+
+
+def final(name, strategy, levels, **params):
+    rows = {"math": 100, "general": 100}
+    return planted.run(name, rows, strategy=strategy, params={"general": "general", **params}), levels
+
+
+@pytest.mark.parametrize(
+    ("dmt", "verdict"),
+    [((0.45, 0.65), "supported"), ((0.45, 0.45), "contradicted"), ((0.45, 0.555), "undecided")],
+)
+def test_dmt_beats_mixed_sequential_only_where_it_does_on_both(dmt, verdict):
+    results = planted.results(
+        [
+            final("mixed_sequential", "mixed_sequential", {"math": 0.3, "general": 0.55}),
+            final("dmt k=1/256", "dmt", {"math": dmt[0], "general": dmt[1]}, k=Fraction(1, 256)),
+            final("dmt k=1", "dmt", {"math": 0.9, "general": 0.9}, k=Fraction(1)),
+        ],
+        1000,
+    )
+    assert verdicts(results, "dmt_beats_mixed_sequential") == [verdict]
+
+
+def test_multi_task_keeps_special_and_costs_general():
+    results = planted.results(
+        [
+            final("mixed_sequential", "mixed_sequential", {"math": 0.3, "general": 0.6}),
+            final("multi_task", "multi_task", {"math": 0.5, "general": 0.5}),
+        ],
+        1000,
+    )
+    assert verdicts(results, "multi_task_keeps_special") == ["supported"]
+
+
+def test_a_loss_is_better_when_it_is_lower(result):
+    """Signs follow the metric: a lower loss is an improvement."""
+    info, _ = final("mixed_sequential", "mixed_sequential", {})
+    better, _ = final("dmt k=1/4", "dmt", {}, k=Fraction(1, 4))
+    random = np.random.default_rng(0)
+    items = random.random(500) + 1
+    found = []
+    for run, shift in ((info, 0.0), (better, -0.2)):
+        for ability in ("math", "general"):
+            made = planted.result(run, ability, (items + shift + 0.05 * random.random(500)).tolist())
+            found.append(replace(made, evaluator="heldout_loss", metric="loss", higher_is_better=False))
+    (table,) = claims.table(found, FAST)
+    (row,) = [row for row in table.rows if row["on"] == "k = 1/4 minus mixed_sequential"]
+    assert row["verdict"] == "supported"
+    assert row["effect (+ is better)"].startswith("math +0.2")
+
+
+def test_no_finding_is_supported_more_often_than_the_level_where_nothing_is_true():
+    """300 pairs of equal models: 'rises' is supported in 2.5 % of them, give or take."""
+    supported = 0
+    for replicate in range(300):
+        random = np.random.default_rng([11, replicate])
+        old, new = planted.samples([0.5, 0.5], 300, random)
+        evidence = claims.Evidence([], 0.02, None, 2000, 0)
+        test = evidence.test(Measure("exact_answer", "math", "accuracy", True), new, old)
+        supported += evidence.rises(test) == "supported"
+    assert supported <= 16

@@ -1,0 +1,121 @@
+"""Mixing against training alone: what was planted is found, at equal rows of the ability."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from tests.analyses import planted
+
+from cuvee.analyses import conflicts, ratio_effect
+from cuvee.analyses.conflicts import Params, crossing_of
+
+FAST = Params(resamples=2000)
+SHARES = (Fraction(1, 256), Fraction(1, 64), Fraction(1, 16), Fraction(1, 4), Fraction(1))
+ROWS = np.array([10.0, 40.0, 160.0, 640.0, 2560.0])
+
+
+def study(alone, mixed, items=1000):
+    """Math alone and mixed with code at equal shares, with these accuracies."""
+    runs = []
+    for share, a, m in zip(SHARES, alone, mixed, strict=True):
+        rows = int(2560 * share)
+        runs.append((planted.run(f"single math {share}", {"math": rows}, params={"source": "math"}), {"math": a}))
+        both = planted.run(f"mix {share}", {"math": rows, "code": rows}, strategy="multi_task", params={"share": share})
+        runs.append((both, {"math": m}))
+    return planted.results(runs, items)
+
+
+def test_gain_at_low_and_loss_at_high_are_found_with_their_crossing():
+    alone = 0.15 + 0.06 * np.log2(ROWS)
+    mixed = alone - 0.03 * (np.log2(ROWS) - np.log2(160))
+    (found,) = conflicts.conflicts(study(alone, mixed, items=2000), FAST)
+    assert found.reading == "helps when scarce, hurts when plentiful"
+    assert found.crossing.low < 160 < found.crossing.high
+    assert found.crossing.at == pytest.approx(160, rel=0.35)
+    (row,) = conflicts.table(study(alone, mixed, items=2000), FAST)[0].rows
+    assert row["least rows"] == 10
+    assert row["difference at the least"].endswith("▲")
+
+
+def test_without_a_turn_no_crossing_is_given():
+    alone = 0.15 + 0.06 * np.log2(ROWS)
+    (found,) = conflicts.conflicts(study(alone, alone), FAST)
+    assert not found.crossing.turns
+    assert found.crossing.at is None
+    assert conflicts.crossing_words(found.crossing) == "none seen"
+
+
+def test_a_crossing_outside_the_amounts_has_no_end_there():
+    random = np.random.default_rng(0)
+    gains = np.array([0.10, 0.08, 0.06, 0.04, 0.02])
+    draws = gains + 0.004 * random.standard_normal((2000, 5))
+    found = crossing_of(ROWS, gains, draws)
+    assert found.turns
+    assert found.low > 2560
+
+
+def test_runs_with_other_training_settings_are_not_paired():
+    results = study([0.5] * 5, [0.5] * 5, items=50)
+    other = [
+        type(r)(**{**vars(r), "run": type(r.run)(**{**vars(r.run), "training": {"epochs": 9}})})
+        if r.run.strategy == "single"
+        else r
+        for r in results
+    ]
+    assert conflicts.conflicts(other, FAST) == []
+
+
+def test_one_pair_is_compared_and_has_no_crossing():
+    (found,) = conflicts.conflicts(study([0.3] * 5, [0.5] * 5)[:2], FAST)
+    assert found.reading == "mixing helps"
+    assert found.crossing is None
+    assert "1 amounts are too few" in found.refusal
+
+
+def test_nothing_to_pair_says_what_to_add(result):
+    (found,) = conflicts.table([result("multi_task", "math", "1101")], FAST)
+    assert "Add {strategy: single" in found.notes[0]
+
+
+def ratios(own, other, items=1500):
+    """Math and general: their accuracies grow by `own` with a doubling of their own rows, by `other` with the rest."""
+    runs = []
+    for special, general in [(s, 1) for s in SHARES] + [(1, s) for s in SHARES[:-1]]:
+        rows = {"math": int(2560 * special), "general": int(2560 * general)}
+        params = {"general": "general", "special_share": special, "general_share": general}
+        logs = {name: np.log2(n / 2560) for name, n in rows.items()}
+        level = {
+            "math": 0.7 + own * logs["math"] + other * logs["general"],
+            "general": 0.7 + own * logs["general"] + other * logs["math"],
+        }
+        runs.append((planted.run(f"r {special} {general}", rows, strategy="ratio", params=params), level))
+    return planted.results(runs, items)
+
+
+def test_amount_matters_more_than_ratio_where_it_was_planted():
+    found = ratio_effect.contrasts(ratio_effect.effects(ratios(0.05, 0.002), ratio_effect.Params(resamples=2000)))
+    assert [each.reading for each in found] == ["amount", "amount"]
+    assert found[0].own == pytest.approx(0.05, abs=0.01)
+
+
+def test_ratio_matters_more_where_it_was_planted():
+    found = ratio_effect.contrasts(ratio_effect.effects(ratios(0.002, 0.05), ratio_effect.Params(resamples=2000)))
+    assert [each.reading for each in found] == ["ratio", "ratio"]
+
+
+def test_each_setup_says_what_was_held_and_what_grew():
+    tables = ratio_effect.table(ratios(0.05, 0.0), ratio_effect.Params(resamples=2000))
+    assert {row["setup"] for row in tables[1].rows} == {
+        "2,560 general rows held, special grows",
+        "2,560 special rows held, general grows",
+    }
+    own = {(row["setup"], row["ability"]): row["what grows is"] for row in tables[1].rows}
+    assert own["2,560 general rows held, special grows", "math"] == "its own data"
+    assert own["2,560 general rows held, special grows", "general"] == "the others' data"
+
+
+def test_without_a_general_source_the_ratio_has_no_sides():
+    (found,) = ratio_effect.table(study([0.5] * 5, [0.5] * 5, items=50), ratio_effect.Params())
+    assert "Nothing to compare" in found.notes[0]
