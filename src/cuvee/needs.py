@@ -44,5 +44,5 @@ def kept_models(plan: Plan) -> set[str]:
     """Return the ids of the models whose weights `keep_models` keeps; adapters are small and always stay."""
     keep = plan.located.recipe.keep_models
     if keep == "all":
-        return {model.id for run in plan.runs for model in run.models}
+        return {stage.id for stage in plan.stages if isinstance(stage, Trained)}
     return {run.models[-1].id for run in plan.runs if run.models} if keep == "leaves" else set()

@@ -17,8 +17,9 @@ from cuvee.data.files import Absent
 from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
 from cuvee.protocols import EvaluatorParams, Ingredient, Params, RunInfo
-from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Source, Training
+from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Selection, Source, Training
 from cuvee.screening import Screening
+from cuvee.selecting import Selecting
 from cuvee.stage import (
     Base,
     Loaded,
@@ -69,6 +70,11 @@ class PlannedRun:
     def final(self) -> Model:
         """The run's last model."""
         return self.models[-1] if self.models else self.base
+
+    @cached_property
+    def trainings(self) -> tuple[Stage, ...]:
+        """All trainings behind the run's last model, those for selecting rows included."""
+        return tuple(stage for stage in walk([self.final]) if stage.kind == "train")
 
     @property
     def steps(self) -> list[tuple[int, Model]]:
@@ -156,7 +162,7 @@ class Plan:
     @property
     def trainings_alone(self) -> int:
         """How many trainings there would be if every run trained by itself."""
-        return sum(len(run.models) for run in self.runs)
+        return sum(len(run.trainings) for run in self.runs)
 
     def provisional(self) -> list[Stage]:
         """Return stages of data or models that are only declared; a plan with one cannot be run."""
@@ -202,6 +208,7 @@ class _Builder:
 
     def build(self) -> Plan:
         self._check_analyses()
+        self.selecting = Selecting(self.located, self.pins, self._tokenizer, self._load_target)
         self.screening = Screening(self.located, self.pins, self.loaded, self._named_benchmarks())
         runs: list[PlannedRun] = []
         evaluated: list[Evaluated] = []
@@ -240,7 +247,8 @@ class _Builder:
             if found is None:
                 return
             self.preflights[asked] = found
-        self.gates |= {model.training.id: (self.preflights[asked],) for model in run.models}
+        # Reference models of selections train on the same rows.
+        self.gates |= {stage.id: (self.preflights[asked],) for stage in run.trainings}
         # What is asked of a trained model waits as well: it may have been trained before the question was known.
         models = {model.id for model in run.models}
         asked_of = [item.grade.one("answers") for item in evaluated]
@@ -328,7 +336,8 @@ class _Builder:
                     raise self.located.error("the list is empty; name at least one value", *key, name)
             for values in itertools.product(*(run.params[name] for name in axes)):
                 chosen = {**run.params, **dict(zip(axes, values, strict=True))}
-                drafts.append((run, self.located.check(module.Params, chosen, *key), axes, key))
+                checked = self.located.check(module.Params, chosen, *key)
+                drafts += [(one, checked, axes, key) for one in _one_selection_each(run)]
         yield from _named(drafts)
 
     def _plan_run(self, info: RunInfo, run: Run, params: Params, key: tuple[str | int, ...], base: Base) -> PlannedRun:
@@ -352,13 +361,36 @@ class _Builder:
         self, run: Run, key: tuple[str | int, ...], base: Base, seed: int
     ) -> tuple[Settings, dict[str, Ingredient]]:
         """Return what all values of a run's axes share: its settings and its sources."""
-        asked = (key, base.id, seed)
+        asked = (key, repr(run.select), base.id, seed)
         if asked not in self.settings:
             values = {**self.recipe.training.model_dump(exclude_unset=True), **run.training}
             training = self.located.check(Training, values, *key, "training")
             settings = Settings(training, self.recipe.heldout, self.recipe.split_seed, seed)
-            self.settings[asked] = settings, self._ingredients(base, settings)
+            ingredients = self._ingredients(base, settings)
+            for selection, where in self._selections(run, key):
+                ingredients = self.selecting.apply(selection, where, ingredients, base, settings)
+            self.settings[asked] = settings, ingredients
         return self.settings[asked]
+
+    def _selections(self, run: Run, key: tuple[str | int, ...]) -> Iterator[tuple[Selection, tuple[str | int, ...]]]:
+        """Yield what is selected in a run, with where the recipe says so: the run's own, or the sources' and the rest."""
+        if "select" in run.model_fields_set:
+            yield from ((selection, (*key, "select")) for selection in run.select or ())
+            return
+        own = {name: source.select for name, source in self.recipe.sources.items() if source.select}
+        for name, selection in own.items():
+            yield selection.model_copy(update={"sources": (name,)}), ("sources", name, "select")
+        if self.recipe.select:
+            rest = self.recipe.select.sources or tuple(name for name in self.recipe.sources if name not in own)
+            yield self.recipe.select.model_copy(update={"sources": rest}), ("select",)
+
+    def _tokenizer(self, base: Base) -> Base:
+        if base.id not in self.tokenizers:
+            self.tokenizers[base.id] = bases.tokenizer(base, self.pins)
+        return self.tokenizers[base.id]
+
+    def _load_target(self, name: str, source: Source) -> Loaded:
+        return self._load_stage(name, source)
 
     def _ingredients(self, base: Base, settings: Settings) -> dict[str, Ingredient]:
         found = {}
@@ -544,6 +576,12 @@ def _how(source: Source) -> dict[str, Any]:
     return how
 
 
+def _one_selection_each(run: Run) -> list[Run]:
+    if not run.select:
+        return [run]
+    return [run.model_copy(update={"select": (selection,)}) for selection in run.select]
+
+
 def _is_axis(model: type[Params], name: str, value: Any) -> bool:
     """A list where the strategy takes one value is one run each."""
     if not isinstance(value, list | tuple) or name not in model.model_fields:
@@ -580,6 +618,7 @@ def _named(drafts: list[Draft]) -> Iterator[tuple[RunInfo, Run, Params, tuple[st
 def _name(run: Run, params: Params, shown: list[str]) -> str:
     values = {**dict(params), "training": ",".join(f"{k}={v}" for k, v in run.training.items())}
     parts = [f"{name}={_text(values[name])}" for name in shown]
+    parts += [f"select={selection.text}" for selection in run.select or ()]
     return " ".join([run.name or run.strategy, *parts])
 
 

@@ -39,7 +39,7 @@ from cuvee.store.store import write_whole
 
 ATTEMPTS = "attempts.json"
 
-RESUMABLE = ("train", "tag", "generate")
+RESUMABLE = ("train", "tag", "score", "embed", "generate")
 """Kinds whose unfinished work is taken up again; others start afresh."""
 
 

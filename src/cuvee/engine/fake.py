@@ -190,13 +190,16 @@ def score(
     precision: str = "float32",
     *,
     part_names: Sequence[str] = (),
+    entropy: bool = False,
+    journal: Path | None = None,
 ) -> list[Likelihood]:
     """Return a loss for every row that falls with the exposure of its part; `part_names` as in `train`."""
     model, found = _load(model_folder), []
     for row in (rows[i] for i in range(len(rows))):
         name = part_names[row.part] if part_names else str(row.part)
         noise = 0.8 + 0.4 * _draw("fake score", row.ids)
-        found.append(Likelihood(_loss(model, name) * noise * _tokens(row), _tokens(row)))
+        nll = _loss(model, name) * noise * _tokens(row)
+        found.append(Likelihood(nll, _tokens(row), nll if entropy else None))
     progress({"step": len(rows), "steps": len(rows)})
     return found
 
