@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from cuvee import components
 from cuvee.bases import MODEL
-from cuvee.data import row_scores, selection
+from cuvee.data import row_scores, selection, vectors
 from cuvee.data.mixture import MixtureRows
 from cuvee.data.rendered import Rendered
 from cuvee.data.selection import Kept
 from cuvee.errors import DataError, StageFailed
 from cuvee.job import Input, Job
-from cuvee.protocols import Candidates, Judged, Progress
+from cuvee.protocols import Candidates, Judged, Progress, TokenRow
 from cuvee.runtime import Runtime
 from cuvee.store import Store
 
@@ -59,6 +59,44 @@ def score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     summary = row_scores.write(work, rows, found, None if alone is None else alone.owners)
     (work / JOURNAL).unlink(missing_ok=True)
     return summary
+
+
+class _Firsts:
+    """The first piece of each row of a pool; implements `protocols.TokenRows`."""
+
+    def __init__(self, rows: MixtureRows) -> None:
+        self._rows = rows
+        self.places, self._first = np.unique(rows.rows, return_index=True)
+        self.lengths = rows.lengths[self._first]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> TokenRow:
+        return self._rows[int(self._first[index])]
+
+
+def embed(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    """Write a vector for each row of a pool, of a split row for its first piece; finished batches survive a kill."""
+    from cuvee import engine
+
+    rows, model = _Firsts(pool_rows(job.one("data").id, store)), job.one("model")
+    folder = Path(model.locate["path"]) if "path" in model.locate else model.folder / MODEL
+    given = {name: value for name, value in job.params.items() if name != "precision"}
+    width = engine.for_model(folder).embed(
+        folder,
+        rows,
+        work / vectors.FILE,
+        runtime,
+        progress,
+        job.params["precision"],
+        journal=work / JOURNAL,
+        part_names=[ability for _, ability in job.one("data").locate["parts"]],
+        **given,
+    )
+    vectors.write_rows(work, rows.places)
+    (work / JOURNAL).unlink(missing_ok=True)
+    return {"rows": len(rows), "width": width, "total_tokens": int(rows.lengths.sum())}
 
 
 def stored(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
@@ -160,8 +198,20 @@ def _columns(items: Sequence[Input], store: Store) -> dict[str, NDArray[Any]]:
 
 
 def _read(item: Input, store: Store) -> dict[str, NDArray[Any]]:
-    """Return the columns of one stage: ``row`` and scores."""
+    """Return the columns of one stage: ``row``, ascending, and what it knows of each row."""
+    if item.kind == "tag":
+        return _counted(item)
+    if item.kind == "embed":
+        return vectors.read(item.folder)
     return row_scores.read(item.folder)
+
+
+def _counted(item: Input) -> dict[str, NDArray[Any]]:
+    from cuvee.data import tags
+
+    labels, read = tags.read(item.folder), tags.readable(item.folder)
+    count = np.array([len(some) for some in labels], np.float64)
+    return {"row": np.arange(len(count)), "count": np.where(read, count, np.nan)}
 
 
 def _in_groups(job: Job, candidates: Candidates) -> tuple[Judged, Kept]:

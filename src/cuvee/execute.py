@@ -218,6 +218,12 @@ def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
     return _score_items(job, work, store, runtime, progress)
 
 
+def _embed(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import evidence
+
+    return evidence.embed(job, work, store, runtime, progress)
+
+
 def _select(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import evidence
 
@@ -288,6 +294,7 @@ TABLE: Mapping[str, Execute] = {
     "train": _train,
     "fold": _fold,
     "score": _score,
+    "embed": _embed,
     "select": _select,
     "generate": _generate,
     "grade": _grade,

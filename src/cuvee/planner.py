@@ -6,11 +6,12 @@ The plan is the union of all runs' graphs with equal stages counted once. Making
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
-from typing import Any, get_origin
+from functools import cached_property, partial
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from cuvee import bases, canonical, components
 from cuvee.data.files import Absent
@@ -46,6 +47,7 @@ class Settings:
     heldout: Any
     split_seed: int
     seed: int
+    bands: Callable[..., list[Ingredient]] | None = field(default=None, compare=False, repr=False)
 
     def mixture(self) -> Mapping[str, Any]:
         """Return the parameters of a mixture."""
@@ -54,6 +56,11 @@ class Settings:
     def training(self) -> Mapping[str, Any]:
         """Return the parameters of a training."""
         return {**self.values.optimisation(), "seed": self.seed}
+
+    def banded(self, sources: Mapping[str, Ingredient], by: Component, rule: Mapping[str, Any]) -> list[Ingredient]:
+        """Return the sources reduced to the rows whose score lies in a band."""
+        assert self.bands is not None
+        return self.bands(sources, by, rule)
 
 
 @dataclass(frozen=True)
@@ -344,7 +351,8 @@ class _Builder:
         settings, ingredients = self._setting(run, key, base, info.seed)
         module = components.find("strategies", run.strategy)
         try:
-            final = module.plan(ingredients, base, settings, params)
+            bands = partial(self.selecting.banded, key=key, base=base, settings=settings)
+            final = module.plan(ingredients, base, replace(settings, bands=bands), params)
         except RecipeError as error:
             raise self.located.error(error.message, *key, *filter(None, error.key.split("."))) from error
         models = _chain(final)
@@ -586,8 +594,16 @@ def _is_axis(model: type[Params], name: str, value: Any) -> bool:
     """A list where the strategy takes one value is one run each."""
     if not isinstance(value, list | tuple) or name not in model.model_fields:
         return False
-    origin = get_origin(model.model_fields[name].annotation)
-    return not (isinstance(origin, type) and issubclass(origin, list | tuple | set | dict))
+    return not _holds_many(model.model_fields[name].annotation)
+
+
+def _holds_many(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return any(map(_holds_many, get_args(annotation)))
+    if origin is Annotated:
+        return _holds_many(get_args(annotation)[0])
+    return isinstance(origin, type) and issubclass(origin, list | tuple | set | dict)
 
 
 def _chain(final: Model) -> tuple[Trained, ...]:

@@ -69,10 +69,19 @@ class Ingredient:
 
 
 class Hyper(Protocol):
-    """What a strategy needs of the training settings: the parameters of a mixture and of a training."""
+    """What a strategy needs of the run's settings: the parameters of a mixture and of a training, rows by difficulty."""
 
     def mixture(self) -> Mapping[str, Any]: ...
     def training(self) -> Mapping[str, Any]: ...
+
+    def banded(self, sources: Mapping[str, Ingredient], by: Any, rule: Mapping[str, Any]) -> list[Ingredient]:
+        """Return the sources reduced to the rows whose score by a selector lies in a band.
+
+        Args:
+            sources: what there is; amounts are taken first.
+            by: the selector with its parameters (`recipe.Component`).
+            rule: the band, as in `data.selection`.
+        """
 
 
 class Strategy(Protocol):
@@ -514,8 +523,42 @@ class Table:
     figures: Sequence[Figure] = ()
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What one selection kept, over all its sources.
+
+    Args:
+        name: the selection's, with the seed where the recipe has several and it hangs on the seed.
+        selector: its name and rule, the same for all seeds.
+        seed: of the first run that has it.
+        stage: short name of the stage.
+        names: of its sources.
+        source: number of each row's source in `names`, (n,).
+        rows: what tells each row from all others in the recipe, (n,) int64.
+        scores: (n,); NaN where there is none.
+        kept: (n,) bool.
+        tokens: supervised tokens, (n,).
+        reasons: rows by reason.
+    """
+
+    name: str
+    selector: str
+    seed: int
+    stage: str
+    names: Sequence[str]
+    source: NDArray[np.int16]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+    tokens: NDArray[np.int32]
+    reasons: Mapping[str, int]
+
+
 class Analysis(Protocol):
-    """A pure function from results to a table and its figures."""
+    """A pure function from results to a table and its figures.
+
+    An analysis with ``OF = "selections"`` gets the recipe's selections (`Choice`) in place of results.
+    """
 
     VERSION: int
     Params: type[Params]

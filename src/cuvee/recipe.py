@@ -303,8 +303,9 @@ class Selection(_Part):
         """A short name."""
         rule = "-".join(map(str, self.between)) if self.between else ""
         rule = rule or next(str(getattr(self, name)) for name in self.RULES if getattr(self, name) is not None)
-        lowest = "lowest " if self.take == "lowest" else ""
-        return f"{self.by.name} {lowest}{rule}"
+        given = ", ".join(f"{name}={value}" for name, value in self.by.params.items())
+        words = [f"{self.by.name}({given})" if given else self.by.name, "lowest" * (self.take == "lowest"), rule]
+        return " ".join([*filter(None, words), *([] if self.within == "all" else ["of each", self.within])])
 
 
 def _selections(value: Any) -> Any:

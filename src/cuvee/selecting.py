@@ -19,7 +19,7 @@ from cuvee import bases, components
 from cuvee.errors import CuveeError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
 from cuvee.protocols import Ingredient, Needs
-from cuvee.recipe import BaseModelRef, Located, Selection, Source, Training
+from cuvee.recipe import BaseModelRef, Component, Located, Selection, Source, Training
 from cuvee.stage import (
     Base,
     Embedded,
@@ -89,23 +89,26 @@ class Selecting:
         settings = settings if selection.seed is None else replace(settings, seed=selection.seed)
         amounts = [selection.pool.canonical()] if selection.pool else []
         parts = [_whole(one, amounts) for one in ingredients]
-        ordered = sorted(parts, key=lambda one: _pool_mix(one, settings).id)
-        return RowPool(self, key, tuple(ordered), base, settings)
+        # What a pool draws hangs on the split's seed: all runs and seeds look at one pool.
+        draw = settings.split_seed
+        return RowPool(self, key, _ordered(parts, settings, draw), base, settings, draw)
 
-    def choose(self, selection: Selection, key: Key, pool: RowPool, rule: Mapping[str, Any]) -> Selected:
-        """Return the stage that chooses rows of a pool by a rule of `data.selection`."""
+    def choose(
+        self, selection: Selection, key: Key, pool: RowPool, rule: Mapping[str, Any], at: str = "by"
+    ) -> Selected:
+        """Return the stage that chooses rows of a pool by a rule of `data.selection`; `at` names the recipe's key."""
         name = selection.by.name
         try:
             module = components.find("selectors", name)
         except KeyError as error:
-            raise self.located.error(str(error.args[0]), *key, "by") from None
-        params = self.located.check(module.Params, selection.by.params, *key, "by", name)
+            raise self.located.error(str(error.args[0]), *key, at) from None
+        params = self.located.check(module.Params, selection.by.params, *key, at, name)
         try:
             needs: Needs = module.needs(pool, params)
         except RecipeError:
             raise
         except CuveeError as error:
-            raise self.located.error(str(error), *key, "by", name) from error
+            raise self.located.error(str(error), *key, at, name) from error
         evidence = {f"rows.{role}": stages for role, stages in needs.rows.items()}
         evidence |= {f"targets.{role}": stages for role, stages in needs.targets.items()}
         identity = components.without_absent(module, module.identity(params))
@@ -119,9 +122,29 @@ class Selecting:
             asked,
             pool.parts,
             evidence,
-            label=f"{' + '.join(one.name for one in pool.ingredients)} by {selection.text}",
+            label=f"{' + '.join(one.name for one in pool.ingredients)} by {_told(selection, rule)}",
             names=[(one.name, one.ability) for one in pool.ingredients],
         )
+
+    def banded(
+        self,
+        sources: Mapping[str, Ingredient],
+        by: Component,
+        rule: Mapping[str, Any],
+        *,
+        key: Key,
+        base: Model,
+        settings: Any,
+    ) -> list[Ingredient]:
+        """Return sources reduced to the rows whose score lies in a band; amounts are taken before that."""
+        # The rule is the stage's; a selection of the recipe has no such rules, and one of its own must be named.
+        selection = Selection(by=by, share=Fraction(1))
+        settings = replace(settings, bands=None)
+        pool = RowPool(self, key, _ordered(sources.values(), settings, settings.seed), base, settings, settings.seed)
+        stage = self.choose(selection, key, pool, rule, "difficulty")
+        taken = [replace(one, how={k: v for k, v in one.how.items() if k != "amounts"}) for one in pool.ingredients]
+        found = {one.name: _without(one, stage, number) for number, one in enumerate(taken)}
+        return [found[name] for name in sources]
 
     def _names(self, selection: Selection, key: Key, ingredients: Mapping[str, Ingredient]) -> list[str]:
         if selection.sources is None:
@@ -153,14 +176,23 @@ def _without(ingredient: Ingredient, stage: Selected, number: int) -> Ingredient
     return replace(ingredient, excluded=(*ingredient.excluded, (stage, number)))
 
 
-def _pool_mix(ingredient: Ingredient, settings: Any) -> Mixture:
-    return _mix([ingredient], settings, ingredient.name)
+def _told(selection: Selection, rule: Mapping[str, Any]) -> str:
+    """Return a short name of a choice."""
+    if rule == selection.rule():
+        return selection.text
+    low, high = ("" if end is None else str(end) for end in rule["between"])
+    return f"{selection.by.name} {low}..{high}{' shuffled' if 'shuffled' in rule else ''}"
 
 
-def _mix(ingredients: Iterable[Ingredient], settings: Any, label: str) -> Mixture:
-    """Return a mixture of pool rows. What a pool draws hangs on the split's seed: all runs and seeds look at one pool."""
+def _mix(ingredients: Iterable[Ingredient], settings: Any, draw: int, label: str) -> Mixture:
+    """Return a mixture of pool rows."""
     parts: list[Part] = [one.part for one in ingredients]
-    return mix(parts, {**settings.mixture(), "seed": settings.split_seed}, label=label)
+    return mix(parts, {**settings.mixture(), "seed": draw}, label=label)
+
+
+def _ordered(ingredients: Iterable[Ingredient], settings: Any, draw: int) -> tuple[Ingredient, ...]:
+    """Return sources in the order of the ids of their pools, so that the order in the recipe changes nothing."""
+    return tuple(sorted(ingredients, key=lambda one: _mix([one], settings, draw, one.name).id))
 
 
 def _groups(within: str, ingredients: Iterable[Ingredient]) -> list[int]:
@@ -181,6 +213,7 @@ class RowPool:
     ingredients: tuple[Ingredient, ...]
     base: Model
     settings: Any
+    draw: int
 
     @property
     def seed(self) -> int:
@@ -190,7 +223,7 @@ class RowPool:
     @property
     def parts(self) -> tuple[Mixture, ...]:
         """One mixture for each source."""
-        return tuple(_pool_mix(one, self.settings) for one in self.ingredients)
+        return tuple(_mix([one], self.settings, self.draw, one.name) for one in self.ingredients)
 
     def score(self, model: Model, *, prompt: bool = True, entropy: bool = False) -> tuple[Scores, ...]:
         """Return the losses of every part's rows under a model."""
@@ -233,7 +266,8 @@ class RowPool:
             names = ", ".join(values.rendering())
             raise located.error(f"a reference is trained on the run's own tokens; {names} are the run's", *self.key, "by")
         label = f"{label}, for selecting"
-        return train(self.base, _mix(rows, settings, label), replace(settings, values=values).training(), label=label)
+        mixed = _mix(rows, settings, self.draw, label)
+        return train(self.base, mixed, replace(settings, values=values).training(), label=label)
 
     def folded(self, folds: int, changes: Mapping[str, Any]) -> tuple[tuple[Scores, ...], ...]:
         """Return for each fold of the prompts the losses of its rows under the base trained on the other folds."""

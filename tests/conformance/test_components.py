@@ -18,12 +18,14 @@ from cuvee.recipe import validate
 
 ALL = [(folder, name) for folder in components.FOLDERS for name in components.names(folder)]
 VERBS = {"sources": ("pin", "examples", "estimate"), "strategies": ("plan",), "analyses": ("table",)}
+VERBS["selectors"] = ("needs", "identity", "judge")
 SMALLEST: dict[str, dict[str, Any]] = {
     "local": {"path": "x.jsonl"},
     "hub": {"path": "hf://datasets/a/b/c.jsonl"},
     "inline": {"rows": []},
     "tiny": {"name": "math"},
     "instag": {"model": "builtin:tiny"},
+    "stored": {"path": "scores.parquet"},
     "gsm8k": {"path": "x.jsonl"},
     "humaneval": {"path": "x.jsonl"},
     "humaneval_plus": {"path": "x.jsonl"},
@@ -31,6 +33,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "mbpp_plus": {"path": "x.jsonl"},
     "sequential": {"order": ["a", "b"]},
     "mixed_sequential": {"general": "a"},
+    "phased": {"difficulty": "length"},
     "dmt": {"general": "a", "k": "1/4"},
 }
 

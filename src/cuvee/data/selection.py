@@ -1,8 +1,8 @@
 """Which rows of a pool are kept by their scores, and the table that says so of every row.
 
-    selection.parquet   source, row, id, occurrence, score, kept, reason, and the selector's own columns
+    selection.parquet   source, row, id, occurrence, supervised, score, kept, reason, and the selector's own columns
 
-`source` numbers the pools of the stage; `row` is the place in load order. Larger scores come first. Ties at the border
+`source` numbers the pools of the stage; `row` is the place in load order; `supervised` counts tokens. Larger scores come first. Ties at the border
 go by hash(example), so that no order of files or rows decides. A row without a score (NaN, infinite, or refused by
 the selector) is never kept, and its reason says why.
 
@@ -10,6 +10,9 @@ the selector) is never kept, and its reason says why.
          | {"count": 500}               rows
          | {"threshold": 0.1}           rows with at least this score
          | {"between": ["1/4", "3/4"]}  rows from the lowest score up, by their share: the middle half
+
+Beside ``between``, ``values: true`` makes the ends scores (null: none; the upper one is excluded), ``shuffled: SEED`` takes
+as many rows by hash, and ``unscored: true`` adds the rows without a score.
 
 ``lowest: true`` beside a share, a count or a threshold takes from the other end.
 
@@ -80,7 +83,8 @@ def keep(candidates: Candidates, judged: Judged, rule: Mapping[str, Any]) -> Kep
         kept[order[: _wanted(rule, len(kept), len(order))]] = True
     if not kept.any():
         raise DataError(_nothing(rule, judged.scores[allowed]))
-    border = sign * float((sign * judged.scores[kept]).min())
+    inside = judged.scores[kept & allowed]
+    border = sign * float((sign * inside).min()) if len(inside) else None
     reasons = (*reasons, *_told(rule, ordered=order is not None))
     why[allowed] = len(reasons) - 1
     why[kept] = len(reasons) - 2
@@ -153,6 +157,7 @@ def _by_score(
         kept[places] = scores[places] >= sign * float(rule["threshold"])
     elif "between" in rule:
         kept[_band(candidates, scores, places, rule)] = True
+        kept |= ~allowed & bool(rule.get("unscored"))
     elif len(places):
         kept[_top(candidates, scores, places, _wanted(rule, len(scores), len(places)))] = True
     return kept
@@ -176,10 +181,7 @@ def _by_hash(keys: Keys, occurrences: Ints) -> Places:
 
 
 def _band(candidates: Candidates, scores: Floats, places: Places, rule: Mapping[str, Any]) -> Places:
-    """Return the places between two shares of the rows in the order of their scores, the lowest first.
-
-    With ``shuffled`` as many rows by hash instead; with ``values`` the ends are scores, the upper one excluded.
-    """
+    """Return the places between two shares of the rows in the order of their scores, the lowest first."""
     low, high = rule["between"]
     n = len(places)
     if rule.get("values"):
@@ -223,6 +225,7 @@ def write(
             ("row", pa.int64()),
             ("id", pa.binary(16)),
             ("occurrence", pa.int32()),
+            ("supervised", pa.int32()),
             ("score", pa.float64()),
             ("kept", pa.bool_()),
             ("reason", pa.dictionary(pa.int8(), pa.string())),
@@ -253,6 +256,7 @@ def _arrays(candidates: Candidates, judged: Judged, kept: Kept, part: slice) -> 
         pa.array(candidates.rows[part]),
         pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(keys), [None, pa.py_buffer(keys.tobytes())]),
         pa.array(candidates.occurrences[part], pa.int32()),
+        pa.array(candidates.supervised[part], pa.int32()),
         pa.array(judged.scores[part]),
         pa.array(kept.kept[part]),
         pa.DictionaryArray.from_arrays(pa.array(kept.why[part]), pa.array(kept.reasons, pa.string())),

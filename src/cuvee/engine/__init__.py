@@ -35,6 +35,7 @@ class Engine:
         score: see `cuvee.engine.scoring.score`.
         generate: see `cuvee.engine.generation.generate`.
         fold: see `cuvee.engine.lora.fold`.
+        embed: see `cuvee.engine.embeddings.embed`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Engine:
     score: Callable[..., list[Likelihood]]
     generate: Callable[..., list[Reply]]
     fold: Callable[..., dict[str, Any]]
+    embed: Callable[..., int]
 
 
 GENERATORS = ("local", "vllm")
@@ -63,20 +65,20 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
     if (folder / FAKE_FILE).is_file():
         from cuvee.engine import fake
 
-        return Engine("fake", fake.train, fake.score, fake.generate, fake.fold)
+        return Engine("fake", fake.train, fake.score, fake.generate, fake.fold, fake.embed)
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise UsageError(
             f"training and judging real models needs {', '.join(absent)}, which this Python has not; "
             "pip install 'cuvee[train]'"
         )
-    from cuvee.engine import generation, loop, lora, scoring
+    from cuvee.engine import embeddings, generation, loop, lora, scoring
 
     if generator == "vllm":
         from cuvee.engine import vllm_engine
 
-        return Engine("torch", loop.train, scoring.score, vllm_engine.generate, lora.fold)
-    return Engine("torch", loop.train, scoring.score, generation.generate, lora.fold)
+        return Engine("torch", loop.train, scoring.score, vllm_engine.generate, lora.fold, embeddings.embed)
+    return Engine("torch", loop.train, scoring.score, generation.generate, lora.fold, embeddings.embed)
 
 
 __all__ = ["FAKE_FILE", "GENERATORS", "Decoding", "Engine", "Prompt", "for_model"]

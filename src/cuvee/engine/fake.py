@@ -25,6 +25,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cuvee import preemption, seeds
 from cuvee.engine.decoding import Decoding, Prompt
 from cuvee.engine.disk import Checkpoints, Journal, Ticker, fingerprint, loss_by_part, sync_tree, write_text
@@ -202,6 +204,31 @@ def score(
         found.append(Likelihood(nll, _tokens(row), nll if entropy else None))
     progress({"step": len(rows), "steps": len(rows)})
     return found
+
+
+def embed(
+    model_folder: Path,
+    rows: TokenRows,
+    out: Path,
+    runtime: Runtime,
+    progress: Progress,
+    precision: str = "float32",
+    *,
+    layer: int = -1,
+    pooling: str = "weighted_mean",
+    journal: Path | None = None,
+    part_names: Sequence[str] = (),
+) -> int:
+    """Write a vector a row that hangs on its first tokens and a little on the others; the signature of the real one."""
+    width = 8
+    found = np.lib.format.open_memmap(out, "w+", np.float32, (len(rows), width))
+    for index, row in enumerate(rows[i] for i in range(len(rows))):
+        ids = list(row.ids)
+        common, own = ([_draw(f"fake vector {n}", text) - 0.5 for n in range(width)] for text in (ids[:4], ids))
+        vector = np.asarray(common) + 0.3 * np.asarray(own)
+        found[index] = vector / np.linalg.norm(vector)
+    found.flush()
+    return width
 
 
 def generate(

@@ -71,7 +71,7 @@ def score(
         ticker, done = Ticker(progress, len(rows)), len(rows) - len(left)
         budget = runtime.micro_tokens if loaded.layout == "flat" else 0
         with torch.inference_mode(), closing(log or _Nothing()):
-            for batch in _batches(rows, left, budget):
+            for batch in batches(rows, left, budget):
                 examples = [rows[i] for i in batch]
                 found = scorer.score(examples)
                 for index, value in zip(batch, found, strict=True):
@@ -114,7 +114,7 @@ def _take_up(log: Journal, scores: list[Likelihood | None]) -> None:
             scores[index] = Likelihood(nll, tokens, entropy)
 
 
-def _batches(rows: TokenRows, asked: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches(rows: TokenRows, asked: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Yield row indexes, longest first, in batches of at most `budget` tokens; at least one row each."""
     known = getattr(rows, "lengths", None)
     lengths = {i: int(known[i]) if known is not None else len(rows[i].ids) for i in asked}

@@ -6,9 +6,11 @@ ours of the answer given its prompt.
 
     score = 1 - |r - c|,   r = share of rows with a lower loss (ties at their mean), c = 0, 1/2 or 1
 
-So ``share: 1/2`` of the middle band keeps the rows from the first to the third quartile.
+So ``share: 1/2`` of the middle band keeps the rows from the first to the third quartile. Without a band the perplexity itself
+is the score, for ``between`` and ``threshold``.
 
     select: {by: {perplexity: {band: middle}}, share: 1/2}
+    select: {by: {perplexity: {band: null}}, threshold: 20, take: lowest}
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ CENTRES = {"low": 0.0, "middle": 0.5, "high": 1.0}
 
 class Params(protocols.Params):
     """Args:
-    band: which rows.
+    band: which rows come first; null: those of the highest perplexity.
     model: a base model that scores; the run's own when absent.
     """
 
-    band: Literal["low", "middle", "high"] = "middle"
+    band: Literal["low", "middle", "high"] | None = "middle"
     model: str | None = None
 
 
@@ -55,7 +57,10 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     refused = _losses.without(candidates, ("base",))
     scores = np.full(len(loss), np.nan)
     known = np.isfinite(loss)
-    scores[known] = 1 - np.abs(_standing(loss[known]) - CENTRES[params["band"]])
+    if params["band"] is None:
+        scores = np.exp(loss)
+    else:
+        scores[known] = 1 - np.abs(_standing(loss[known]) - CENTRES[params["band"]])
     return Judged(scores, refused, {"perplexity": np.exp(loss)})
 
 
