@@ -14,11 +14,12 @@ FLOORS = {
     0: {"errors", "values", "canonical", "seeds", "preemption"},
     1: {"stage", "protocols", "recipe", "runtime"},
     2: {"store", "data", "engine", "sandbox"},
-    3: {"sources", "taggers", "strategies", "evaluators", "analyses"},
+    3: {"sources", "taggers", "selectors", "strategies", "evaluators", "analyses"},
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
     | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"}
-    | {"choosing", "model_judge"},
+    | {"choosing", "model_judge", "selecting", "evidence"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
+    | {"selections", "terminal_select"}
     | {"__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

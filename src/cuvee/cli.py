@@ -43,6 +43,7 @@ def app() -> None:
     cuvee inspect recipe.yaml   the rows as the model will see them
     cuvee preflight recipe.yaml checks of masks, lengths, duplicates, leaks
     cuvee plan recipe.yaml      what it comes to, and what it costs
+    cuvee select recipe.yaml    rows chosen by what a model can learn from them
     cuvee run recipe.yaml       do what is missing, and write the report
     """
 
@@ -404,6 +405,48 @@ def inspect(
 
         inspect_page.write(found, html)
         click.echo(f"page: {html}", err=as_json)
+
+
+@app.command()
+@_recipe_arguments
+@_store_option
+@_json_option
+@_runtime_options
+@_accept_option
+@click.option("--rows", type=click.IntRange(0), default=3, show_default=True, help="Rows shown of each place.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write all rows with their scores, and the kept rows, here.")
+def select(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    store: Path,
+    as_json: bool,
+    workers: int,
+    threads: int,
+    device: str,
+    accept: tuple[str, ...],
+    rows: int,
+    out: Path | None,
+) -> None:
+    """Choose rows as a recipe's `select` says, and show the best, the worst and the border.
+
+    Does what the selections need, the training of reference models included, and no run of the recipe.
+
+    \b
+    cuvee select examples/select.yaml
+    cuvee select examples/select.yaml seeds=0 --out selected
+    """
+    from cuvee import selections, terminal_select
+    from cuvee.runtime import Runtime
+
+    _, planned, opened = _open(recipe, overrides, store, accept=accept)
+    if selections.stages(planned):
+        _prepare(planned, Runtime(store, workers, threads, device), ("select",), quiet=as_json)
+    view = selections.view(planned, opened, rows)
+    written = selections.write(planned, opened, out) if out else []
+    if as_json:
+        _echo({**view, "written": [str(path) for path in written]})
+    else:
+        terminal_select.print_selections(view, written)
 
 
 @app.command()

@@ -134,7 +134,7 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
         memory,
         *_disk(book, todo, workers),
         max(sum(missing.values()) / workers, _longest_chain(plan, missing)),
-        sum(full[model.training.id] for run in plan.runs for model in run.models),
+        sum(full[stage.id] for run in plan.runs for stage in run.trainings),
         sum(full[stage.id] for stage in plan.stages if stage.kind == "train"),
         (said, memory_said, f"{workers} worker(s) at once"),
     )
@@ -153,6 +153,9 @@ def _size(stage: Stage, book: _Book) -> Size:
         summary = book.store.manifest(stage.kind, stage.id)["summary"]
         _check_bad(stage, summary, book)
         return _stored(summary)
+    # Of training rows; the losses of held-out rows are those of an evaluator.
+    if stage.kind == "embed" or (stage.kind == "score" and stage.component != "loss"):
+        return book.sizes[stage.one("data").id]
     measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "mark": _mark, "fisher": _fisher}
     measure |= {"score": _items, "generate": _items, "choose": _weighed}
     return measure[stage.kind](stage, book) if stage.kind in measure else Size()
@@ -287,8 +290,14 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
     heldout = Fraction(stage.identity["params"]["heldout"])
     rows = part.rows - round(part.rows * heldout)
     exact = part.rows_exact and not heldout and not {"drop", "keep", "duplicates", "excluded"} & set(how)
+    kept = _kept(how, part, stage)
+    if kept is not None:
+        rows, exact = kept, False
     for amount in how.get("amounts", []):
-        if "share" in amount:
+        if "fold" in amount:
+            fold = amount["fold"]
+            rows, exact = rows * (1 if fold["inside"] else fold["of"] - 1) // fold["of"], False
+        elif "share" in amount:
             # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
             if Fraction(amount["share"]) * rows < Fraction(4, 5):
                 raise UsageError(
@@ -321,6 +330,27 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
         rows_exact=exact,
         tokens_exact=False,
     )
+
+
+def _kept(how: Mapping[str, Any], part: Size, stage: Stage) -> int | None:
+    """Return about how many rows of a source selections keep, as far as their rules say; None without any."""
+    found = None
+    for stage_id, number in how.get("excluded", ()):
+        (named,) = (one for one in stage.inputs["excluded"] if one.id == stage_id)
+        if named.kind != "select":
+            continue
+        rule = named.params["rule"]
+        pools = len(named.inputs["pools"])
+        rows = part.rows
+        if "share" in rule:
+            rows = math.floor(Fraction(rule["share"]) * rows)
+        elif "count" in rule:
+            rows = min(rows, int(rule["count"]) // (1 if named.params.get("groups") else pools))
+        elif "between" in rule and not rule.get("values"):
+            low, high = map(Fraction, rule["between"])
+            rows = math.floor((high - low) * rows)
+        found = max(1, min(rows, part.rows))
+    return found
 
 
 def _train(stage: Stage, book: _Book) -> Size:
@@ -389,24 +419,35 @@ def _parameters(stage: Stage, book: _Book) -> int:
 
 
 def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
+    """Return about how long a stage takes: to start, to compute, to write."""
     size = book.sizes[stage.id]
-    if stage.kind in ("train", "mark", "fisher", "score", "generate", "choose"):
-        rate = rates.get(_root(stage).id, book.rate)
-    if stage.kind == "train":
-        return _training_work(stage, book) / rate + 0.5
-    if stage.kind == "mark" and stage.one("training").id in book.present:  # if the training left none on the way
-        return _training_work(stage.one("training"), book) * float(stage.params["fraction"]) / rate + 0.5
+    if work := _work(stage, book):
+        return work / rates.get(_root(stage).id, book.rate) + 0.3
     if stage.kind in ("fold", "mark"):
         return _weights(stage, book) / FOLD_RATE + 0.5
+    if stage.kind == "select":
+        return sum(book.sizes[pool.id].rows for pool in stage.inputs["pools"]) / 500_000 + 0.2
+    return size.total_tokens / 500_000 if stage.kind == "render" else 0.05
+
+
+def _work(stage: Stage, book: _Book) -> float:
+    """Return the floating-point operations of a model in a stage; 0 without one."""
+    size = book.sizes[stage.id]
+    if stage.kind == "train":
+        return _training_work(stage, book)
+    if stage.kind == "mark":  # the training may have left it on the way
+        training = stage.one("training")
+        return _training_work(training, book) * float(stage.params["fraction"]) if training.id in book.present else 0
     if stage.kind == "fisher":
-        return 6.0 * _parameters(stage, book) * size.total_tokens / rate + 0.5
-    if stage.kind in ("score", "choose"):
-        return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens / rate + 0.2
+        return 6.0 * _parameters(stage, book) * size.total_tokens
+    if "model" not in stage.inputs:
+        return 0
+    if stage.kind in ("score", "embed", "choose"):
+        tokens = size.supervised_tokens if stage.params.get("prompt") is False else size.total_tokens
+        return 2.0 * _parameters(stage.one("model"), book) * tokens
     if stage.kind == "generate":
-        return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens * GENERATION_SLOWDOWN / rate + 0.2
-    if stage.kind == "render":
-        return size.total_tokens / 500_000
-    return 0.05
+        return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens * GENERATION_SLOWDOWN
+    return 0
 
 
 def _training_work(stage: Stage, book: _Book) -> float:

@@ -289,6 +289,27 @@ def _keep_template(job: Job, rendered: str, folder: Path, store: Store) -> None:
 
 
 def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    if job.component != "loss":
+        from cuvee import evidence
+
+        of_rows = evidence.stored if job.component == "stored" else evidence.score
+        return of_rows(job, work, store, runtime, progress)
+    return _score_items(job, work, store, runtime, progress)
+
+
+def _embed(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import evidence
+
+    return evidence.embed(job, work, store, runtime, progress)
+
+
+def _select(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import evidence
+
+    return evidence.select(job, work, store, runtime, progress)
+
+
+def _score_items(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import engine, judging
     from cuvee.data import items
     from cuvee.data.rendered import Rendered
@@ -303,11 +324,15 @@ def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
     _need_items(ids, job)
     folder = model_folder(job.one("model"))
     names = [ability for _, ability in job.locate["parts"]]
-    found = engine.for_model(folder).score(folder, rows, runtime, progress, params["precision"], part_names=names)
+    journal = work / "scored.jsonl"
+    found = engine.for_model(folder).score(
+        folder, rows, runtime, progress, params["precision"], part_names=names, journal=journal
+    )
     judging.write_table(
         work / "scores.parquet",
         {"item": ids, "nll": [one.nll for one in found], "tokens": [one.tokens for one in found]},
     )
+    journal.unlink(missing_ok=True)
     tokens = sum(one.tokens for one in found)
     return {"items": len(ids), "full": full, "supervised_tokens": tokens}
 
@@ -363,6 +388,8 @@ TABLE: Mapping[str, Execute] = {
     "mark": _mark,
     "fold": _fold,
     "score": _score,
+    "embed": _embed,
+    "select": _select,
     "generate": _generate,
     "choose": _choose,
     "judge": _judge,

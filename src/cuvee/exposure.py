@@ -110,6 +110,7 @@ TABLES = {
     "tag": "tags.parquet",
     "duplicates": "excluded.parquet",
     "overlap": "excluded.parquet",
+    "select": "selection.parquet",
 }
 """The tables that stages other than models keep: rows kept aside, tags, rows that another one excludes."""
 

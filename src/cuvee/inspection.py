@@ -507,7 +507,7 @@ def _taggings(plan: Plan, store: Store, mix: Stage) -> Iterator[Mapping[str, Tag
 
 
 def _part(name: str, counts: Mapping[str, Any], taggings: Mapping[str, Tagging]) -> PartView:
-    left_out = ("heldout", "duplicates", "overlap", "filtered")
+    left_out = ("heldout", "duplicates", "overlap", "filtered", "unselected")
     return PartView(
         name,
         tuple(_amount(text) for text in counts["asked"]) or ("all",),

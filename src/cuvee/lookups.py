@@ -7,7 +7,7 @@ from typing import Any
 
 from cuvee.store import Store
 
-EXCLUDING = ("duplicates", "overlap")
+EXCLUDING = ("duplicates", "overlap", "select")
 """Kinds of stages that name rows to leave out."""
 
 
@@ -30,12 +30,18 @@ def excluded(how: Mapping[str, Any], store: Store) -> dict[str, Any] | None:
     """
     import numpy as np
 
-    from cuvee.data import exclusions
+    from cuvee.data import exclusions, selection
 
     found: dict[str, list[Any]] = {}
     for stage_id, number in how.get("excluded", ()):
         kind = next(kind for kind in EXCLUDING if store.has(kind, stage_id))
-        found.setdefault(kind, []).append(exclusions.rows(store.path(kind, stage_id), number))
+        folder = store.path(kind, stage_id)
+        if kind == "select":
+            available = store.manifest(kind, stage_id)["summary"]["available"][number]
+            rows = selection.left_out(folder, number, available)
+        else:
+            rows = exclusions.rows(folder, number)
+        found.setdefault(kind, []).append(rows)
     return {kind: np.unique(np.concatenate(rows)) for kind, rows in found.items()} or None
 
 

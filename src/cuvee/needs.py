@@ -57,5 +57,5 @@ def kept_models(plan: Plan) -> set[str]:
     keep = plan.located.recipe.keep_models
     if keep == "all":
         marks = {model.id for run in plan.runs for _, _, model in run.marks}
-        return {model.id for run in plan.runs for model in run.models} | marks
+        return {stage.id for stage in plan.stages if isinstance(stage, Trained)} | marks
     return {run.models[-1].id for run in plan.runs if run.models} if keep == "leaves" else set()

@@ -6,20 +6,22 @@ The plan is the union of all runs' graphs with equal stages counted once. Making
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from cuvee import bases, canonical, components
 from cuvee.data.files import Absent
 from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
 from cuvee.protocols import EvaluatorParams, Ingredient, Params, RunInfo
-from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Source, Training
+from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Selection, Source, Training
 from cuvee.screening import Screening
+from cuvee.selecting import Selecting
 from cuvee.stage import (
     Base,
     Fisher,
@@ -56,6 +58,7 @@ class Settings:
     split_seed: int
     seed: int
     sources: Mapping[str, Ingredient] = field(default_factory=dict, repr=False)
+    bands: Callable[..., list[Ingredient]] | None = field(default=None, compare=False, repr=False)
 
     def mixture(self) -> Mapping[str, Any]:
         """Return the parameters of a mixture."""
@@ -78,6 +81,10 @@ class Settings:
         data = mix([self.sources[asked.source].part], self.mixture(), label=asked.source)
         more = {"seed": self.seed, "precision": self.values.precision}
         return fisher(start, data, {"samples": asked.samples, "labels": asked.labels, **more})
+    def banded(self, sources: Mapping[str, Ingredient], by: Component, rule: Mapping[str, Any]) -> list[Ingredient]:
+        """Return the sources reduced to the rows whose score lies in a band."""
+        assert self.bands is not None
+        return self.bands(sources, by, rule)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,11 @@ class PlannedRun:
     def final(self) -> Model:
         """The run's last model."""
         return self.models[-1] if self.models else self.base
+
+    @cached_property
+    def trainings(self) -> tuple[Stage, ...]:
+        """All trainings behind the run's last model, those for selecting rows included."""
+        return tuple(stage for stage in walk([self.final]) if stage.kind == "train")
 
     @property
     def steps(self) -> list[tuple[int, Model]]:
@@ -200,7 +212,7 @@ class Plan:
     @property
     def trainings_alone(self) -> int:
         """How many trainings there would be if every run trained by itself."""
-        return sum(len(run.models) for run in self.runs)
+        return sum(len(run.trainings) for run in self.runs)
 
     def provisional(self) -> list[Stage]:
         """Return stages of data or models that are only declared; a plan with one cannot be run."""
@@ -247,6 +259,7 @@ class _Builder:
 
     def build(self) -> Plan:
         self._check_analyses()
+        self.selecting = Selecting(self.located, self.pins, self._tokenizer, self._load_target)
         self.screening = Screening(self.located, self.pins, self.loaded, self._named_benchmarks())
         evaluated: list[Evaluated] = []
         for base, seed, (info, run, params, key) in itertools.product(
@@ -284,7 +297,8 @@ class _Builder:
             if found is None:
                 return
             self.preflights[asked] = found
-        self.gates |= {model.training.id: (self.preflights[asked],) for model in run.models}
+        # Reference models of selections train on the same rows.
+        self.gates |= {stage.id: (self.preflights[asked],) for stage in run.trainings}
         # What is asked of a trained model waits as well: it may have been trained before the question was known.
         models = {model.id for model in (*run.models, *(marked for _, _, marked in run.marks))}
         asked_of = [one for item in evaluated for one in _asked_of(item.grade.one("answers"))]
@@ -372,7 +386,8 @@ class _Builder:
                     raise self.located.error("the list is empty; name at least one value", *key, name)
             for values in itertools.product(*(run.params[name] for name in axes)):
                 chosen = {**run.params, **dict(zip(axes, values, strict=True))}
-                drafts.append((run, self.located.check(module.Params, chosen, *key), axes, key))
+                checked = self.located.check(module.Params, chosen, *key)
+                drafts += [(one, checked, axes, key) for one in _one_selection_each(run)]
         yield from _named(drafts)
 
     def _plan_run(self, info: RunInfo, run: Run, params: Params, key: tuple[str | int, ...], base: Base) -> PlannedRun:
@@ -380,7 +395,9 @@ class _Builder:
         module = components.find("strategies", run.strategy)
         trained = {name: one for name, one in ingredients.items() if not self.recipe.sources[name].replay}
         try:
-            final = module.plan(self._chosen(run, trained, key), base, settings, params)
+            bands = partial(self.selecting.banded, key=key, base=base, settings=settings)
+            sources = self._chosen(run, trained, key)
+            final = module.plan(sources, base, replace(settings, bands=bands), params)
         except RecipeError as error:
             raise self.located.error(error.message, *key, *filter(None, error.key.split("."))) from error
         models = _chain(final)
@@ -411,14 +428,16 @@ class _Builder:
         self, run: Run, key: tuple[str | int, ...], base: Base, seed: int
     ) -> tuple[Settings, dict[str, Ingredient]]:
         """Return what all values of a run's axes share: its settings and its sources."""
-        asked = (key, base.id, seed)
+        asked = (key, repr(run.select), base.id, seed)
         if asked not in self.settings:
             values = {**self.recipe.training.model_dump(exclude_unset=True), **run.training}
             training = self.located.check(Training, values, *key, "training")
             self._check_named(training, key)
-            bare = Settings(training, self.recipe.heldout, self.recipe.split_seed, seed)
-            ingredients = self._ingredients(base, bare)
-            self.settings[asked] = replace(bare, sources=ingredients), ingredients
+            settings = Settings(training, self.recipe.heldout, self.recipe.split_seed, seed)
+            ingredients = self._ingredients(base, settings)
+            for selection, where in self._selections(run, key):
+                ingredients = self.selecting.apply(selection, where, ingredients, base, settings)
+            self.settings[asked] = replace(settings, sources=ingredients), ingredients
         return self.settings[asked]
 
     def _check_named(self, training: Training, key: tuple[str | int, ...]) -> None:
@@ -436,6 +455,28 @@ class _Builder:
         assert isinstance(number, int)
         given = steps[0] in self.recipe.runs[number].training
         return (*(key if given else ()), "training", *steps)
+
+    def _selections(self, run: Run, key: tuple[str | int, ...]) -> Iterator[tuple[Selection, tuple[str | int, ...]]]:
+        """Yield what is selected in a run, with where the recipe says so: the run's own, or the sources' and the rest."""
+        if "select" in run.model_fields_set:
+            yield from ((selection, (*key, "select")) for selection in run.select or ())
+            return
+        own = {name: source.select for name, source in self.recipe.sources.items() if source.select}
+        for name, selection in own.items():
+            yield selection.model_copy(update={"sources": (name,)}), ("sources", name, "select")
+        if self.recipe.select:
+            rest = self.recipe.select.sources or tuple(
+                name for name, source in self.recipe.sources.items() if name not in own and not source.replay
+            )
+            yield self.recipe.select.model_copy(update={"sources": rest}), ("select",)
+
+    def _tokenizer(self, base: Base) -> Base:
+        if base.id not in self.tokenizers:
+            self.tokenizers[base.id] = bases.tokenizer(base, self.pins)
+        return self.tokenizers[base.id]
+
+    def _load_target(self, name: str, source: Source) -> Loaded:
+        return self._load_stage(name, source)
 
     def _ingredients(self, base: Base, settings: Settings) -> dict[str, Ingredient]:
         found = {}
@@ -745,12 +786,26 @@ def _how(source: Source) -> dict[str, Any]:
     return how
 
 
+def _one_selection_each(run: Run) -> list[Run]:
+    if not run.select:
+        return [run]
+    return [run.model_copy(update={"select": (selection,)}) for selection in run.select]
+
+
 def _is_axis(model: type[Params], name: str, value: Any) -> bool:
     """A list where the strategy takes one value is one run each."""
     if not isinstance(value, list | tuple) or name not in model.model_fields:
         return False
-    origin = get_origin(model.model_fields[name].annotation)
-    return not (isinstance(origin, type) and issubclass(origin, list | tuple | set | dict))
+    return not _holds_many(model.model_fields[name].annotation)
+
+
+def _holds_many(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return any(map(_holds_many, get_args(annotation)))
+    if origin is Annotated:
+        return _holds_many(get_args(annotation)[0])
+    return isinstance(origin, type) and issubclass(origin, list | tuple | set | dict)
 
 
 def _chain(final: Model) -> tuple[Trained, ...]:
@@ -783,6 +838,7 @@ def _name(run: Run, params: Params, shown: list[str]) -> str:
     training = ",".join(f"{k}={v}" for k, v in run.training.items())
     values = {**dict(params), "training": training, "sources": ",".join(run.sources)}
     parts = [f"{name}={_text(values[name])}" for name in shown]
+    parts += [f"select={selection.text}" for selection in run.select or ()]
     return " ".join([run.name or run.strategy, *parts])
 
 

@@ -5,6 +5,7 @@ the verbs of its folder:
 
     sources      pin(params, folder), examples(params, where), estimate(params, where)
     taggers      tags(example, params), or request(example, params) and parse(text, params)
+    selectors    needs(pool, params), identity(params), judge(candidates, params)
     strategies   plan(sources, start, hyper, params)
     evaluators   request(example, params), grade(request, responses, params) or grade_many; or grade(likelihood);
                  or request, questions(asked, others, params, where), read(judgement, params), combine(verdicts);
@@ -17,12 +18,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cuvee.stage import Excluded, Fisher, Model, Part, Rendered, Tagged
+from cuvee.stage import Base, Embedded, Excluded, Fisher, Mixture, Model, Part, Rendered, Scores, Stage, Tagged, Trained
 from cuvee.values import BadRow, Example, Message
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Params(BaseModel):
@@ -72,7 +77,7 @@ class Ingredient:
 
 
 class Hyper(Protocol):
-    """What a strategy needs of the training settings: the parameters of a mixture and of a training.
+    """What a strategy needs of the run's settings: the parameters of a mixture and of a training, rows by difficulty.
 
     `replay` is the part of a source that is mixed into every training, if the recipe asks for one. `fisher` is what the
     regulariser ewc holds a training from `start` by, if the recipe has it.
@@ -82,6 +87,15 @@ class Hyper(Protocol):
     def training(self) -> Mapping[str, Any]: ...
     def replay(self) -> Ingredient | None: ...
     def fisher(self, start: Model) -> Fisher | None: ...
+
+    def banded(self, sources: Mapping[str, Ingredient], by: Any, rule: Mapping[str, Any]) -> list[Ingredient]:
+        """Return the sources reduced to the rows whose score by a selector lies in a band.
+
+        Args:
+            sources: what there is; amounts are taken first.
+            by: the selector with its parameters (`recipe.Component`).
+            rule: the band, as in `data.selection`.
+        """
 
 
 class Strategy(Protocol):
@@ -155,6 +169,132 @@ class ModelTagger(Protocol):
     def generation(self, params: Any) -> Mapping[str, Any]: ...
     def identity(self, params: Any) -> Mapping[str, Any]: ...
     def is_cut(self, example: Example, params: Any) -> bool: ...
+
+
+# --------------------------------------------------------------------------------------------- selectors
+
+
+class Pool(Protocol):
+    """The rows that a selection looks at, source by source, and the stages that can be made of them.
+
+    Attributes:
+        base: the model that the run starts from.
+        parts: one mixture of whole rows for each source, in the order that evidence must have.
+        seed: the run's seed.
+    """
+
+    base: Model
+    parts: tuple[Mixture, ...]
+    seed: int
+
+    def score(self, model: Model, *, prompt: bool = True, entropy: bool = False) -> tuple[Scores, ...]:
+        """Return the losses of every part's rows under a model, with or without what stands before the answers."""
+
+    def stored(self, path: str, column: str, missing: str) -> tuple[Scores, ...]:
+        """Return scores that a file holds."""
+
+    def embed(self, model: Model, params: Mapping[str, Any]) -> tuple[Embedded, ...]:
+        """Return a vector for every part's rows."""
+
+    def trained(self, changes: Mapping[str, Any], share: Fraction | None = None) -> Trained:
+        """Return the base trained on the pool by the run's settings with `changes`, or on a share of it."""
+
+    def folded(self, folds: int, changes: Mapping[str, Any]) -> tuple[tuple[Scores, ...], ...]:
+        """Return for each fold of the prompts the losses of its rows under the base trained on the other folds."""
+
+    def other(self, model: str) -> tuple[Base, Pool]:
+        """Return another base model, and the same pool as that model's tokenizer renders it."""
+
+    def target(self, given: Mapping[str, Any]) -> Pool:
+        """Return the rows of a file, or held-out rows of an ability, as a pool of their own."""
+
+    def tags(self) -> tuple[tuple[Tagged, ...], ...]:
+        """Return the taggings of every part's source."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The stages that a selector depends on.
+
+    Args:
+        rows: evidence on the pool's rows by role, one stage for each part of the pool in its order.
+        targets: evidence on other rows by role, such as the embeddings of a target set.
+    """
+
+    rows: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+    targets: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The rows of a pool with the evidence on them, in one order.
+
+    Args:
+        sources: number of each row's source among the pool's parts, (n,) int16.
+        rows: place of each row in load order, (n,) int64.
+        keys: example ids, (n, 16) uint8.
+        occurrences: number among equal rows, (n,).
+        tokens, supervised: tokens of each row, all and those the loss counts, (n,).
+        evidence: columns by role, (n,) or (n, width) each; NaN where a stage has no such row.
+        targets: columns by role, of other rows.
+        wanted: how many rows will be kept; None where scores alone decide.
+    """
+
+    sources: NDArray[np.int16]
+    rows: NDArray[np.int64]
+    keys: NDArray[np.uint8]
+    occurrences: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    supervised: NDArray[np.int32]
+    evidence: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    targets: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    wanted: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, places: NDArray[np.int64], wanted: int | None) -> Candidates:
+        """Return some of the rows."""
+        names = ("sources", "rows", "keys", "occurrences", "tokens", "supervised")
+        evidence = {
+            role: {name: column[places] for name, column in columns.items()} for role, columns in self.evidence.items()
+        }
+        return replace(
+            self, **{name: getattr(self, name)[places] for name in names}, evidence=evidence, wanted=wanted
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a selector says of every candidate.
+
+    Args:
+        scores: larger is better, (n,) float64; a row without one (NaN, infinite) is never kept.
+        refused: reasons with the rows that are not kept because of them, (n,) bool each; the first that holds counts.
+        columns: further columns for the table of all rows, (n,) each.
+        order: places of the rows in the order in which they are taken, where it is not that of the scores.
+    """
+
+    scores: NDArray[np.float64]
+    refused: Sequence[tuple[str, NDArray[np.bool_]]] = ()
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    order: NDArray[np.int64] | None = None
+
+
+class Selector(Protocol):
+    """Says how much each row of a pool is worth. `SEEDED` says whether `judge` draws, so that the seed counts.
+
+    `needs` is pure: it names the stages whose results `judge` reads, such as a reference model's losses; equal ones are
+    done once for all selectors. `identity` are the parameters that decide `judge` besides that evidence.
+    """
+
+    VERSION: int
+    SEEDED: bool
+    Params: type[Params]
+
+    def needs(self, pool: Pool, params: Any) -> Needs: ...
+    def identity(self, params: Any) -> Mapping[str, Any]: ...
+    def judge(self, candidates: Candidates, params: Mapping[str, Any]) -> Judged: ...
 
 
 # ---------------------------------------------------------------------------------------------- evaluators
@@ -444,10 +584,14 @@ class TokenRows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Summed negative log-likelihood (nats) over `tokens` supervised tokens of one row."""
+    """Summed negative log-likelihood (nats) over `tokens` supervised tokens of one row.
+
+    `entropy` is the sum of the predictions' entropies (nats) at these tokens where it was asked for.
+    """
 
     nll: float
     tokens: int
+    entropy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,10 +771,42 @@ class Table:
     figures: Sequence[Figure] = ()
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What one selection kept, over all its sources.
+
+    Args:
+        name: the selection's, with the seed where the recipe has several and it hangs on the seed.
+        selector: its name and rule, the same for all seeds.
+        seed: of the first run that has it.
+        stage: short name of the stage.
+        names: of its sources.
+        source: number of each row's source in `names`, (n,).
+        rows: what tells each row from all others in the recipe, (n,) int64.
+        scores: (n,); NaN where there is none.
+        kept: (n,) bool.
+        tokens: supervised tokens, (n,).
+        reasons: rows by reason.
+    """
+
+    name: str
+    selector: str
+    seed: int
+    stage: str
+    names: Sequence[str]
+    source: NDArray[np.int16]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+    tokens: NDArray[np.int32]
+    reasons: Mapping[str, int]
+
+
 class Analysis(Protocol):
     """A pure function from results to a table and its figures.
 
-    It is given the results of finished trainings; with ``MARKS = True`` in its module those of marks as well.
+    It is given the results of finished trainings; with ``MARKS = True`` in its module those of marks as well, and with
+    ``OF = "selections"`` the recipe's selections (`Choice`) in place of results.
     """
 
     VERSION: int

@@ -251,6 +251,68 @@ class Component(_Part):
         return value
 
 
+class Selection(_Part):
+    """Rows chosen by a selector: exactly one of share, count, threshold, between.
+
+    Args:
+        by: the selector.
+        share: of the pool's rows, the best by score.
+        count: so many rows.
+        threshold: rows with at least this score.
+        between: two shares: rows in the order of their scores from the one to the other, the lowest score first.
+        take: which end of the scores is kept.
+        within: ``all`` rows together, or the rule for each ``source`` or ``ability`` by itself.
+        pool: a random part of each source that alone is looked at.
+        sources: names of the sources it chooses from; all that have no selection of their own when absent.
+        seed: of selectors that draw, and of trainings for the selection; the run's when absent.
+    """
+
+    RULES: ClassVar[tuple[str, ...]] = ("share", "count", "threshold", "between")
+
+    by: Component
+    share: Annotated[Share, Field(gt=0, le=1)] | None = None
+    count: Annotated[int, Field(gt=0, strict=True)] | None = None
+    threshold: float | None = None
+    between: tuple[Annotated[Share, Field(ge=0, le=1)], Annotated[Share, Field(ge=0, le=1)]] | None = None
+    take: Literal["highest", "lowest"] = "highest"
+    within: Literal["all", "source", "ability"] = "all"
+    pool: Amount | None = None
+    sources: tuple[str, ...] | None = None
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Selection:
+        given = [name for name in self.RULES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(self.RULES)}; got {', '.join(given) or 'none'}")
+        if self.between and self.between[0] >= self.between[1]:
+            raise ValueError("between: the first share must be below the second")
+        if self.between and self.take == "lowest":
+            raise ValueError("between counts from the lowest score; leave take out")
+        if self.pool and self.pool.share is not None and self.pool.share > 1:
+            raise ValueError("pool: a share above 1 would repeat rows")
+        return self
+
+    def rule(self) -> dict[str, Any]:
+        """Return what is kept; canonical values."""
+        rule = {name: getattr(self, name) for name in self.RULES if getattr(self, name) is not None}
+        return {**rule, "lowest": True} if self.take == "lowest" else rule
+
+    @property
+    def text(self) -> str:
+        """A short name."""
+        rule = "-".join(map(str, self.between)) if self.between else ""
+        rule = rule or next(str(getattr(self, name)) for name in self.RULES if getattr(self, name) is not None)
+        given = ", ".join(f"{name}={value}" for name, value in self.by.params.items())
+        words = [f"{self.by.name}({given})" if given else self.by.name, "lowest" * (self.take == "lowest"), rule]
+        return " ".join([*filter(None, words), *([] if self.within == "all" else ["of each", self.within])])
+
+
+def _selections(value: Any) -> Any:
+    """Accept one selection where several are meant."""
+    return (value,) if isinstance(value, Mapping | Selection) else value
+
+
 class Source(_Part):
     """A named set of examples that teaches one ability.
 
@@ -268,6 +330,7 @@ class Source(_Part):
         duplicates: ``keep`` equal rows, ``drop`` all but the first, or ``near`` ({near, on}): near ones as well.
         overlap: ``drop`` rows that hold items of the recipe's benchmarks; ``keep`` leaves it to the preflight.
         replay: strategies do not train on it; it is there for `training.replay`, for ewc, and to be measured.
+        select: rows chosen by a selector, before any amount.
         max_bad: largest share of unusable rows before the load is an error.
         declared: sizes to plan with when the data is not at hand.
     """
@@ -287,6 +350,7 @@ class Source(_Part):
     duplicates: Duplicates = Duplicates(near=None, drop=False)
     overlap: Literal["keep", "drop"] = "keep"
     replay: bool = False
+    select: Selection | None = None
     max_bad: Annotated[Share, Field(ge=0, le=1)] = Fraction(1, 100)
     declared: Declared | None = None
 
@@ -508,6 +572,7 @@ class Run(BaseModel):
     Args:
         sources: the sources that this run uses, a list of names or each with its changes; all when absent. What is
             measured stays the same.
+        select: stands in place of every other selection of the recipe; several are one run each, null is none at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -516,6 +581,7 @@ class Run(BaseModel):
     name: str | None = None
     training: Mapping[str, Any] = Field(default_factory=dict)
     sources: Annotated[Mapping[str, Choice], BeforeValidator(_choices)] = Field(default_factory=dict)
+    select: Annotated[tuple[Selection, ...], BeforeValidator(_selections)] | None = None
 
     @property
     def params(self) -> dict[str, Any]:
@@ -561,6 +627,7 @@ class Recipe(_Part):
     bases: tuple[BaseModelRef, ...] = ()
     sources: Mapping[str, Source] = Field(default_factory=dict)
     duplicates: Across | None = None
+    select: Selection | None = None
     preflight: Preflight = Field(default_factory=Preflight)
     heldout: Annotated[Share, Field(ge=0, lt=1)] = Fraction(1, 50)
     split_seed: int = 0

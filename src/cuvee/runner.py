@@ -137,7 +137,7 @@ def _check_extras(todo: Iterable[Stage], plan: Plan) -> None:
     """Refuse to start what would fail for want of a package."""
     real = any(run.base.component != "fake" for run in plan.runs)
     kinds = {(stage.kind, stage.component) for stage in todo}
-    models = ("train", "mark", "fold", "fisher", "score", "generate", "choose")
+    models = ("train", "mark", "fold", "fisher", "score", "embed", "generate", "choose")
     if not real or not any(kind in models for kind, _ in kinds):
         return
     absent = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]

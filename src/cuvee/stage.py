@@ -7,6 +7,8 @@
                                                  │  └── generate ─┬─ grade
     base ────────────────────────────────────────┘               └─ judge ── grade
 
+    pool (a mix of one source's rows) ── score or embed ── select ── mix
+
 A LoRA training makes an adapter. A fold adds it to the weights it was trained on, and stands in the train's place.
 A mark is what a training had learnt after a part of its steps. A fisher tells how much each weight of a model matters
 for some rows.
@@ -42,6 +44,8 @@ KIND_VERSIONS = {
     "mark": 1,
     "fold": 1,
     "score": 1,
+    "embed": 1,
+    "select": 1,
     "generate": 1,
     "choose": 1,
     "judge": 1,
@@ -165,7 +169,11 @@ class Overlap(Stage):
     """Rows of one source that hold items of one benchmark."""
 
 
-Excluded = Duplicates | Overlap
+class Selected(Stage):
+    """Rows of one or several sources with a score, whether they are kept, and why."""
+
+
+Excluded = Duplicates | Overlap | Selected
 """What names rows that a mixture can leave out."""
 
 
@@ -182,7 +190,11 @@ class Mixture(Stage):
 
 
 class Scores(Stage):
-    """Negative log-likelihood per item under one model."""
+    """Negative log-likelihood per item, or per row of a pool, under one model; or scores that a file holds."""
+
+
+class Embedded(Stage):
+    """A vector for each row of a pool."""
 
 
 class Responses(Stage):
@@ -393,6 +405,47 @@ def score(model: Model, data: Iterable[Part], params: Mapping[str, Any]) -> Scor
     """Describe the loss of a model on held-out rows of rendered sources, each with its filters."""
     roles, asked, names = _filtered(data, "data")
     return Scores("score", "loss", 1, {**params, **asked}, {"model": (model,), **roles}, model.label, names)
+
+
+def score_rows(model: Model, pool: Mixture, params: Mapping[str, Any]) -> Scores:
+    """Describe the losses of a model on the rows of a pool: of training rows, to select by."""
+    return Scores("score", "rows", 1, params, {"model": (model,), "data": (pool,)}, f"{pool.label} by {model.label}")
+
+
+def score_stored(pool: Mixture, params: Mapping[str, Any], locate: Mapping[str, Any]) -> Scores:
+    """Describe looking up scores of a pool's rows in a file; `params` must pin its content."""
+    return Scores("score", "stored", 1, params, {"data": (pool,)}, pool.label, locate)
+
+
+def embed(model: Model, pool: Mixture, component: str, version: int, params: Mapping[str, Any]) -> Embedded:
+    """Describe a vector for each row of a pool, such as a mean of hidden states."""
+    label = f"{pool.label} by {model.label}"
+    return Embedded("embed", component, version, params, {"model": (model,), "data": (pool,)}, label)
+
+
+def select(
+    component: str,
+    version: int,
+    params: Mapping[str, Any],
+    pools: Iterable[Mixture],
+    evidence: Mapping[str, tuple[Stage, ...]],
+    *,
+    label: str,
+    names: Iterable[tuple[str, str]],
+) -> Selected:
+    """Describe choosing rows of pools by evidence on them.
+
+    Args:
+        component: the selector.
+        version: its version.
+        params: what decides the choice besides the evidence.
+        pools: one a source.
+        evidence: stages by role, ``rows.NAME`` one a pool, ``targets.NAME`` any number.
+        label: for people.
+        names: name and ability of each pool's source, for people.
+    """
+    locate = {"pools": [list(pair) for pair in names]}
+    return Selected("select", component, version, params, {"pools": tuple(pools), **evidence}, label, locate)
 
 
 def generate(model: Model, items: Iterable[Part], component: str, version: int, params: Mapping[str, Any]) -> Responses:

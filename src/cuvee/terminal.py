@@ -90,6 +90,26 @@ def _data_branch(branch: Tree, view: Mapping[str, Any]) -> None:
     if overlaps:
         missing = sum(not stage["cached"] for stage in overlaps)
         branch.add(f"overlap with benchmarks and held-out rows: {len(overlaps)} comparisons, {missing} to do")
+    _selection_branch(branch, view)
+
+
+def _selection_branch(branch: Tree, view: Mapping[str, Any]) -> None:
+    """Draw what is selected, the losses that it takes, and the models that are trained for it alone."""
+    chosen = [stage for stage in view["stages"] if stage["kind"] == "select"]
+    if not chosen:
+        return
+    by_id = {stage["id"]: stage for stage in view["stages"]}
+    models = {name for run in view["runs"] for name in run["models"]}
+    models |= {name for one in models for name in by_id[one]["inputs"].get("training", ())}
+    for stage in view["stages"]:
+        if stage["kind"] == "train" and stage["id"] not in models:
+            branch.add(_training_line(stage, shared=False))
+    evidence = {one for stage in chosen for ids in stage["inputs"].values() for one in ids}
+    scored = [stage for stage in view["stages"] if stage["id"] in evidence and stage["kind"] in ("score", "embed")]
+    missing = sum(not stage["cached"] for stage in scored)
+    branch.add(f"losses and vectors of rows to select by: {len(scored)} sets, {missing} to do")
+    for stage in chosen:
+        branch.add(Text(f"select {stage['label']}  ").append(_mark(stage)))
 
 
 def _data_line(stage: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ from cuvee.store.store import write_whole
 
 ATTEMPTS = "attempts.json"
 
-RESUMABLE = ("train", "mark", "tag", "generate", "choose", "judge")
+RESUMABLE = ("train", "mark", "tag", "score", "embed", "generate", "choose", "judge")
 """Kinds whose unfinished work is taken up again; others start afresh."""
 
 

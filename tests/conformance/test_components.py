@@ -18,12 +18,14 @@ from cuvee.recipe import validate
 
 ALL = [(folder, name) for folder in components.FOLDERS for name in components.names(folder)]
 VERBS = {"sources": ("pin", "examples", "estimate"), "strategies": ("plan",), "analyses": ("table",)}
+VERBS["selectors"] = ("needs", "identity", "judge")
 SMALLEST: dict[str, dict[str, Any]] = {
     "local": {"path": "x.jsonl"},
     "hub": {"path": "hf://datasets/a/b/c.jsonl"},
     "inline": {"rows": []},
     "tiny": {"name": "math"},
     "instag": {"model": "builtin:tiny"},
+    "stored": {"path": "scores.parquet"},
     "gsm8k": {"path": "x.jsonl"},
     "humaneval": {"path": "x.jsonl"},
     "humaneval_plus": {"path": "x.jsonl"},
@@ -32,6 +34,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     **{name: {"path": "x", "judge": "gpt-4"} for name in ("alpaca_eval", "mt_bench", "mt_bench_pairs", "vicuna_bench")},
     "sequential": {"order": ["a", "b"]},
     "mixed_sequential": {"general": "a"},
+    "phased": {"difficulty": "length"},
     "dmt": {"general": "a", "k": "1/4"},
     "single": {"source": "a"},
     "ratio": {"general": "a"},

@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from cuvee.engine import attention, loading, scoring  # noqa: E402
+from cuvee.engine import attention, head, loading, scoring  # noqa: E402
+from cuvee.engine.flat import flatten  # noqa: E402
 from cuvee.protocols import Likelihood, TokenRow  # noqa: E402
 
 from .conftest import RUNTIME, make_rows, silent  # noqa: E402
@@ -80,14 +81,15 @@ def test_a_first_batch_that_differs_between_the_layouts_is_scored_one_by_one(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
-    right, flats = scoring.token_losses, []
+    right, flats = scoring.token_statistics, []
 
-    def wrong(model: Any, flat: Any, *, segments: bool) -> Any:
+    def wrong(model: Any, flat: Any, *, segments: bool, **how: Any) -> Any:
         flats.append(segments)
-        return right(model, flat, segments=segments) * (1.01 if segments else 1.0)
+        nll, entropy = right(model, flat, segments=segments, **how)
+        return nll * (1.01 if segments else 1.0), entropy
 
     # The probe made at loading sees nothing of it.
-    monkeypatch.setattr(scoring, "token_losses", wrong)
+    monkeypatch.setattr(scoring, "token_statistics", wrong)
     notes: list[str] = []
     found = scoring.score(
         model_folder("llama"), ROWS, RUNTIME, lambda facts: notes.append(facts["note"]) if "note" in facts else None
@@ -96,25 +98,85 @@ def test_a_first_batch_that_differs_between_the_layouts_is_scored_one_by_one(
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     (note,) = notes
     assert "flat and single loss of the first batch differ by 1.0e-02" in note
-    assert flats == [True, *[False] * 30]
+    assert flats == [False, False, True, *[False] * 30]
 
 
 def test_layouts_that_agree_cost_one_batch_more_and_stay_flat(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, seen = scoring.token_losses, []
+    right, seen = scoring.token_statistics, []
 
-    def watched(model: Any, flat: Any, *, segments: bool) -> Any:
-        seen.append((segments, model.config._attn_implementation, len(flat.lengths)))
-        return right(model, flat, segments=segments)
+    def watched(model: Any, flat: Any, *, segments: bool, chunked: bool, **how: Any) -> Any:
+        seen.append((segments, model.config._attn_implementation, len(flat.lengths), chunked))
+        return right(model, flat, segments=segments, chunked=chunked, **how)
 
-    monkeypatch.setattr(scoring, "token_losses", watched)
+    monkeypatch.setattr(scoring, "token_statistics", watched)
     scoring.score(
         model_folder("llama"), ROWS, RUNTIME, lambda facts: pytest.fail("nothing to say") if "note" in facts else None
     )
-    alone = [(name, rows) for segments, name, rows in seen if not segments]
+    probe, seen = seen[:2], seen[2:]
+    assert [chunked for *_, chunked in probe] == [True, False]
+    alone = [(name, rows) for segments, name, rows, _ in seen if not segments]
     first = seen[0][2]
     assert [rows for _, rows in alone] == [1] * first
-    assert {name for segments, name, _ in seen if segments} == {attention.NAME}
+    assert {name for segments, name, *_ in seen if segments} == {attention.NAME}
     assert attention.NAME not in {name for name, _ in alone}
-    assert sum(rows for segments, _, rows in seen if segments) == 30
+    assert sum(rows for segments, _, rows, _ in seen if segments) == 30
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "gemma2", "gpt2", "bloom", "neox", "phi"])
+def test_the_head_by_itself_in_chunks_gives_what_the_whole_model_gives(
+    kind: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "CHUNK", 4 * 96)  # four positions at a time
+    loaded = loading.load(model_folder(kind), "float32", torch.device("cpu"))
+    loaded.use("single")
+    flat = flatten([ROWS[0]], torch.device("cpu"))
+    with torch.inference_mode():
+        apart = head.token_statistics(loaded.model, flat, segments=False, chunked=True, entropy=True)
+        whole = head.token_statistics(loaded.model, flat, segments=False, chunked=False, entropy=True)
+        logits = loaded.model(input_ids=flat.ids).logits[0, flat.keep].double()
+    odds = logits.log_softmax(-1)
+    expected = (-odds.gather(1, flat.targets[:, None])[:, 0], -(odds.exp() * odds).sum(1))
+    for found in (apart, whole):
+        for one, right in zip(found, expected, strict=True):
+            assert one is not None
+            torch.testing.assert_close(one.double(), right, rtol=1e-4, atol=1e-5)
+
+
+def test_no_more_logits_than_a_chunk_are_made_at_once(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "CHUNK", 4 * 96)
+    monkeypatch.setattr(scoring, "PROBED", 5)
+    loaded = loading.cached(model_folder("llama"), "float32", torch.device("cpu"))
+    sizes: list[int] = []
+    hook = loaded.model.lm_head.register_forward_hook(lambda *given: sizes.append(given[2].shape[-2]))
+    found = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, entropy=True)
+    hook.remove()
+    assert max(sizes) == 4
+    assert sum(one.tokens for one in found) + 4 + 4 <= sum(sizes)  # the probe, and the first batch twice
+    assert all(one.entropy is not None and 0 <= one.entropy <= one.tokens * 4.57 for one in found)  # log 96 = 4.564
+
+
+def test_a_stopped_scoring_goes_on_where_it_was(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
+    journal, right, batches = tmp_path / "scores.jsonl", scoring._Scorer.score, []
+
+    def stops(self: Any, examples: Any) -> Any:
+        batches.append(len(examples))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return right(self, examples)
+
+    monkeypatch.setattr(scoring._Scorer, "score", stops)
+    with pytest.raises(KeyboardInterrupt):
+        scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, journal=journal)
+    with open(journal, "a", encoding="utf-8") as log:
+        log.write('{"rows": [1, 2')  # what a kill left of a line
+    found = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, journal=journal)
+    assert sum(batches) == len(ROWS) + batches[2]
+    assert [one.nll for one in found] == pytest.approx([one.nll for one in expected], rel=1e-5)
+    assert scoring.score(tmp_path / "no model is needed", ROWS, RUNTIME, silent, journal=journal) == found

@@ -13,7 +13,12 @@ from tests.conftest import Cuvee
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 NEEDS_FILES = {"paper.yaml": "declared sizes", "real.yaml": "hub files", "evaluate.yaml": "benchmark files"}
-TRAININGS = {"clean.yaml": (1, 1), "evaluate.yaml": (0, 0), "judged.yaml": (3, 3)}
+TRAININGS = {
+    "clean.yaml": (1, 1),
+    "evaluate.yaml": (0, 0),
+    "judged.yaml": (3, 3),
+    "select.yaml": (36, 24),
+}
 
 
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if p.name != "real.yaml"], ids=lambda p: p.name)
@@ -28,6 +33,7 @@ def test_it_plans(cuvee: Cuvee, place: Path, path: Path) -> None:
 def test_it_runs_with_the_fake_engine_and_then_executes_nothing(cuvee: Cuvee, place: Path, path: Path) -> None:
     _copy(path, place)
     small = [f"sources.{name}.amount={{count: 300}}" for name in _sources(path) if name != "mixed"]
+    small = ["seeds=0", "training.epochs=1"] if path.name == "select.yaml" else small
     first = json.loads(cuvee("run", path.name, "--fake", "--json", *small).stdout)
     assert first["failed"] == {}
     assert Path(place / first["report"]).is_file()

@@ -75,7 +75,9 @@ def write(
         for column, values in zip(columns, given_rows, strict=True):
             column.append(values)
         told.append({**chosen.counts, "chosen": chosen.counts["rows"], "rows": int(alive.sum())})
-        longest = max(longest, int(rendered.pieces.tokens[rendered.pieces.starts[rows] + pieces].max()))
+        longest = max(longest, int(rendered.pieces.tokens[rendered.pieces.starts[rows] + pieces].max(initial=0)))
+    if not any(part["rows"] for part in told):
+        raise DataError("the mixture has no row: selections keep none of its sources; see `cuvee select`")
     table = pa.table([np.concatenate(column) for column in columns], schema=SCHEMA)
     pq.write_table(table, folder / FILE)
     sums = {key: sum(part[key] for part in told) for key in ("rows", "pieces", "supervised_tokens", "total_tokens")}
@@ -93,8 +95,8 @@ def _pieces(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int16]]:
     """Return rows, copies and piece numbers with one entry a piece."""
     each = rendered.num_pieces[rows]
-    ends = np.cumsum(each)
-    pieces = np.arange(ends[-1]) - np.repeat(ends - each, each)
+    ends = np.cumsum(each, dtype=np.int64)
+    pieces = np.arange(each.sum()) - np.repeat(ends - each, each)
     return np.repeat(rows, each), np.repeat(copies, each), pieces.astype(np.int16)
 
 

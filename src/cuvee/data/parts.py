@@ -1,7 +1,9 @@
-"""Which rows of one source are used: held-out, duplicates, overlap, drop/keep, amounts, in this order.
+"""Which rows of one source are used: held-out, duplicates, overlap, drop/keep, selections, amounts, in this order.
 
     how = {
-        "amounts": [{"share": "1/4"}],      # one after another; also {"count": 500}, {"tokens": 2000000}
+        "amounts": [{"share": "1/4"}],      # one after another; also {"count": 500}, {"tokens": 2000000}, and
+                                            # {"fold": {"of": 4, "number": 0, "inside": false}}: one fold of the
+                                            # prompts, or all others
         "duplicates": "drop",               # default "keep"
         "drop": {"tags": "code|math"},      # a row goes when any of its conditions holds
         "keep": {"tags": "chat"},           # a row stays when all of its conditions hold
@@ -32,8 +34,8 @@ from cuvee.errors import DataError, did_you_mean
 
 HOW_KEYS = ("amounts", "duplicates", "drop", "keep", "tagged", "excluded")
 """The last two hold ids of stages, for whoever fetches the tags and the excluded rows; nothing here reads them."""
-EXCLUSIONS = ("duplicates", "overlap")
-AMOUNTS = ("share", "count", "tokens")
+EXCLUSIONS = ("duplicates", "overlap", "select")
+AMOUNTS = ("share", "count", "tokens", "fold")
 COPY = 1 << 32
 """What one more whole copy adds to a row's number."""
 PIECE = 1 << 46
@@ -80,9 +82,9 @@ class Chosen:
     Args:
         rows: row indexes, (m,) int64; a row stands once for each of its copies.
         copies: number of each copy of the row, (m,) int32, from 0.
-        counts: ``available``, ``heldout``, ``duplicates``, ``overlap``, ``filtered``, ``pool`` (rows after these
-            four), ``asked`` (the amounts as text), ``rows`` (chosen), ``lost`` (chosen, but dropped at rendering),
-            ``pieces`` (rows of a training that come of them), ``supervised_tokens``, ``total_tokens``.
+        counts: ``available``, ``heldout``, ``duplicates``, ``overlap``, ``filtered``, ``unselected`` (where rows are
+            selected), ``pool`` (rows after these), ``asked`` (the amounts as text), ``rows`` (chosen), ``lost``
+            (chosen, but dropped at rendering), ``pieces`` (rows of a training that come of them), ``supervised_tokens``, ``total_tokens``.
     """
 
     rows: NDArray[np.int64]
@@ -115,7 +117,7 @@ def choose(
         heldout: share of prompts kept out of every training.
         split_seed: seed of that split; the same for all runs of a recipe.
         seed: seed of subsets; may be None when nothing is ranked (no amount but whole shares).
-        excluded: rows to leave out; a row that is named twice counts as a duplicate.
+        excluded: rows to leave out; a row that is named twice counts for the first of the reasons.
         tags: tags of each row besides the row's own, (n,).
 
     Raises:
@@ -130,7 +132,7 @@ def choose(
     pool, counts = _pool(rendered, how, heldout, split_seed, excluded or {}, tags)
     chosen = _Selection(rendered, pool, np.zeros(len(pool), np.int32), seed)
     for amount in how.get("amounts", ()):
-        chosen = _amount(chosen, amount)
+        chosen = _amount(chosen, amount, split_seed)
     rows, copies = chosen.rows, chosen.copies
     if copies.any():
         ordered = np.lexsort((copies, rows))
@@ -138,7 +140,7 @@ def choose(
     else:
         rows = np.sort(rows)
     lost = int(rendered.dropped[rows].sum())
-    if lost == len(rows):
+    if lost and lost == len(rows):
         raise DataError(
             f"all {len(rows):,} chosen rows were lost at rendering; raise max_length or look at the render "
             "stage's reasons"
@@ -235,8 +237,11 @@ def _pool(
     leave_out("duplicates", again | _named(rendered, excluded.get("duplicates")))
     leave_out("overlap", _named(rendered, excluded.get("overlap")))
     leave_out("filtered", filters.filtered(rendered, how, tags))
+    if "select" in excluded:
+        leave_out("unselected", _named(rendered, excluded["select"]))
     counts["pool"] = int(left.sum())
-    if not counts["pool"]:
+    # A selection over several sources may keep none of one of them.
+    if not counts["pool"] and not counts.get("unselected"):
         raise DataError(
             f"no row is left of {counts['available']:,}: {counts['heldout']:,} held out, {counts['duplicates']:,} "
             f"duplicates, {counts['overlap']:,} overlapping, {counts['filtered']:,} filtered; lower `heldout` or "
@@ -299,12 +304,14 @@ class _Selection:
         return _Selection(self.rendered, np.tile(self.rows, times), copies.astype(np.int32), self.seed)
 
 
-def _amount(chosen: _Selection, amount: Mapping[str, Any]) -> _Selection:
+def _amount(chosen: _Selection, amount: Mapping[str, Any], split_seed: int) -> _Selection:
     name = next(iter(amount), "")
     if len(amount) != 1 or name not in AMOUNTS:
         raise ValueError(f"an amount is exactly one of {', '.join(AMOUNTS)}, got {dict(amount)}")
     if name == "share":
         return _share(chosen, Fraction(amount[name]))
+    if name == "fold":
+        return _fold(chosen, amount[name], split_seed)
     return (_count if name == "count" else _tokens)(chosen, int(amount[name]))
 
 
@@ -355,3 +362,14 @@ def _tokens(chosen: _Selection, tokens: int) -> _Selection:
             f"say tokens: {int(each[ranked[0]])} or more"
         )
     return chosen.take(ranked[:fitting])
+
+
+def _fold(chosen: _Selection, fold: Mapping[str, Any], split_seed: int) -> _Selection:
+    """Take the rows of one fold, or all others; the rows of one prompt lie in the same fold."""
+    found = ranks.ranks(split_seed, "fold", chosen.rendered.prompt_keys[chosen.rows])
+    number = (found >> np.uint64(32)) * np.uint64(fold["of"]) >> np.uint64(32)
+    inside = number == np.uint64(fold["number"])
+    taken = np.flatnonzero(inside == bool(fold["inside"]))
+    if not len(taken):
+        raise DataError(f"fold {fold['number']} of {fold['of']} of {len(chosen):,} rows is no row; say fewer folds")
+    return chosen.take(taken)

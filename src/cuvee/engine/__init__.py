@@ -42,6 +42,7 @@ class Engine:
         fold: see `cuvee.engine.lora.fold`.
         fisher: see `cuvee.engine.fisher.fisher`.
         mark: see `cuvee.engine.marks.mark`.
+        embed: see `cuvee.engine.embeddings.embed`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Engine:
     fisher: Callable[..., dict[str, Any]]
     mark: Callable[..., dict[str, Any]]
     choose: Callable[..., list[list[Scored]]]
+    embed: Callable[..., int]
 
 
 GENERATORS = ("local", "vllm")
@@ -80,7 +82,7 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
             f"training and judging real models needs {', '.join(absent)}, which this Python has not; "
             "pip install 'cuvee[train]'"
         )
-    from cuvee.engine import choices, fisher, generation, loop, lora, marks, scoring
+    from cuvee.engine import choices, embeddings, fisher, generation, loop, lora, marks, scoring
 
     generate = generation.generate
     if generator == "vllm":
@@ -96,6 +98,7 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
         fisher=fisher.fisher,
         mark=marks.mark,
         choose=choices.choose,
+        embed=embeddings.embed,
     )
 
 

@@ -1,24 +1,33 @@
 """Negative log-likelihood of rows under a model: flat batches of rows sorted by length, results in input order.
 
 The first batch is scored in both layouts, as a training does: its rows are the longest, and a model that only differs
-there would pass the short probe made when it is loaded.
+there would pass the short probe made when it is loaded. Finished batches are written down as they come, so that a
+stopped scoring goes on where it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cuvee.engine import loading
-from cuvee.engine.disk import Ticker
+from cuvee.engine.disk import Journal, Ticker
 from cuvee.engine.flat import count, flatten
-from cuvee.engine.loss import token_losses
+from cuvee.engine.head import has_body, token_statistics
 from cuvee.protocols import Likelihood, Progress, TokenRow, TokenRows
 from cuvee.runtime import Runtime
+
+PROBED = 32
+"""Tokens on which a model's head by itself is compared with the whole model."""
+
+EVERY = 1 << 62
+"""A journal is cut to its whole lines; all of them count."""
 
 
 def score(
@@ -29,6 +38,8 @@ def score(
     precision: str = "float32",
     *,
     part_names: Sequence[str] = (),
+    entropy: bool = False,
+    journal: Path | None = None,
 ) -> list[Likelihood]:
     """Return the summed nll (nats) over the supervised tokens of every row, in input order.
 
@@ -40,33 +51,77 @@ def score(
             is worth saying.
         precision: ``float32`` or ``bfloat16``.
         part_names: not used here; the fake engine needs it.
+        entropy: sum up the entropies of the predictions of the supervised tokens as well.
+        journal: file of the finished batches; what it holds already is not computed again. It must belong to the same
+            model, rows and precision, as a stage's work folder does.
 
     Raises:
         ModelError: the model cannot be loaded or cannot take the rows.
     """
-    loading.set_threads(runtime)
-    device = loading.device_of(runtime, progress)
-    loaded = loading.cached(model_folder, precision, device)
-    scorer = _Scorer(loaded, device, precision, progress)
-    scores = [Likelihood(0.0, 0)] * len(rows)
-    ticker, done = Ticker(progress, len(rows)), 0
-    with torch.inference_mode():
-        for batch in _batches(rows, runtime.micro_tokens if loaded.layout == "flat" else 0):
-            examples = [rows[i] for i in batch]
-            for index, value in zip(batch, scorer.score(examples), strict=True):
-                scores[index] = value
-            done += len(batch)
-            ticker.tick(done, sum(len(row.ids) for row in examples))
-    return scores
+    scores: list[Likelihood | None] = [None] * len(rows)
+    log = Journal(journal) if journal else None
+    if log:
+        _take_up(log, scores)
+    left = [index for index, one in enumerate(scores) if one is None]
+    if left:
+        loading.set_threads(runtime)
+        device = loading.device_of(runtime, progress)
+        loaded = loading.cached(model_folder, precision, device)
+        scorer = _Scorer(loaded, device, precision, progress, entropy)
+        ticker, done = Ticker(progress, len(rows)), len(rows) - len(left)
+        budget = runtime.micro_tokens if loaded.layout == "flat" else 0
+        with torch.inference_mode(), closing(log or _Nothing()):
+            for batch in batches(rows, left, budget):
+                examples = [rows[i] for i in batch]
+                found = scorer.score(examples)
+                for index, value in zip(batch, found, strict=True):
+                    scores[index] = value
+                if log:
+                    log.append(_record(batch, found))
+                done += len(batch)
+                ticker.tick(done, sum(len(row.ids) for row in examples))
+    return [one for one in scores if one is not None]
 
 
-def _batches(rows: TokenRows, budget: int) -> Iterator[list[int]]:
+class _Nothing:
+    """In place of a journal that nobody asked for."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _record(batch: Sequence[int], found: Sequence[Likelihood]) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "step": 0,
+        "rows": list(batch),
+        "nll": [one.nll for one in found],
+        "tokens": [one.tokens for one in found],
+    }
+    if found[0].entropy is not None:
+        record["entropy"] = [one.entropy for one in found]
+    return record
+
+
+def _take_up(log: Journal, scores: list[Likelihood | None]) -> None:
+    """Fill in what an earlier attempt has scored; a line that a kill left unfinished is cut off."""
+    if not log.path.exists():
+        return
+    log.cut(EVERY)
+    for record in log.records():
+        entropies = record.get("entropy", [None] * len(record["rows"]))
+        values = zip(record["nll"], record["tokens"], entropies, strict=True)
+        for index, (nll, tokens, entropy) in zip(record["rows"], values, strict=True):
+            scores[index] = Likelihood(nll, tokens, entropy)
+
+
+def batches(rows: TokenRows, asked: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Yield row indexes, longest first, in batches of at most `budget` tokens; at least one row each."""
-    lengths = [len(rows[i].ids) for i in range(len(rows))]
+    known = getattr(rows, "lengths", None)
+    lengths = {i: int(known[i]) if known is not None else len(rows[i].ids) for i in asked}
     batch: list[int] = []
     held = 0
     # Longest first: the largest forward pass comes at once, not after an hour.
-    for index in sorted(range(len(rows)), key=lambda i: -lengths[i]):
+    for index in sorted(asked, key=lambda i: -lengths[i]):
         if batch and held + lengths[index] > budget:
             yield batch
             batch, held = [], 0
@@ -79,28 +134,37 @@ def _batches(rows: TokenRows, budget: int) -> Iterator[list[int]]:
 class _Scorer:
     """Scores batches in the layout that the first one allows."""
 
-    def __init__(self, loaded: loading.Loaded, device: torch.device, precision: str, progress: Progress) -> None:
+    def __init__(
+        self, loaded: loading.Loaded, device: torch.device, precision: str, progress: Progress, entropy: bool
+    ) -> None:
         self.loaded, self.device, self.precision, self.progress = loaded, device, precision, progress
-        self.layout, self.checked = loaded.layout, bool(loaded.obstacle)
+        self.entropy = entropy
+        self.layout, self.chunked, self.checked = loaded.layout, False, False
 
     def score(self, examples: Sequence[TokenRow]) -> list[Likelihood]:
         """Score one batch; rows without supervised tokens take no part in it."""
         tokens = [count(row) for row in examples]
         asked = [number for number, n in enumerate(tokens) if n]
-        sums = np.zeros(len(examples))
+        sums = np.zeros((2, len(examples)))
         if asked:
             rows = [examples[number] for number in asked]
             loading.check_fit(self.loaded.model, rows)
-            sums[asked] = self._sums(rows) if self.checked else self._first(rows)
-        return [Likelihood(float(total), n) for total, n in zip(sums, tokens, strict=True)]
+            sums[:, asked] = self._sums(rows) if self.checked else self._first(rows)
+        entropies = sums[1].tolist() if self.entropy else [None] * len(examples)
+        return [
+            Likelihood(float(total), n, entropy) for total, n, entropy in zip(sums[0], tokens, entropies, strict=True)
+        ]
 
     def _first(self, rows: Sequence[TokenRow]) -> NDArray[np.float64]:
         """Score rows in both layouts, and stay with the single one where they differ."""
         self.checked = True
+        self.chunked = self._head_agrees(rows[-1])
+        if self.loaded.obstacle:
+            return self._sums(rows)
         flat = self._sums(rows)
         self.layout = "single"
         single = self._sums(rows)
-        far = loading.distance(float(flat.sum()), float(single.sum()))
+        far = loading.distance(float(flat[0].sum()), float(single[0].sum()))
         if not far <= loading.TOLERANCE[self.precision]:
             note = f"one example a forward pass: flat and single loss of the first batch differ by {far:.1e}"
             self.progress({"note": note})
@@ -108,13 +172,35 @@ class _Scorer:
         self.layout = "flat"
         return flat
 
+    def _head_agrees(self, row: TokenRow) -> bool:
+        """Return whether body and head apart give what the model gives; looked at on the beginning of one row."""
+        if not has_body(self.loaded.model):
+            return False
+        ids = row.ids[:PROBED]
+        flat = flatten([TokenRow(ids, [(0, len(ids))])], self.device)
+        self.loaded.use("single")
+        try:
+            apart, whole = (
+                float(token_statistics(self.loaded.model, flat, segments=False, chunked=chunked)[0].sum())
+                for chunked in (True, False)
+            )
+        except (AttributeError, TypeError, IndexError, KeyError, ValueError):
+            return False  # a head that wants more than hidden states
+        return loading.distance(apart, whole) <= loading.TOLERANCE[self.precision]
+
     def _sums(self, rows: Sequence[TokenRow]) -> NDArray[np.float64]:
-        """Return each row's summed nll."""
+        """Return each row's summed nll and entropy, (2, rows); entropies are 0 unless asked for."""
         self.loaded.use(self.layout)
         groups = [rows] if self.layout == "flat" else [[row] for row in rows]
         found = []
         for group in groups:
             flat = flatten(group, self.device)
-            nll = token_losses(self.loaded.model, flat, segments=self.layout == "flat").cpu().numpy()
-            found.append(np.bincount(flat.owner, weights=nll, minlength=len(group)))
-        return np.concatenate(found)
+            nll, entropy = token_statistics(
+                self.loaded.model, flat, segments=self.layout == "flat", chunked=self.chunked, entropy=self.entropy
+            )
+            sums = np.zeros((2, len(group)))
+            for line, values in zip(sums, (nll, entropy), strict=True):
+                if values is not None:
+                    line[:] = np.bincount(flat.owner, weights=values.cpu().numpy(), minlength=len(group))
+            found.append(sums)
+        return np.concatenate(found, axis=1)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuvee import canonical, components, gate, planview
+from cuvee import canonical, components, gate, planview, selections
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
 from cuvee.planner import Evaluated, Plan, PlannedRun, display_name
@@ -37,7 +37,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
     results, missing = finite(graded, plan)
     manifests = {s.id: store.manifest(s.kind, s.id) for s in plan.stages if store.has(s.kind, s.id)}
     curves, by_source = _curves(plan, store, manifests)
-    tables, failures = _analyses(plan, results)
+    tables, failures = _analyses(plan, store, results)
     failed = [f"analysis {name} failed: {why}" for name, why in failures.items()]
     return ReportData(
         title=_title(plan),
@@ -207,7 +207,9 @@ def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], sum
     )
 
 
-def _analyses(plan: Plan, results: list[Result]) -> tuple[dict[str, list[Table]], dict[str, str]]:
+def _analyses(
+    plan: Plan, store: Store, results: list[Result]
+) -> tuple[dict[str, list[Table]], dict[str, str]]:
     """Return the tables of each analysis, and why there are none of those that failed."""
     found: dict[str, list[Table]] = {}
     failures: dict[str, str] = {}
@@ -220,7 +222,10 @@ def _analyses(plan: Plan, results: list[Result]) -> tuple[dict[str, list[Table]]
         times = sum(earlier.name == component.name for earlier in plan.located.recipe.analyses[:number])
         name = f"{component.name} {times + 1}" if times else component.name
         try:
-            found[name] = list(module.table(_asked(results, module), params))
+            # Most analyses look at results, some at what was selected.
+            selected = getattr(module, "OF", "") == "selections"
+            about = selections.gather(plan, store) if selected else _asked(results, module)
+            found[name] = list(module.table(about, params))
         except (CuveeError, ValueError, ArithmeticError) as error:
             failures[name] = str(error) or type(error).__name__
     return found, failures
@@ -320,6 +325,7 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
                 "duplicates",
                 "overlap",
                 "filtered",
+                "not selected",
                 "pool",
                 "chosen",
                 "rows",
@@ -331,7 +337,7 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
             list(_mixture_rows(plan, manifests)),
             notes=(
                 "One epoch. `pool` is what is left after held-out rows, duplicates, rows that hold benchmark items, "
-                "and filters; `chosen` is what the amount took of it; `rows` is what was left of that after rendering.",
+                "filters and selections; `chosen` is what the amount took of it; `rows` is what was left of that after rendering.",
             ),
         ),
     )
@@ -428,6 +434,7 @@ def _mixture_rows(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[dict[str
                 "duplicates": part["duplicates"],
                 "overlap": part["overlap"],
                 "filtered": part["filtered"],
+                "not selected": part.get("unselected", 0),
                 "pool": part["pool"],
                 "chosen": part["chosen"],
                 "rows": part["rows"],
@@ -465,8 +472,10 @@ def training_names(plan: Plan) -> dict[str, str]:
         for number, model in enumerate(run.models, start=1):
             name = _run_name(run.info, plan)
             runs_of.setdefault(model.training.id, []).append(f"{name}, stage {number}" if len(run.models) > 1 else name)
+    references = {stage.id: [stage.label] for run in plan.runs for stage in run.trainings if stage.id not in runs_of}
     return {
-        key: names[0] + (f" (shared by {len(names)} runs)" if len(names) > 1 else "") for key, names in runs_of.items()
+        key: names[0] + (f" (shared by {len(names)} runs)" if len(names) > 1 else "")
+        for key, names in {**runs_of, **references}.items()
     }
 
 
@@ -516,8 +525,7 @@ def _costs(plan: Plan, manifests: Mapping[str, Any]) -> dict[str, Any]:
     trainings = {
         stage.id: manifests[stage.id] for stage in plan.stages if stage.kind == "train" and stage.id in manifests
     }
-    models = [model for run in plan.runs for model in run.models]
-    alone = [trainings[model.training.id] for model in models if model.training.id in trainings]
+    alone = [trainings[stage.id] for run in plan.runs for stage in run.trainings if stage.id in trainings]
     found: dict[str, Any] = {"trainings": len(trainings), "trainings_if_alone": len(alone)}
     for name in ("seconds", "cpu_seconds"):
         found[name] = sum(_took(m, name) for m in trainings.values())
@@ -534,7 +542,7 @@ def _curves(
     curves: dict[str, Curve] = {}
     by_source: dict[str, dict[str, Curve]] = {}
     known = ingredients(plan)
-    mixes = {model.training.id: model.training.one("data") for run in plan.runs for model in run.models}
+    mixes = {stage.id: stage.one("data") for run in plan.runs for stage in run.trainings}
     for stage_id, name in training_names(plan).items():
         log = store.path("train", stage_id) / "log.jsonl"
         if stage_id not in manifests or not log.exists():

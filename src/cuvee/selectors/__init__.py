@@ -1,0 +1,1 @@
+"""Selectors: how much each row of a pool is worth. One file a selector."""

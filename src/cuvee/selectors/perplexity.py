@@ -1,0 +1,71 @@
+"""Perplexity bands: rows of low, middle or high perplexity of the answer under a model.
+
+Ankner et al., Perplexed by Perplexity (paper: arXiv 2405.20541), and Marion et al., When Less is More (arXiv 2309.04564),
+compare the low, the middle and the high band; which is best differs by data set. Theirs is the perplexity of whole texts,
+ours of the answer given its prompt.
+
+    score = 1 - |r - c|,   r = share of rows with a lower loss (ties at their mean), c = 0, 1/2 or 1
+
+So ``share: 1/2`` of the middle band keeps the rows from the first to the third quartile. Without a band the perplexity itself
+is the score, for ``between`` and ``threshold``.
+
+    select: {by: {perplexity: {band: middle}}, share: 1/2}
+    select: {by: {perplexity: {band: null}}, threshold: 20, take: lowest}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from cuvee import protocols
+from cuvee.protocols import Candidates, Judged, Needs, Pool
+from cuvee.selectors import _losses
+
+VERSION = 1
+SEEDED = False
+
+CENTRES = {"low": 0.0, "middle": 0.5, "high": 1.0}
+
+
+class Params(protocols.Params):
+    """Args:
+    band: which rows come first; null: those of the highest perplexity.
+    model: a base model that scores; the run's own when absent.
+    """
+
+    band: Literal["low", "middle", "high"] | None = "middle"
+    model: str | None = None
+
+
+def needs(pool: Pool, params: Params) -> Needs:
+    """Return the losses of the answers."""
+    model, rows = pool.other(params.model) if params.model else (pool.base, pool)
+    return Needs({"base": rows.score(model)})
+
+
+def identity(params: Params) -> dict[str, Any]:
+    """Return the band."""
+    return {"band": params.band}
+
+
+def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
+    """Return how near each row lies to the middle of its band."""
+    loss = _losses.mean(candidates, "base")
+    refused = _losses.without(candidates, ("base",))
+    scores = np.full(len(loss), np.nan)
+    known = np.isfinite(loss)
+    if params["band"] is None:
+        scores = np.exp(loss)
+    else:
+        scores[known] = 1 - np.abs(_standing(loss[known]) - CENTRES[params["band"]])
+    return Judged(scores, refused, {"perplexity": np.exp(loss)})
+
+
+def _standing(values: Any) -> Any:
+    """Return each value's place among all in (0, 1); equal values have one place."""
+    _, of, counts = np.unique(values, return_inverse=True, return_counts=True)
+    upto = np.cumsum(counts)
+    return ((upto - counts / 2) / max(1, len(values)))[of]

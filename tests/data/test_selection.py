@@ -1,0 +1,105 @@
+"""What a rule keeps, against brute force, and the table that says so."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cuvee import seeds
+from cuvee.data import selection
+from cuvee.errors import DataError
+from cuvee.protocols import Judged
+from tests.selectors.conftest import candidates
+
+SCORES = np.array([0.5, np.nan, 0.2, 0.5, -1.0, 0.5, np.inf, 0.9])
+
+
+def kept(rule: dict[str, Any], scores: Any = SCORES, **more: Any) -> list[int]:
+    rows = candidates(len(scores))
+    found = selection.keep(rows, Judged(np.asarray(scores, np.float64), **more), rule)
+    return np.flatnonzero(found.kept).tolist()
+
+
+def test_the_best_are_kept_and_ties_at_the_border_go_by_hash() -> None:
+    rows = candidates(8)
+    tied = sorted((0, 3, 5), key=lambda row: seeds.rank(0, "selection ties", rows.keys[row].tobytes()))
+    assert kept({"count": 1}) == [7]
+    assert kept({"count": 3}) == sorted([7, *tied[:2]])
+    assert kept({"share": Fraction(1, 2)}) == [0, 3, 5, 7]  # of all eight rows, those without a score included
+    assert kept({"threshold": 0.2}) == [0, 2, 3, 5, 7]
+    assert kept({"count": 2, "lowest": True}) == [2, 4]
+    assert kept({"threshold": 0.2, "lowest": True}) == [2, 4]
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    draw = np.random.default_rng(0)
+    scores = draw.integers(0, 5, 400).astype(float)
+    rows = candidates(400)
+    turn = draw.permutation(400)
+    for rule in ({"count": 130}, {"between": ["1/4", "3/5"]}, {"between": ["0", "1/3"], "shuffled": 3}):
+        plain = selection.keep(rows, Judged(scores), rule).kept
+        turned = selection.keep(rows.take(turn, None), Judged(scores[turn]), rule).kept
+        assert (plain[turn] == turned).all()
+
+
+def test_selections_are_nested() -> None:
+    scores = np.random.default_rng(1).integers(0, 9, 300).astype(float)
+    small, large = (set(kept({"share": share}, scores)) for share in ("1/10", "1/3"))
+    assert small < large
+    assert (len(small), len(large)) == (30, 100)
+
+
+def test_bands_part_the_rows_that_have_a_score() -> None:
+    scores = np.random.default_rng(2).integers(0, 9, 101).astype(float)
+    ends = ["0", "1/3", "2/3", "1"]
+    for more in ({}, {"shuffled": 0}):
+        parts = [kept({"between": [low, high], **more}, scores) for low, high in zip(ends, ends[1:], strict=False)]
+        assert sorted(sum(parts, [])) == list(range(101))
+        assert [len(part) for part in parts] == [33, 34, 34]
+    by_score = [kept({"between": [low, high]}, scores) for low, high in zip(ends, ends[1:], strict=False)]
+    assert max(scores[by_score[0]]) <= min(scores[by_score[1]])
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"count": 7}, "count: 7 asks for 7 rows, and 6 of 8 can be kept; say count: 6 or less"),
+        ({"share": Fraction(1, 9)}, "of 8 rows is no row; the smallest share that keeps one is 1/8"),
+        ({"threshold": 1.0}, "threshold: 1.0 keeps no row of 6; scores go from -1 to 0.9"),
+    ],
+)
+def test_what_cannot_be_kept_is_said_with_numbers(rule: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        kept(rule)
+
+
+def test_rows_without_any_score_are_an_error() -> None:
+    with pytest.raises(DataError, match="none has a score"):
+        kept({"threshold": 0.0}, [np.nan, np.nan])
+
+
+def test_an_order_of_its_own_is_followed() -> None:
+    order = np.array([4, 2, 0])
+    assert kept({"count": 2}, np.arange(5.0), order=order) == [2, 4]
+    with pytest.raises(DataError, match="asks for 4 rows, and 3 of 5"):
+        kept({"count": 4}, np.arange(5.0), order=order)
+
+
+def test_the_table_counts_every_row_with_its_reason(tmp_path: Path) -> None:
+    rows = candidates(8)
+    refused = [("IFD above 1", np.arange(8) == 7)]
+    judged = Judged(SCORES, refused, {"loss": np.arange(8.0)})
+    chosen = selection.keep(rows, judged, {"count": 3})
+    summary = selection.write(tmp_path, rows, judged, chosen, [10])
+    assert summary["reasons"] == {"IFD above 1": 1, "no score": 2, "kept": 3, "below the border": 2}
+    assert summary["kept"] == 3
+    assert summary["border"] == 0.5
+    assert summary["pools"] == [{"rows": 8, "kept": 3, "supervised_tokens": 12}]
+    table = selection.read(tmp_path).to_pylist()
+    assert [row["reason"] for row in table if row["row"] in (1, 7)] == ["no score", "IFD above 1"]
+    assert table[3]["id"] == rows.keys[3].tobytes()
+    assert selection.left_out(tmp_path, 0, 10).tolist() == [1, 2, 4, 6, 7, 8, 9]
