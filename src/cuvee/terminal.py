@@ -416,8 +416,8 @@ def _verdict_caveats(score: Mapping[str, Any]) -> Iterator[str]:
         )
     if "win" in told:
         yield (
-            f"{told['win']} won, {told['loss']} lost, {told['tie']} tied, {told['inconsistent']} changed with the order; "
-            f"{told['first_preferred']} of {told['asked']} verdicts were for what stood first"
+            f"{told['win']} won, {told['loss']} lost, {told['tie']} tied, {told['inconsistent']} changed with the "
+            f"order; {told['first_preferred']} of {told['asked']} verdicts were for what stood first"
         )
     if "repeat_means" in told:
         means = ", ".join(f"{mean:.3f}" for mean in told["repeat_means"])
