@@ -36,6 +36,13 @@ FOLD_RATE = 2e8
 GENERATION_SLOWDOWN = 6.0
 """Assumed ratio of training's rate to token-by-token generation's."""
 
+JUDGE_PROMPT, JUDGE_QUESTION, VERDICT = 250, 90, 200
+"""Assumed tokens of a judge prompt's own words, of a turn's question and of a verdict: GPT-4's 320 published judgements
+of MT-Bench have 202 tokens in the mean, at four letters a token."""
+
+JUDGE_SECONDS = 8.0
+"""Assumed seconds of one request to a judge behind an endpoint."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -65,6 +72,24 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How much a judge is asked: requests, tokens it reads and tokens it writes; `exact` is about the requests."""
+
+    requests: int
+    prompt_tokens: int
+    new_tokens: int
+    exact: bool = True
+
+    def __add__(self, other: Judging) -> Judging:
+        return Judging(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.new_tokens + other.new_tokens,
+            self.exact and other.exact,
+        )
+
+
+@dataclass(frozen=True)
 class Costs:
     """Sizes and seconds by stage id, and the whole plan's sums.
 
@@ -78,6 +103,7 @@ class Costs:
         seconds_all: wall-clock seconds with the runtime's workers.
         seconds_alone: seconds of one worker if every run trained by itself.
         seconds_shared: seconds of one worker for the trainings of the graph.
+        judging: what judges are still to be asked, by their name.
         assumptions: sentences, each with its number.
     """
 
@@ -90,6 +116,7 @@ class Costs:
     seconds_all: float
     seconds_alone: float
     seconds_shared: float
+    judging: Mapping[str, Judging]
     assumptions: tuple[str, ...]
 
 
@@ -136,6 +163,7 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
         max(sum(missing.values()) / workers, _longest_chain(plan, missing)),
         sum(full[stage.id] for run in plan.runs for stage in run.trainings),
         sum(full[stage.id] for stage in plan.stages if stage.kind == "train"),
+        _judges(book, todo),
         (said, memory_said, f"{workers} worker(s) at once"),
     )
 
@@ -157,7 +185,7 @@ def _size(stage: Stage, book: _Book) -> Size:
     if stage.kind == "embed" or (stage.kind == "score" and stage.component != "loss"):
         return book.sizes[stage.one("data").id]
     measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "mark": _mark, "fisher": _fisher}
-    measure |= {"score": _items, "generate": _items, "choose": _weighed}
+    measure |= {"score": _items, "generate": _items, "choose": _weighed, "judge": _judged}
     return measure[stage.kind](stage, book) if stage.kind in measure else Size()
 
 
@@ -388,7 +416,8 @@ def _items(stage: Stage, book: _Book) -> Size:
     tokens = sum(size.total_tokens for size in sizes) * items // max(1, rows)
     if stage.kind == "generate":
         # Answers end before the limit; half of it is a guess on the safe side.
-        tokens = items * int(params.get("max_new_tokens", 0)) // 2
+        turns = getattr(components.find("evaluators", stage.component), "TURNS", 1)
+        tokens = items * turns * int(params.get("max_new_tokens", 0)) // 2
     return Size(items, tokens, rows_exact=share == 1 and all(s.rows_exact for s in sizes), tokens_exact=False)
 
 
@@ -401,6 +430,42 @@ def _weighed(stage: Stage, book: _Book) -> Size:
     letters = [len(row.messages[0].content) + sum(map(len, row.messages[0].extra["choices"])) for row in samples]
     mean = statistics.fmean(letters) / 4 if letters else 100
     return Size(items, round(items * mean), tokens_exact=False)
+
+
+def _judging(stage: Stage, book: _Book) -> Judging:
+    """Return what one judge stage asks, as if none of it were known; the turn is shown with all turns before it."""
+    params, turns = stage.identity["params"], int(components.find("evaluators", stage.component).TURNS)
+    answers = book.sizes[stage.one("answers").id]
+    sides = 2 if "order" in params else 1
+    times = (2 if params.get("order") == "both" else 1) * int(params["repeats"])
+    shown = answers.rows * turns * (turns + 1) // 2
+    words = answers.rows * turns * JUDGE_PROMPT + shown * JUDGE_QUESTION
+    replies = _reply_tokens(stage.one("answers"), book) * (turns + 1) // 2 * sides
+    requests = answers.rows * turns * times
+    new = requests * min(VERDICT, int(params["max_tokens"]))
+    return Judging(requests, (words + replies) * times, new, answers.rows_exact)
+
+
+def _reply_tokens(answers: Stage, book: _Book) -> int:
+    """Return the tokens of all replies: counted where they are stored."""
+    if answers.id in book.present:
+        return int(book.store.manifest(answers.kind, answers.id)["summary"]["new_tokens"])
+    return book.sizes[answers.id].total_tokens
+
+
+def _judged(stage: Stage, book: _Book) -> Size:
+    found = _judging(stage, book)
+    return Size(found.requests, found.prompt_tokens + found.new_tokens, rows_exact=found.exact, tokens_exact=False)
+
+
+def _judges(book: _Book, todo: frozenset[str]) -> dict[str, Judging]:
+    """Return what is still to be asked, by judge."""
+    found: dict[str, Judging] = {}
+    for stage in book.plan.stages:
+        if stage.kind == "judge" and stage.id in todo:
+            name = stage.one("judge").label
+            found[name] = found.get(name, Judging(0, 0, 0)) + _judging(stage, book)
+    return found
 
 
 def _root(stage: Stage) -> Stage:
@@ -425,6 +490,8 @@ def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
         return work / rates.get(_root(stage).id, book.rate) + 0.3
     if stage.kind in ("fold", "mark"):
         return _weights(stage, book) / FOLD_RATE + 0.5
+    if stage.kind == "judge":
+        return _judging_seconds(stage, book)
     if stage.kind == "select":
         return sum(book.sizes[pool.id].rows for pool in stage.inputs["pools"]) / 500_000 + 0.2
     return size.total_tokens / 500_000 if stage.kind == "render" else 0.05
@@ -448,6 +515,14 @@ def _work(stage: Stage, book: _Book) -> float:
     if stage.kind == "generate":
         return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens * GENERATION_SLOWDOWN
     return 0
+
+
+def _judging_seconds(stage: Stage, book: _Book) -> float:
+    judge, asked = stage.one("judge"), _judging(stage, book)
+    if server := judge.locate.get("endpoint"):
+        return JUDGE_SECONDS * asked.requests / int(server.get("concurrency", 8))
+    work = asked.prompt_tokens + asked.new_tokens * GENERATION_SLOWDOWN
+    return 2.0 * bases.parameters(judge, None) * work / book.rate + 0.2 if isinstance(judge, Base) else 0.2
 
 
 def _training_work(stage: Stage, book: _Book) -> float:

@@ -644,7 +644,10 @@ class _Builder:
             who = bases.resolve(ref, self.located.folder, self.pins)
         except UsageError as error:
             raise self.located.error(str(error), *key, component.name, "judge") from error
-        decided = components.without_absent(module, module.judge_params(params))
+        try:
+            decided = components.without_absent(module, module.judge_params(params))
+        except DataError as error:
+            raise self.located.error(str(error), *key, component.name) from error
         locate = {"files": dict(module.judge_files(params)), "max_failed": _fraction_text(asked.max_failed)}
         return judge(answers, others, who, component.name, module.JUDGE_VERSION, decided, locate)
 

@@ -41,6 +41,16 @@ def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
             "disk_bytes": costs.disk_bytes,
             "disk_peak_bytes": costs.disk_peak_bytes,
         },
+        "judges": [
+            {
+                "judge": name,
+                "requests": asked.requests,
+                "requests_exact": asked.exact,
+                "prompt_tokens": asked.prompt_tokens,
+                "new_tokens": asked.new_tokens,
+            }
+            for name, asked in costs.judging.items()
+        ],
         "assumptions": list(costs.assumptions),
     }
 
@@ -140,6 +150,13 @@ def schema() -> dict[str, Any]:
         "disk_bytes": whole | {"description": "expected growth of the store"},
         "disk_peak_bytes": whole | {"description": "expected growth meanwhile: models not yet given up, checkpoints"},
     }
+    judge = {
+        "judge": text | {"description": "who is asked about replies"},
+        "requests": whole | {"description": "still to be asked, if the store has none of them"},
+        "requests_exact": flag,
+        "prompt_tokens": whole | {"description": "estimated"},
+        "new_tokens": whole | {"description": "estimated"},
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": SCHEMA,
@@ -150,6 +167,7 @@ def schema() -> dict[str, Any]:
                 "runs": {"type": "array", "items": _object(run)},
                 "stages": {"type": "array", "items": _object(stage)},
                 "totals": _object(totals),
+                "judges": {"type": "array", "items": _object(judge)},
                 "assumptions": ids,
             }
         ),

@@ -155,6 +155,14 @@ def _print_totals(console: Console, view: Mapping[str, Any]) -> None:
         f"~{size(totals['memory_bytes'])} memory a training, ~{size(totals['disk_bytes'])} disk, "
         f"~{size(totals['disk_peak_bytes'])} at its fullest"
     )
+    for asked in view["judges"]:
+        requests = number(asked["requests"], asked["requests_exact"])
+        console.print(
+            Text(
+                f"judge {asked['judge']}: {requests} requests, ~{asked['prompt_tokens']:,} tokens to read, "
+                f"~{asked['new_tokens']:,} to write; less what the store has of them"
+            )
+        )
     for sentence in view["assumptions"]:
         console.print(Text(f"  assuming {sentence}", style="dim"))
 

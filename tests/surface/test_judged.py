@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cuvee import execute, job, needs, planner, terminal
+from cuvee import cost, execute, job, needs, planner, planview, terminal
 from cuvee.errors import RecipeError, StageFailed
 from cuvee.pins import Pins
 from cuvee.recipe import Located, Recipe, validate
@@ -275,6 +275,25 @@ def test_runs_are_compared_with_the_base_or_with_each_other_and_never_with_thems
         planner.make(Located(validate(Recipe, recipe), place), Pins(place / "pins.json", place / "recipe.lock"))
 
 
+def test_a_plan_tells_what_judges_will_be_asked_before_they_are(place: Path) -> None:
+    url = "http://127.0.0.1:9/v1"
+    shutil.copy(FILES / "reference_answers.jsonl", place / "theirs.jsonl")
+    asked = {
+        "rated": planned(place, url, "mt_bench", {}, repeats=3),
+        "compared": planned(place, url, "mt_bench_pairs", {"against": "theirs.jsonl", "items": 5}),
+    }
+    store = Store(place / ".cuvee")
+    costs = {name: cost.estimate(plan, store, Runtime(store=str(place / ".cuvee"))) for name, plan in asked.items()}
+    (rated,) = costs["rated"].judging.values()
+    assert (rated.requests, rated.exact) == (QUESTIONS * 2 * 3, True)
+    assert rated.new_tokens == rated.requests * cost.VERDICT
+    (compared,) = costs["compared"].judging.values()
+    assert compared.requests == 5 * 2 * 2
+    assert compared.prompt_tokens > rated.prompt_tokens * compared.requests / rated.requests
+    view = planview.describe(asked["rated"], costs["rated"], store)
+    assert [(one["judge"], one["requests"]) for one in view["judges"]] == [(f"judge at {url}", 48)]
+
+
 # --------------------------------------------------------------------------------------------- wrong files
 
 
@@ -291,6 +310,7 @@ def test_runs_are_compared_with_the_base_or_with_each_other_and_never_with_thems
         ({"judge": {"model": "fake:j", "repeats": 2}}, "without a temperature are all the same"),
         ({"judge": {"model": "fake:j", "endpoint": {"url": "http://h/v1", "model": "m"}}}, "both are given"),
         ({"judge": {}}, "none is given"),
+        ({"references": "wrong.jsonl"}, "no answers as"),
         ({"judge": {"model": "no-such-folder"}}, "there is no folder"),
     ],
 )
