@@ -273,6 +273,7 @@ class _Builder:
             measured = list(self._evaluate(planned))
             evaluated += measured
             self._gate(planned, measured)
+        self._check_compared(evaluated)
         names = {stage.id: name for name, stage in self.screening.benchmarks.items()}
         return Plan(
             self.located,
@@ -620,6 +621,20 @@ class _Builder:
         answers = choose(model, items, shots, component.name, module.REQUEST_VERSION, asked)
         graded = components.without_absent(module, module.grade_params(params))
         return grade(answers, component.name, module.VERSION, graded)
+
+    def _check_compared(self, evaluated: Iterable[Evaluated]) -> None:
+        """Refuse a comparison in which every model would meet itself alone."""
+        measured = {item.evaluator for item in evaluated}
+        for number, component in enumerate(self.recipe.evaluation):
+            module, params = self._evaluator(number, component)
+            if getattr(module, "COMPARES", False) and (params.name or _default_name(component, params)) not in measured:
+                raise self.located.error(
+                    f"compares with '{params.against}', and there is nothing else to compare; name another run, or a "
+                    "file of answers: against: FILE",
+                    "evaluation",
+                    number,
+                    component.name,
+                )
 
     def _judge(
         self,

@@ -80,7 +80,7 @@ def test_what_is_in_the_journal_is_not_asked_again(vllm: list[Any], tmp_path: Pa
     vllm.clear()
     both = vllm_engine.generate(tmp_path, PROMPTS, SETTINGS, [9], RUNTIME, silent, journal=journal)
     assert both[:2] == first
-    assert [request["prompt_token_ids"] for request in vllm[1][0]] == [[7], [7]]
+    assert [request["prompt_token_ids"] for request in vllm[0][0]] == [[7], [7]]  # the model is held
     vllm.clear()
     assert vllm_engine.generate(tmp_path, PROMPTS, SETTINGS, [9], RUNTIME, silent, journal=journal) == both
     assert vllm == []

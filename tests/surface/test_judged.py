@@ -80,8 +80,11 @@ def evaluate(
     place: Path, url: str, settings: Mapping[str, Any] | None = None, evaluator: str = "mt_bench", **more: Any
 ) -> dict[str, Any]:
     """Do what is missing in this process, and return the score's summary."""
-    plan = planned(place, url, evaluator, settings or {}, **more)
-    store, runtime = Store(place / ".cuvee"), Runtime(store=str(place / ".cuvee"), device="cpu")
+    return execute_missing(planned(place, url, evaluator, settings or {}, **more), place)
+
+
+def execute_missing(plan: planner.Plan, place: Path) -> dict[str, Any]:
+    store, runtime = Store(place / ".cuvee"), Runtime(store=place / ".cuvee", device="cpu")
     store.prepare()
     for stage in needs.wanted(plan, store):
         work = store.work(stage.short)
@@ -197,7 +200,7 @@ def test_a_judge_that_does_not_answer_stops_the_stage_keeps_the_rest_and_may_be_
     place: Path, server: Server
 ) -> None:
     server.reply = answering(lambda text: error(503, "busy") if "harbour" in text and "First" not in text else "[[6]]")
-    hasty = {"server": {"retries": 0}}
+    hasty: dict[str, Any] = {"server": {"retries": 0}}
     with pytest.raises(StageFailed, match=r"1 of 16 requests to the judge .*HTTP 503.*judge.max_failed: 0.06"):
         evaluate(place, server.url, **hasty)
     borne = evaluate(place, server.url, max_failed=0.1, **hasty)
@@ -218,6 +221,44 @@ def test_a_missing_key_is_told_before_anything_is_asked(cuvee: Cuvee, server: Se
     assert found.returncode == 2
     assert "environment variable JUDGE_KEY, which is not set" in found.stderr
     assert server.asked == []
+
+
+# -------------------------------------------------------------------------------------------- local judges
+
+
+def test_a_model_on_this_machine_answers_two_turns_and_judges_and_all_it_said_is_kept(place: Path) -> None:
+    pytest.importorskip("torch")
+    data = {
+        "base": "builtin:micro",
+        "runs": [{"strategy": "untrained"}],
+        "training": {"template": "plain"},
+        "evaluation": [
+            {
+                "mt_bench": {
+                    "path": "judged",
+                    "items": 4,
+                    "max_new_tokens": 6,
+                    "judge": {"model": "builtin:micro", "max_tokens": 6, "temperature": 1.0, "repeats": 2},
+                }
+            }
+        ],
+    }
+    words = [json.loads(line) for line in (FILES / "judge_prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+    short = [{**one, "system_prompt": "Rate.", "prompt_template": "{answer}{answer_2}"} for one in words]
+    text = "".join(json.dumps(one) + "\n" for one in short)
+    (place / "judged" / "judge_prompts.jsonl").write_text(text, encoding="utf-8")
+    plan = planner.make(Located(validate(Recipe, data), place), Pins(place / "pins.json", place / "recipe.lock"))
+    with pytest.raises(StageFailed, match="gave no verdict on any of 16 replies"):
+        execute_missing(plan, place)
+    rows = table(place, "generate", "responses.parquet")
+    assert [row["turn"] for row in rows] == [1, 2] * 4
+    first, second = (json.loads(row["prompt"]) for row in rows[:2])
+    assert second[:-1] == [*first, {"role": "assistant", "content": rows[0]["text"]}]
+    judged = table(place, "judge", "judgements.parquet")
+    assert len(judged) == 4 * 2 * 2
+    assert None not in {row["text"] for row in judged}
+    by_repeat = [[row["text"] for row in judged if row["repeat"] == repeat] for repeat in (0, 1)]
+    assert by_repeat[0] != by_repeat[1]
 
 
 # --------------------------------------------------------------------------------------------- comparisons
@@ -275,6 +316,11 @@ def test_runs_are_compared_with_the_base_or_with_each_other_and_never_with_thems
         planner.make(Located(validate(Recipe, recipe), place), Pins(place / "pins.json", place / "recipe.lock"))
 
 
+def test_a_comparison_of_a_model_with_itself_alone_is_refused(place: Path) -> None:
+    with pytest.raises(RecipeError, match="compares with 'base', and there is nothing else to compare"):
+        planned(place, "http://127.0.0.1:9/v1", "mt_bench_pairs", {})
+
+
 def test_a_plan_tells_what_judges_will_be_asked_before_they_are(place: Path) -> None:
     url = "http://127.0.0.1:9/v1"
     shutil.copy(FILES / "reference_answers.jsonl", place / "theirs.jsonl")
@@ -283,7 +329,7 @@ def test_a_plan_tells_what_judges_will_be_asked_before_they_are(place: Path) -> 
         "compared": planned(place, url, "mt_bench_pairs", {"against": "theirs.jsonl", "items": 5}),
     }
     store = Store(place / ".cuvee")
-    costs = {name: cost.estimate(plan, store, Runtime(store=str(place / ".cuvee"))) for name, plan in asked.items()}
+    costs = {name: cost.estimate(plan, store, Runtime(store=place / ".cuvee")) for name, plan in asked.items()}
     (rated,) = costs["rated"].judging.values()
     assert (rated.requests, rated.exact) == (QUESTIONS * 2 * 3, True)
     assert rated.new_tokens == rated.requests * cost.VERDICT

@@ -70,7 +70,19 @@ def generate(
     return [replies[number] for number in range(len(places))]
 
 
+_held: dict[tuple[Any, str, str], Any] = {}
+"""The last model: turns and temperatures of one benchmark are asked one after another."""
+
+
 def _load(vllm: Any, folder: Path, precision: str) -> Any:
+    key = (vllm, str(folder), precision)
+    if key not in _held:
+        _held.clear()
+        _held[key] = _new(vllm, folder, precision)
+    return _held[key]
+
+
+def _new(vllm: Any, folder: Path, precision: str) -> Any:
     try:
         return vllm.LLM(
             model=str(folder),

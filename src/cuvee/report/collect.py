@@ -35,6 +35,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
     if not graded:
         raise UsageError("nothing of this recipe is measured yet; `cuvee run` does it")
     results, missing = finite(graded, plan)
+    results, left_out = judged_everywhere(results)
     manifests = {s.id: store.manifest(s.kind, s.id) for s in plan.stages if store.has(s.kind, s.id)}
     curves, by_source = _curves(plan, store, manifests)
     tables, failures = _analyses(plan, store, results)
@@ -49,7 +50,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
         curves=curves,
         source_curves=by_source,
         failures=failures,
-        notes=list(dict.fromkeys([*failed, *missing, *_notes(plan, store, manifests)])),
+        notes=list(dict.fromkeys([*failed, *missing, *left_out, *_notes(plan, store, manifests)])),
         versions=next(iter(manifests.values()))["versions"],
     )
 
@@ -179,6 +180,41 @@ def finite(results: Iterable[Result], plan: Plan) -> tuple[list[Result], list[st
     return kept, notes
 
 
+def judged_everywhere(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
+    """Return judged results on the replies that have a score in all results of their measure, and what is said of it.
+
+    Where a judge gave no verdict on some replies of one run, means over other replies would be compared.
+    """
+    of = {id(result): (result.evaluator, result.ability, result.metric) for result in results if result.verdicts}
+    common: dict[tuple[str, str, str], set[str]] = {}
+    every: dict[tuple[str, str, str], set[str]] = {}
+    for result in results:
+        if measure := of.get(id(result)):
+            common[measure] = common.get(measure, set(result.items)) & set(result.items)
+            every[measure] = every.get(measure, set()) | set(result.items)
+    kept = [_restricted(result, common[of[id(result)]]) if id(result) in of else result for result in results]
+    notes = [
+        f"{measure[0]} on {measure[1]}: {len(every[measure]) - len(common[measure])} of {len(every[measure])} replies "
+        "have no verdict in some run or seed and are left out in all, so that all are compared on the same ones."
+        for measure in common
+        if every[measure] != common[measure]
+    ]
+    return [result for result in kept if result.items], notes
+
+
+def _restricted(result: Result, items: set[str]) -> Result:
+    places = [place for place, item in enumerate(result.items) if item in items]
+    if len(places) == len(result.items):
+        return result
+    return replace(
+        result,
+        items=[result.items[place] for place in places],
+        scores=[result.scores[place] for place in places],
+        weights=[result.weights[place] for place in places],
+        extra={name: [values[place] for place in places] for name, values in result.extra.items()},
+    )
+
+
 def _bad(result: Result) -> list[int]:
     """Places of the scores and weights that are no numbers."""
     pairs = zip(result.scores, result.weights, strict=True)
@@ -207,9 +243,7 @@ def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], sum
     )
 
 
-def _analyses(
-    plan: Plan, store: Store, results: list[Result]
-) -> tuple[dict[str, list[Table]], dict[str, str]]:
+def _analyses(plan: Plan, store: Store, results: list[Result]) -> tuple[dict[str, list[Table]], dict[str, str]]:
     """Return the tables of each analysis, and why there are none of those that failed."""
     found: dict[str, list[Table]] = {}
     failures: dict[str, str] = {}
