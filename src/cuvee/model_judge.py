@@ -7,7 +7,7 @@ its answers asks nobody.
     results.parquet     of the grade stage: item, cluster, turn, score, weight, and the grader's own columns
 
 A judgement is asked for once in a store: one with the same key (judge, messages, sampling, number of the repeat) that
-another finished stage has is taken over. A request that fails is no verdict, and never a low one.
+another stage has is taken over. A request that fails is no verdict, and never a low one.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ JUDGEMENTS = "judgements.parquet"
 ITEMS = "items.parquet"
 VERDICTS = "verdicts.parquet"
 RESULTS = "results.parquet"
+WHO = "judge.txt"
+"""File of a work folder that names the judge: what it answered there is of use to other stages."""
 
 REFUSED, NO_ANSWER = "refused", "no answer"
 """Failures of requests; the others are the evaluator's."""
@@ -88,6 +90,7 @@ def write(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     known = _known(job, store)
     missing = [one for one in wanted if one.question.messages and one.key not in known]
     said = {one.name: known[one.key] for one in wanted if one.key in known}
+    (work / WHO).write_text(job.one("judge").id, encoding="utf-8")
     if missing:
         said |= _answerer(job)(missing, job, work, runtime, progress)
     _bear(said, job)
@@ -182,12 +185,13 @@ def _endpoint(wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, p
 
     params = job.params
     server = endpoint.Endpoint(**job.one("judge").locate["endpoint"])
+    unfinished = list(_unfinished(work, job.one("judge").id, endpoint.JOURNAL))
     found: dict[str, Said] = {}
     for repeat in sorted({one.repeat for one in wanted}):
         seed = None if params.get("seed") is None else params["seed"] + repeat
         settings = endpoint.Settings(server, params["max_tokens"], params["temperature"], seed, copy=repeat)
         asked = [(one.name, one.question.messages) for one in wanted if one.repeat == repeat]
-        answers, failures = endpoint.ask_most(asked, settings, work / endpoint.JOURNAL, progress)
+        answers, failures = endpoint.ask_most(asked, settings, work / endpoint.JOURNAL, progress, unfinished)
         for name, answer in answers.items():
             usage = answer.usage
             text = answer.text.encode("utf-8", "replace").decode()
@@ -196,6 +200,13 @@ def _endpoint(wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, p
             kind = REFUSED if failure.refused else NO_ANSWER
             found[name] = Said(None, failure.reason, failure=kind)
     return found
+
+
+def _unfinished(work: Path, judge: str, journal: str) -> Iterator[Path]:
+    """Yield the journals of other stages that have asked this judge and are not finished."""
+    for who in sorted(work.parent.glob(f"judge-*/{WHO}")):
+        if who.parent != work and (who.parent / journal).exists() and who.read_text(encoding="utf-8") == judge:
+            yield who.parent / journal
 
 
 def _local(wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, progress: Progress) -> dict[str, Said]:

@@ -268,6 +268,7 @@ def closing(plan: Plan, store: Store, outcome: Outcome) -> dict[str, Any]:
                     "mean": summary["mean"],
                     "m": summary.get("m"),
                     "n": summary["n"],
+                    "unjudged": summary.get("unjudged", 0),
                     "grade": item.grade.short,
                 }
             )
@@ -316,7 +317,8 @@ def print_closing(summary: Mapping[str, Any]) -> None:
 def _cell(row: Mapping[str, Any]) -> str:
     if row["metric"] == "accuracy":
         return f"{100 * row['mean']:.1f} %  {row['m']}/{row['n']}"
-    return f"{row['mean']:.3f}"
+    partial = f"  {row['n']}/{row['n'] + row['unjudged']}" if row["unjudged"] else ""
+    return f"{row['mean']:.3f}{partial}"
 
 
 def print_status(view: Mapping[str, Any]) -> None:

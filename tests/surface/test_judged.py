@@ -207,6 +207,10 @@ def test_a_judge_that_does_not_answer_stops_the_stage_keeps_the_rest_and_may_be_
     assert (borne["n"], borne["unjudged"], borne["mean"]) == (15, 1, 6.0)
     assert borne["verdicts"]["failed"] == {"no answer": 1}
     assert len(asked_of_judge(server)) == 16 + 1
+    server.reply = answering(lambda text: "[[6]]")
+    whole = evaluate(place, server.url, **hasty)
+    assert (whole["n"], whole["unjudged"]) == (16, 0)
+    assert len(asked_of_judge(server)) == 16 + 1 + 1
 
 
 def test_a_judge_that_refuses_every_request_is_an_error(place: Path, server: Server) -> None:

@@ -15,7 +15,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,21 +160,29 @@ def ask(
         StageFailed: the server cannot be reached, refuses key or model, or a request failed for good; says how many
             answers are kept.
     """
-    answers, failures = _ask(requests, settings, journal, progress, tolerant=False)
+    answers, failures = _ask(requests, settings, journal, progress, (), tolerant=False)
     assert not failures
     return answers
 
 
 def ask_most(
-    requests: Sequence[tuple[str, Sequence[Message]]], settings: Settings, journal: Path, progress: Progress
+    requests: Sequence[tuple[str, Sequence[Message]]],
+    settings: Settings,
+    journal: Path,
+    progress: Progress,
+    known: Iterable[Path] = (),
 ) -> tuple[dict[str, Answer], dict[str, Failure]]:
-    """Return the answers, and why there is none to the other requests; arguments as of `ask`.
+    """Return the answers, and why there is none to the other requests.
+
+    Args:
+        requests, settings, journal, progress: as of `ask`.
+        known: journals of others about the same server, which are read and not written.
 
     Raises:
         UsageError: as `ask`.
         StageFailed: the server cannot be reached, refuses key or model, or most requests failed for good.
     """
-    return _ask(requests, settings, journal, progress, tolerant=True)
+    return _ask(requests, settings, journal, progress, known, tolerant=True)
 
 
 def _ask(
@@ -182,6 +190,7 @@ def _ask(
     settings: Settings,
     journal: Path,
     progress: Progress,
+    known: Iterable[Path],
     tolerant: bool,
 ) -> tuple[dict[str, Answer], dict[str, Failure]]:
     keys = {name: request_key(messages, settings) for name, messages in requests}
@@ -190,6 +199,8 @@ def _ask(
     wanted = {keys[name]: messages for name, messages in requests}
     failed: dict[str, Failure] = {}
     with _Journal(journal) as kept:
+        for other in known:
+            kept.answers |= {key: answer for key, answer in _whole_lines(other)[0].items() if key in wanted}
         missing = {key: messages for key, messages in wanted.items() if key not in kept.answers}
         if missing:
             failed = _Round(settings, kept, progress, len(wanted), len(missing)).run(missing, tolerant)
@@ -210,7 +221,7 @@ class _Journal:
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Journal:
-        whole = self._read() if self.path.exists() else 0
+        self.answers, whole = _whole_lines(self.path) if self.path.exists() else ({}, 0)
         self._file = self.path.open("a", encoding="utf-8")
         # What a kill cut off would swallow the next line.
         self._file.truncate(whole)
@@ -220,21 +231,6 @@ class _Journal:
         if self._file:
             self._file.close()
 
-    def _read(self) -> int:
-        """Take in the whole lines; return how many bytes they are. A line that is damaged is asked again."""
-        whole = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                try:
-                    data = json.loads(line)
-                    self.answers[data["key"]] = Answer(data["text"], data["finish"], data["usage"])
-                except (ValueError, KeyError, TypeError):
-                    continue
-        return whole
-
     def add(self, key: str, answer: Answer) -> None:
         data = {"key": key, "text": answer.text, "finish": answer.finish, "usage": dict(answer.usage)}
         line = json.dumps(data) + "\n"
@@ -243,6 +239,23 @@ class _Journal:
             self.answers[key] = answer
             self._file.write(line)
             self._file.flush()
+
+
+def _whole_lines(path: Path) -> tuple[dict[str, Answer], int]:
+    """Return a journal's answers and how many bytes its whole lines are. A line that is damaged is asked again."""
+    answers: dict[str, Answer] = {}
+    whole = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            try:
+                data = json.loads(line)
+                answers[data["key"]] = Answer(data["text"], data["finish"], data["usage"])
+            except (ValueError, KeyError, TypeError):
+                continue
+    return answers, whole
 
 
 # ------------------------------------------------------------------------------------------------- asking
