@@ -414,7 +414,9 @@ def inspect(
 @_runtime_options
 @_accept_option
 @click.option("--rows", type=click.IntRange(0), default=3, show_default=True, help="Rows shown of each place.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write all rows with their scores, and the kept rows, here.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write all rows with their scores, and the kept rows, here."
+)
 def select(
     recipe: Path,
     overrides: tuple[str, ...],

@@ -335,7 +335,7 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
 def _kept(how: Mapping[str, Any], part: Size, stage: Stage) -> int | None:
     """Return about how many rows of a source selections keep, as far as their rules say; None without any."""
     found = None
-    for stage_id, number in how.get("excluded", ()):
+    for stage_id, _ in how.get("excluded", ()):
         (named,) = (one for one in stage.inputs["excluded"] if one.id == stage_id)
         if named.kind != "select":
             continue

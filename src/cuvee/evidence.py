@@ -139,7 +139,10 @@ def select(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
         raise StageFailed(f"{job.label}: {error}", stage=job.short) from None
     available = [len(_rendered(item.id, store)) for item in job.inputs["pools"]]
     summary = selection.write(work, candidates, judged, kept, available)
-    return {**summary, "pools": [{**pool, "source": name} for pool, name in zip(summary["pools"], _names(job), strict=True)]}
+    return {
+        **summary,
+        "pools": [{**pool, "source": name} for pool, name in zip(summary["pools"], _names(job), strict=True)],
+    }
 
 
 def _names(job: Job) -> list[str]:
@@ -153,10 +156,11 @@ def _rendered(pool: str, store: Store) -> Rendered:
 
 def _candidates(pools: Sequence[MixtureRows]) -> Candidates:
     """Return the rows of all pools; a row that was split is one, with the tokens of its pieces."""
-    columns: list[list[NDArray[Any]]] = [[] for _ in range(6)]
+    names = ("sources", "rows", "keys", "occurrences", "tokens", "supervised")
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for number, pool in enumerate(pools):
         rows, first, of_piece = np.unique(pool.rows, return_index=True, return_inverse=True)
-        found = (
+        found: tuple[NDArray[Any], ...] = (
             np.full(len(rows), number, np.int16),
             rows,
             pool.keys[first],
@@ -164,9 +168,9 @@ def _candidates(pools: Sequence[MixtureRows]) -> Candidates:
             np.bincount(of_piece, pool.lengths, len(rows)).astype(np.int32),
             np.bincount(of_piece, pool.supervised, len(rows)).astype(np.int32),
         )
-        for column, values in zip(columns, found, strict=True):
-            column.append(values)
-    return Candidates(*(np.concatenate(column) for column in columns))
+        for name, values in zip(names, found, strict=True):
+            columns[name].append(values)
+    return Candidates(**{name: np.concatenate(parts) for name, parts in columns.items()})  # type: ignore[arg-type]
 
 
 def _joined(items: Sequence[Input], candidates: Candidates, store: Store) -> dict[str, NDArray[Any]]:
@@ -176,7 +180,9 @@ def _joined(items: Sequence[Input], candidates: Candidates, store: Store) -> dic
         columns = _read(item, store)
         asked, there = candidates.rows[candidates.sources == number], columns.pop("row")
         parts.append({name: _aligned(values, there, asked) for name, values in columns.items()})
-    return {name: np.concatenate([part[name] for part in parts]) if len(parts) > 1 else parts[0][name] for name in parts[0]}
+    return {
+        name: np.concatenate([part[name] for part in parts]) if len(parts) > 1 else parts[0][name] for name in parts[0]
+    }
 
 
 def _aligned(values: NDArray[Any], there: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[Any]:

@@ -457,7 +457,7 @@ class _Builder:
         return (*(key if given else ()), "training", *steps)
 
     def _selections(self, run: Run, key: tuple[str | int, ...]) -> Iterator[tuple[Selection, tuple[str | int, ...]]]:
-        """Yield what is selected in a run, with where the recipe says so: the run's own, or the sources' and the rest."""
+        """Yield the selections of a run with their places in the recipe: its own, or the sources' and the rest."""
         if "select" in run.model_fields_set:
             yield from ((selection, (*key, "select")) for selection in run.select or ())
             return

@@ -259,9 +259,7 @@ class Candidates:
         evidence = {
             role: {name: column[places] for name, column in columns.items()} for role, columns in self.evidence.items()
         }
-        return replace(
-            self, **{name: getattr(self, name)[places] for name in names}, evidence=evidence, wanted=wanted
-        )
+        return replace(self, **{name: getattr(self, name)[places] for name in names}, evidence=evidence, wanted=wanted)
 
 
 @dataclass(frozen=True)

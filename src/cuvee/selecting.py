@@ -255,7 +255,9 @@ class RowPool:
         Raises:
             RecipeError: `changes` are no settings of a training, or such that decide tokens.
         """
-        rows = list(self.ingredients) if share is None else [_further(one, {"share": share}) for one in self.ingredients]
+        rows = (
+            list(self.ingredients) if share is None else [_further(one, {"share": share}) for one in self.ingredients]
+        )
         return self._train(rows, changes, " + ".join(one.name for one in rows))
 
     def _train(self, rows: list[Ingredient], changes: Mapping[str, Any], label: str) -> Trained:
@@ -264,7 +266,9 @@ class RowPool:
         values = located.check(Training, given, *self.key, "by")
         if values.rendering() != settings.values.rendering():
             names = ", ".join(values.rendering())
-            raise located.error(f"a reference is trained on the run's own tokens; {names} are the run's", *self.key, "by")
+            raise located.error(
+                f"a reference is trained on the run's own tokens; {names} are the run's", *self.key, "by"
+            )
         label = f"{label}, for selecting"
         mixed = _mix(rows, settings, self.draw, label)
         return train(self.base, mixed, replace(settings, values=values).training(), label=label)

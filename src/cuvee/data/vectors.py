@@ -1,7 +1,7 @@
 """Vectors of the rows of one pool: what the stage `embed` writes.
 
-    vectors.npy    (rows, width) float32, to be memory-mapped
-    rows.npy       the place of each row in load order, ascending, (rows,) int64
+vectors.npy    (rows, width) float32, to be memory-mapped
+rows.npy       the place of each row in load order, ascending, (rows,) int64
 """
 
 from __future__ import annotations

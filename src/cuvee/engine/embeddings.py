@@ -4,8 +4,8 @@
     mean             1/T sum_i h_i
     weighted_mean    sum_i (i / sum_j j) h_i, positions from 1        (RDS+, Ivison et al., arXiv 2503.01807)
 
-Rows go through the model as in `scoring`: flat batches without padding, the longest first. What is finished is written down,
-so that a stopped pass goes on where it was.
+Rows go through the model as in `scoring`: flat batches without padding, the longest first. What is finished is written
+down, so that a stopped pass goes on where it was.
 """
 
 from __future__ import annotations

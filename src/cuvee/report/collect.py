@@ -207,9 +207,7 @@ def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], sum
     )
 
 
-def _analyses(
-    plan: Plan, store: Store, results: list[Result]
-) -> tuple[dict[str, list[Table]], dict[str, str]]:
+def _analyses(plan: Plan, store: Store, results: list[Result]) -> tuple[dict[str, list[Table]], dict[str, str]]:
     """Return the tables of each analysis, and why there are none of those that failed."""
     found: dict[str, list[Table]] = {}
     failures: dict[str, str] = {}
@@ -337,7 +335,8 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
             list(_mixture_rows(plan, manifests)),
             notes=(
                 "One epoch. `pool` is what is left after held-out rows, duplicates, rows that hold benchmark items, "
-                "filters and selections; `chosen` is what the amount took of it; `rows` is what was left of that after rendering.",
+                "filters and selections; `chosen` is what the amount took of it; `rows` is what was left of that after "
+                "rendering.",
             ),
         ),
     )

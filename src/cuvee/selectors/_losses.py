@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Refused = tuple[str, NDArray[np.bool_]]
 
 NOT_SCORED = "lost in the scorer's rendering"
-NO_TOKEN = "no supervised token"
+NO_ANSWER = "no supervised token"
 NO_NUMBER = "loss is no number"
 
 
@@ -32,4 +32,4 @@ def without(candidates: Candidates, roles: Sequence[str]) -> list[Refused]:
         absent |= np.isnan(tokens)
         empty |= tokens == 0
         broken |= ~np.isfinite(nll)
-    return [(NOT_SCORED, absent), (NO_TOKEN, empty), (NO_NUMBER, broken)]
+    return [(NOT_SCORED, absent), (NO_ANSWER, empty), (NO_NUMBER, broken)]
