@@ -444,7 +444,8 @@ def _work(stage: Stage, book: _Book) -> float:
         return 0
     if stage.kind in ("score", "embed", "choose"):
         tokens = size.supervised_tokens if stage.params.get("prompt") is False else size.total_tokens
-        return 2.0 * _parameters(stage.one("model"), book) * tokens
+        passes = 6.0 if stage.component == "gradients" else 2.0
+        return passes * _parameters(stage.one("model"), book) * tokens
     if stage.kind == "generate":
         return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens * GENERATION_SLOWDOWN
     return 0

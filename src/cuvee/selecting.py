@@ -32,6 +32,7 @@ from cuvee.stage import (
     Tagged,
     Trained,
     embed,
+    gradients,
     mix,
     render,
     score_rows,
@@ -271,7 +272,15 @@ class RowPool:
             )
         label = f"{label}, for selecting"
         mixed = _mix(rows, settings, self.draw, label)
-        return train(self.base, mixed, replace(settings, values=values).training(), label=label)
+        params = replace(settings, values=values).training()
+        if values.method == "lora":  # whoever needs its gradients needs its epochs, and equal trainings are one
+            params = {**params, "states": "epochs"}
+        return train(self.base, mixed, params, label=label)
+
+    def gradients(self, model: Trained, params: Mapping[str, Any]) -> tuple[Embedded, ...]:
+        """Return LESS features of every part's rows."""
+        given = {"precision": self.settings.values.precision, **params}
+        return tuple(gradients(model, part, given) for part in self.parts)
 
     def folded(self, folds: int, changes: Mapping[str, Any]) -> tuple[tuple[Scores, ...], ...]:
         """Return for each fold of the prompts the losses of its rows under the base trained on the other folds."""

@@ -262,6 +262,25 @@ def test_a_target_set_chooses_by_vectors(tmp_path: Path) -> None:
     assert counted(plan, "embed") == 2 + 1 + 2  # both pools for two poolings, and the target
 
 
+def test_less_and_lobass_with_equal_warm_up_settings_share_one_training(tmp_path: Path) -> None:
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}), encoding="utf-8")
+    warm_up = {"method": "lora", "epochs": 2, "schedule": "linear"}
+    less = {"target": {"path": "dev.jsonl"}, "reference": {"epochs": 2}, "dims": 16}
+    plan = recipe(
+        tmp_path,
+        {
+            "select": [
+                {"by": {"less": less}, "count": 30, "pool": POOL},
+                {"by": {"lobass": {"reference": warm_up, "share": "1/20"}}, "count": 30, "pool": POOL},
+            ]
+        },
+    )
+    assert counted(plan, "train", "lora") == 1
+    assert counted(plan, "embed", "gradients") == 2 * (2 + 1)  # epochs, of two pools and the target
+    store = done(plan, tmp_path)
+    assert [summary(store, stage)["kept"] for stage in selections.stages(plan)] == [30, 30]
+
+
 # --------------------------------------------------------------------------------------------------- phases
 
 
