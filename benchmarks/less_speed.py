@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python benchmarks/less_speed.py --rows 64 --rounds 2
 
-A random LLaMA with adapters on queries and values, chat-like rows, float32, one thread. Both ways end with projected features
-of length 1; signs are made before. What is counted is tokens over processor seconds. Features must agree to 1e-3.
+A random LLaMA with adapters on queries and values, chat-like rows, float32, one thread. Both ways end with projected
+features of length 1; signs are made before. What is counted is tokens over processor seconds. Features must agree to 1e-3.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class Settings:
         data = mix([self.sources[asked.source].part], self.mixture(), label=asked.source)
         more = {"seed": self.seed, "precision": self.values.precision}
         return fisher(start, data, {"samples": asked.samples, "labels": asked.labels, **more})
+
     def banded(self, sources: Mapping[str, Ingredient], by: Component, rule: Mapping[str, Any]) -> list[Ingredient]:
         """Return the sources reduced to the rows whose score lies in a band."""
         assert self.bands is not None

@@ -733,7 +733,6 @@ class Result:
     verdicts: Mapping[str, Any] = field(default_factory=dict)
 
 
-
 @dataclass(frozen=True)
 class Figure:
     """What to draw, as data; the report draws it.

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 pytest.importorskip("torch")
+pytest.importorskip("peft")
 
 from cuvee import api, runner, selections
 from cuvee.data import examples, selection
@@ -75,6 +76,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     base = store.path("train", plan.runs[0].final.id) / "model"
     reference = {"reference": {"epochs": TRAINING["epochs"]}}
     difference = {"lobass": {**reference, "score": "difference"}}
+    less = {"target": {"path": "dev.jsonl"}, "share": "1/4", "dims": 1024}
+    less["reference"] = {"epochs": 2, "learning_rate": 1e-2, "lora": {"rank": 4, "targets": "all-linear"}}
     asked = [
         ("random", {"by": "random", "share": "1/4"}),
         ("lobass", {"by": {"lobass": reference}, "share": "1/4"}),
@@ -82,6 +85,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         ("ifd", {"by": "ifd", "share": "1/4"}),
         ("perplexity", {"by": {"perplexity": {"band": "low"}}, "share": "1/4"}),
         ("rds", {"by": {"rds": {"target": {"path": "dev.jsonl"}}}, "count": 40}),
+        ("less", {"by": {"less": less}, "count": 40}),
         ("k_center", {"by": {"k_center": {"largest": 0.98}}, "count": 120}),
     ]
     select = [selection for _, selection in asked]
@@ -139,6 +143,11 @@ def test_known_rows_have_the_lowest_perplexity_and_ifd(found: dict[str, dict[str
 def test_rds_finds_rows_like_the_target(found: dict[str, dict[str, Any]]) -> None:
     assert kept_of(found["rds"], "target") > 0.6
     assert kept_of(found["rds"], "learnable") < 0.1
+
+
+def test_less_finds_rows_that_lower_the_loss_on_the_target(found: dict[str, dict[str, Any]]) -> None:
+    assert mean_of(found["less"], "target") > mean_of(found["less"], "learnable") + 0.2
+    assert kept_of(found["less"], "target") > 0.4
 
 
 def test_the_filter_passes_repeated_rows_over(found: dict[str, dict[str, Any]]) -> None:

@@ -128,8 +128,8 @@ def write_stored(folder: Path, rows: MixtureRows, path: Path, column: str, missi
     if absent.any() and missing == "error":
         shown = ", ".join(ids[i] for i in np.flatnonzero(absent)[:SHOWN])
         raise DataError(
-            f"has no number in '{column}' for {int(absent.sum()):,} of {len(ids):,} rows, such as {shown}; complete it, "
-            "or say missing: drop to leave these rows out",
+            f"has no number in '{column}' for {int(absent.sum()):,} of {len(ids):,} rows, such as {shown}; complete "
+            "it, or say missing: drop to leave these rows out",
             path=str(path),
         )
     kept = ~absent

@@ -7,8 +7,8 @@ Xia et al., LESS (arXiv 2402.04333; code princeton-nlp/LESS), for a checkpoint w
     targets:  Gamma = g
     f = R^T Gamma / |R^T Gamma|,  R random signs (parameters, dims)
 
-Gradients of all rows of a flat batch come from one backward pass: what goes into a factor and the gradient of what comes
-out of it are kept for each token, and summed up row by row:
+All rows of a flat batch share one backward pass: what goes into a factor and the gradient of what comes out of it are
+kept for each token, and summed up row by row:
 
     A (rank, in):  sum_t  dL/d(A x_t)   x_t^T            B (out, rank):  sum_t  dL/d(B A x_t)   (A x_t)^T
 
