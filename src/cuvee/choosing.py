@@ -1,7 +1,7 @@
 """Asking a model to weigh an evaluator's choices; grading is a stage of its own, so that another reading costs nothing.
 
-choices.parquet   item, cluster, group, choice, text, right, logprob, tokens, greedy, cut, prompt, continuation; an
-                  item's choices stand together, and a prompt that is the one of the choice before is left empty
+    choices.parquet   item, cluster, group, choice, text, right, logprob, tokens, greedy, cut, prompt, continuation; an
+                      item's choices stand together, and a prompt that is the one of the choice before is left empty
 """
 
 from __future__ import annotations

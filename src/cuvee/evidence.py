@@ -135,7 +135,7 @@ def _gradients(
 def _mean_rate(log: Path, epoch: int) -> float:
     """Return the mean learning rate of an epoch of a training."""
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    rates = [record["lr"] for record in records if record["epoch"] == epoch]
+    rates = [float(record["lr"]) for record in records if record["epoch"] == epoch]
     return sum(rates) / len(rates)
 
 

@@ -153,10 +153,11 @@ class _Subset:
 def _scores_of(path: Path, column: str) -> dict[str | None, float]:
     """Return the numbers of a file's column by example id."""
     table = _table(path)
-    for name in ("id", column):
-        if name not in table.column_names:
-            raise DataError(f"has no column '{name}'; it has {', '.join(table.column_names)}", path=str(path))
+    for needed in ("id", column):
+        if needed not in table.column_names:
+            raise DataError(f"has no column '{needed}'; it has {', '.join(table.column_names)}", path=str(path))
     ids = table["id"]
+    names: list[str | None]
     if pa.types.is_binary(ids.type) or pa.types.is_fixed_size_binary(ids.type):
         names = [None if one is None else one.hex() for one in ids.to_pylist()]
     else:

@@ -99,7 +99,9 @@ def choose(
     ]
 
 
-def _fitted(items: Sequence[Sequence[TokenRow]], limit: int, cut: bool) -> tuple[list[list[TokenRow]], list[list[int]]]:
+def _fitted(
+    items: Sequence[Sequence[TokenRow]], limit: int, cut: bool
+) -> tuple[list[list[TokenRow]], list[list[int]]]:
     """Return the rows with what is too long taken off at the front, and how many tokens that were.
 
     The last token of a row is predicted and not fed, so that a row may have one more than the model's context.

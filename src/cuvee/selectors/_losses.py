@@ -21,7 +21,8 @@ def mean(candidates: Candidates, role: str) -> Floats:
     """Return the mean loss (nats a supervised token) of every row, NaN for a row without one."""
     found = candidates.evidence[role]
     tokens = np.asarray(found["tokens"], np.float64)
-    return np.divide(found["nll"], tokens, out=np.full(len(tokens), np.nan), where=tokens > 0)
+    means: Floats = np.divide(found["nll"], tokens, out=np.full(len(tokens), np.nan), where=tokens > 0)
+    return means
 
 
 def without(candidates: Candidates, roles: Sequence[str]) -> list[Refused]:
