@@ -300,15 +300,23 @@ def _write_report(planned: Plan, store: Store, folder: Path) -> Path | None:
 
 
 def _prepare(planned: Plan, runtime: Runtime, kinds: tuple[str, ...], *, quiet: bool) -> None:
-    """Execute the stages of some kinds and what they need, and nothing that trains."""
+    """Execute the stages of some kinds and what they need; what needs a training only for the sake of a selection."""
     from cuvee import cost, needs, runner, terminal
     from cuvee.store import Store
 
     targets = [stage for stage in planned.stages if stage.kind in kinds]
+    selects = "select" in kinds
+    if not selects:
+        models = ("train", "score", "embed")
+        targets = [
+            stage
+            for stage in targets
+            if not any(one.kind in models for one in needs.wanted(planned, Store(runtime.store), [stage]))
+        ]
     todo = needs.wanted(planned, Store(runtime.store), targets)
     costs = cost.estimate(planned, Store(runtime.store), runtime)
     with terminal.Progress(len(todo), quiet=quiet) as progress:
-        outcome = runner.execute(planned, runtime, progress.listen, costs.seconds, targets)
+        outcome = runner.execute(planned, runtime, progress.listen, costs.seconds, targets, gated=selects)
     if outcome.failed:
         raise WorkFailed("\n".join(f"{name}: {error}" for name, error in outcome.failed.items()))
 
@@ -414,7 +422,9 @@ def inspect(
 @_runtime_options
 @_accept_option
 @click.option("--rows", type=click.IntRange(0), default=3, show_default=True, help="Rows shown of each place.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write all rows with their scores, and the kept rows, here.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write all rows with their scores, and the kept rows, here."
+)
 def select(
     recipe: Path,
     overrides: tuple[str, ...],

@@ -363,7 +363,7 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
 def _kept(how: Mapping[str, Any], part: Size, stage: Stage) -> int | None:
     """Return about how many rows of a source selections keep, as far as their rules say; None without any."""
     found = None
-    for stage_id, number in how.get("excluded", ()):
+    for stage_id, _ in how.get("excluded", ()):
         (named,) = (one for one in stage.inputs["excluded"] if one.id == stage_id)
         if named.kind != "select":
             continue
@@ -511,7 +511,8 @@ def _work(stage: Stage, book: _Book) -> float:
         return 0
     if stage.kind in ("score", "embed", "choose"):
         tokens = size.supervised_tokens if stage.params.get("prompt") is False else size.total_tokens
-        return 2.0 * _parameters(stage.one("model"), book) * tokens
+        passes = 6.0 if stage.component == "gradients" else 2.0
+        return passes * _parameters(stage.one("model"), book) * tokens
     if stage.kind == "generate":
         return 2.0 * _parameters(stage.one("model"), book) * size.total_tokens * GENERATION_SLOWDOWN
     return 0

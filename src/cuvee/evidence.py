@@ -6,6 +6,7 @@ rows: it is joined by the row's place in its source, and NaN stands where a stag
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,8 @@ def embed(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     from cuvee import engine
 
     rows, model = _Firsts(pool_rows(job.one("data").id, store)), job.one("model")
+    if job.component == "gradients":
+        return _gradients(job, rows, work, store, runtime, progress)
     folder = Path(model.locate["path"]) if "path" in model.locate else model.folder / MODEL
     given = {name: value for name, value in job.params.items() if name != "precision"}
     width = engine.for_model(folder).embed(
@@ -97,6 +100,43 @@ def embed(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     vectors.write_rows(work, rows.places)
     (work / JOURNAL).unlink(missing_ok=True)
     return {"rows": len(rows), "width": width, "total_tokens": int(rows.lengths.sum())}
+
+
+def _gradients(
+    job: Job, rows: _Firsts, work: Path, store: Store, runtime: Runtime, progress: Progress
+) -> dict[str, Any]:
+    """Write LESS features, with the mean learning rate of the epoch."""
+    from cuvee import engine
+
+    model, training = job.one("model"), job.one("training")
+    asked = store.manifest("train", training.id)["identity"]["params"]
+    folder = Path(model.locate["path"]) if "path" in model.locate else model.folder / MODEL
+    state = training.folder / "states" / f"epoch-{job.params['epoch']}.safetensors"
+    dims = engine.for_model(folder).features(
+        folder,
+        state,
+        rows,
+        work / vectors.FILE,
+        runtime,
+        progress,
+        job.params["precision"],
+        settings=asked["lora"],
+        betas=asked["betas"],
+        adam=job.params["adam"],
+        dims=job.params["dims"],
+        seed=job.params["seed"],
+        journal=work / JOURNAL,
+    )
+    vectors.write_rows(work, rows.places, _mean_rate(training.folder / "log.jsonl", job.params["epoch"]))
+    (work / JOURNAL).unlink(missing_ok=True)
+    return {"rows": len(rows), "width": dims, "total_tokens": int(rows.lengths.sum())}
+
+
+def _mean_rate(log: Path, epoch: int) -> float:
+    """Return the mean learning rate of an epoch of a training."""
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    rates = [float(record["lr"]) for record in records if record["epoch"] == epoch]
+    return sum(rates) / len(rates)
 
 
 def stored(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
@@ -139,7 +179,10 @@ def select(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
         raise StageFailed(f"{job.label}: {error}", stage=job.short) from None
     available = [len(_rendered(item.id, store)) for item in job.inputs["pools"]]
     summary = selection.write(work, candidates, judged, kept, available)
-    return {**summary, "pools": [{**pool, "source": name} for pool, name in zip(summary["pools"], _names(job), strict=True)]}
+    return {
+        **summary,
+        "pools": [{**pool, "source": name} for pool, name in zip(summary["pools"], _names(job), strict=True)],
+    }
 
 
 def _names(job: Job) -> list[str]:
@@ -153,10 +196,11 @@ def _rendered(pool: str, store: Store) -> Rendered:
 
 def _candidates(pools: Sequence[MixtureRows]) -> Candidates:
     """Return the rows of all pools; a row that was split is one, with the tokens of its pieces."""
-    columns: list[list[NDArray[Any]]] = [[] for _ in range(6)]
+    names = ("sources", "rows", "keys", "occurrences", "tokens", "supervised")
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for number, pool in enumerate(pools):
         rows, first, of_piece = np.unique(pool.rows, return_index=True, return_inverse=True)
-        found = (
+        found: tuple[NDArray[Any], ...] = (
             np.full(len(rows), number, np.int16),
             rows,
             pool.keys[first],
@@ -164,9 +208,9 @@ def _candidates(pools: Sequence[MixtureRows]) -> Candidates:
             np.bincount(of_piece, pool.lengths, len(rows)).astype(np.int32),
             np.bincount(of_piece, pool.supervised, len(rows)).astype(np.int32),
         )
-        for column, values in zip(columns, found, strict=True):
-            column.append(values)
-    return Candidates(*(np.concatenate(column) for column in columns))
+        for name, values in zip(names, found, strict=True):
+            columns[name].append(values)
+    return Candidates(**{name: np.concatenate(parts) for name, parts in columns.items()})  # type: ignore[arg-type]
 
 
 def _joined(items: Sequence[Input], candidates: Candidates, store: Store) -> dict[str, NDArray[Any]]:
@@ -176,7 +220,14 @@ def _joined(items: Sequence[Input], candidates: Candidates, store: Store) -> dic
         columns = _read(item, store)
         asked, there = candidates.rows[candidates.sources == number], columns.pop("row")
         parts.append({name: _aligned(values, there, asked) for name, values in columns.items()})
-    return {name: np.concatenate([part[name] for part in parts]) if len(parts) > 1 else parts[0][name] for name in parts[0]}
+    return {name: _stacked([part[name] for part in parts]) for name in parts[0]}
+
+
+def _stacked(parts: Sequence[NDArray[Any]]) -> Any:
+    """Return the parts one under another; vectors stay on disk."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts[0].ndim == 1 else vectors.Stacked(parts)
 
 
 def _aligned(values: NDArray[Any], there: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[Any]:
@@ -222,7 +273,9 @@ def _in_groups(job: Job, candidates: Candidates) -> tuple[Judged, Kept]:
     found = []
     for group in sorted(set(groups)):
         places = np.flatnonzero(of_row == group)
-        part = candidates.take(places, selection.wanted(rule, len(places)))
+        wanted = selection.wanted(rule, len(places))
+        whole = len(places) == len(candidates)
+        part = replace(candidates, wanted=wanted) if whole else candidates.take(places, wanted)
         judged = module.judge(part, job.params["by"])
         try:
             found.append((places, judged, selection.keep(part, judged, rule)))

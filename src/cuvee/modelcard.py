@@ -76,7 +76,7 @@ def _text(
     lineage: Sequence[Mapping[str, Any]],
 ) -> Iterator[str]:
     mix = store.manifest("mix", job.one("data").id)["summary"]
-    base = next(item for item in lineage if item["kind"] == "base")
+    base = _base(job.one("model"), lineage)
     adapter = job.component == "lora"
     library, tags = ("peft", "cuvee, sft, lora") if adapter else ("transformers", "cuvee, sft")
     yield from ("---", f"library_name: {library}", f"tags: [{tags}]", "---", "")
@@ -100,6 +100,15 @@ def _text(
     for finding in job.preflight.get("accepted", ()):
         yield f"\nTrained although a check spoke against it ({finding['name']}): {finding['text']}"
     yield from _listed(lineage)
+
+
+def _base(model: Input, lineage: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the base that a chain of trainings began with; selections may have looked at other models."""
+    by_id = {item["id"]: item for item in lineage}
+    item = by_id[model.id]
+    while item["kind"] != "base":
+        item = by_id[item["inputs"]["model"][0].partition("-")[2]]
+    return item
 
 
 def _folded(job: Job, lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -81,6 +81,7 @@ class Settings:
         data = mix([self.sources[asked.source].part], self.mixture(), label=asked.source)
         more = {"seed": self.seed, "precision": self.values.precision}
         return fisher(start, data, {"samples": asked.samples, "labels": asked.labels, **more})
+
     def banded(self, sources: Mapping[str, Ingredient], by: Component, rule: Mapping[str, Any]) -> list[Ingredient]:
         """Return the sources reduced to the rows whose score lies in a band."""
         assert self.bands is not None
@@ -458,7 +459,7 @@ class _Builder:
         return (*(key if given else ()), "training", *steps)
 
     def _selections(self, run: Run, key: tuple[str | int, ...]) -> Iterator[tuple[Selection, tuple[str | int, ...]]]:
-        """Yield what is selected in a run, with where the recipe says so: the run's own, or the sources' and the rest."""
+        """Yield the selections of a run with their places in the recipe: its own, or the sources' and the rest."""
         if "select" in run.model_fields_set:
             yield from ((selection, (*key, "select")) for selection in run.select or ())
             return

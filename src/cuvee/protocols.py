@@ -199,6 +199,9 @@ class Pool(Protocol):
     def trained(self, changes: Mapping[str, Any], share: Fraction | None = None) -> Trained:
         """Return the base trained on the pool by the run's settings with `changes`, or on a share of it."""
 
+    def gradients(self, model: Trained, params: Mapping[str, Any]) -> tuple[Embedded, ...]:
+        """Return LESS features of every part's rows under what a LoRA training was at the end of an epoch."""
+
     def folded(self, folds: int, changes: Mapping[str, Any]) -> tuple[tuple[Scores, ...], ...]:
         """Return for each fold of the prompts the losses of its rows under the base trained on the other folds."""
 
@@ -259,9 +262,7 @@ class Candidates:
         evidence = {
             role: {name: column[places] for name, column in columns.items()} for role, columns in self.evidence.items()
         }
-        return replace(
-            self, **{name: getattr(self, name)[places] for name in names}, evidence=evidence, wanted=wanted
-        )
+        return replace(self, **{name: getattr(self, name)[places] for name in names}, evidence=evidence, wanted=wanted)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ def execute(
     listen: Listener = lambda event, stage, facts: None,
     costs: Mapping[str, float] | None = None,
     targets: Sequence[Stage] | None = None,
+    *,
+    gated: bool = False,
 ) -> Outcome:
     """Execute what a plan lacks.
 
@@ -80,6 +82,7 @@ def execute(
         listen: told of every event.
         costs: seconds by stage id; the stage with the longest way to a leaf goes first.
         targets: execute no more than these stages and what they need; the whole recipe when None.
+        gated: of `targets`, whether trainings wait for what the preflight says, as they do of a whole recipe.
 
     Raises:
         UsageError: the plan holds data or a model that is only declared.
@@ -105,7 +108,7 @@ def execute(
             _claim(plan, store)
             scheduler = _Scheduler(plan, store, todo, decided(runtime, len(todo)), listen, costs or {}, outcome)
             # Whoever asks for some stages only, such as the checks themselves, judges what they say.
-            scheduler.gated = targets is None
+            scheduler.gated = targets is None or gated
             scheduler.work()
             shed_models(plan, store)
     elif store.folder.exists():

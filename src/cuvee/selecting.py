@@ -32,6 +32,7 @@ from cuvee.stage import (
     Tagged,
     Trained,
     embed,
+    gradients,
     mix,
     render,
     score_rows,
@@ -255,7 +256,9 @@ class RowPool:
         Raises:
             RecipeError: `changes` are no settings of a training, or such that decide tokens.
         """
-        rows = list(self.ingredients) if share is None else [_further(one, {"share": share}) for one in self.ingredients]
+        rows = (
+            list(self.ingredients) if share is None else [_further(one, {"share": share}) for one in self.ingredients]
+        )
         return self._train(rows, changes, " + ".join(one.name for one in rows))
 
     def _train(self, rows: list[Ingredient], changes: Mapping[str, Any], label: str) -> Trained:
@@ -264,10 +267,20 @@ class RowPool:
         values = located.check(Training, given, *self.key, "by")
         if values.rendering() != settings.values.rendering():
             names = ", ".join(values.rendering())
-            raise located.error(f"a reference is trained on the run's own tokens; {names} are the run's", *self.key, "by")
+            raise located.error(
+                f"a reference is trained on the run's own tokens; {names} are the run's", *self.key, "by"
+            )
         label = f"{label}, for selecting"
         mixed = _mix(rows, settings, self.draw, label)
-        return train(self.base, mixed, replace(settings, values=values).training(), label=label)
+        params = replace(settings, values=values).training()
+        if values.method == "lora":  # whoever needs its gradients needs its epochs, and equal trainings are one
+            params = {**params, "states": "epochs"}
+        return train(self.base, mixed, params, label=label)
+
+    def gradients(self, model: Trained, params: Mapping[str, Any]) -> tuple[Embedded, ...]:
+        """Return LESS features of every part's rows."""
+        given = {"precision": self.settings.values.precision, **params}
+        return tuple(gradients(model, part, given) for part in self.parts)
 
     def folded(self, folds: int, changes: Mapping[str, Any]) -> tuple[tuple[Scores, ...], ...]:
         """Return for each fold of the prompts the losses of its rows under the base trained on the other folds."""

@@ -30,7 +30,9 @@ def stages(plan: Plan) -> list[Selected]:
 
 def gather(plan: Plan, store: Store) -> list[Choice]:
     """Return the finished selections of a plan, in its order."""
-    return [_choice(stage, name, seed, plan, store) for stage, name, seed in _named(plan) if store.has("select", stage.id)]
+    return [
+        _choice(stage, name, seed, plan, store) for stage, name, seed in _named(plan) if store.has("select", stage.id)
+    ]
 
 
 def _named(plan: Plan) -> Iterator[tuple[Selected, str, int]]:

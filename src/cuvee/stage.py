@@ -423,6 +423,13 @@ def embed(model: Model, pool: Mixture, component: str, version: int, params: Map
     return Embedded("embed", component, version, params, {"model": (model,), "data": (pool,)}, label)
 
 
+def gradients(model: Trained, pool: Mixture, params: Mapping[str, Any]) -> Embedded:
+    """Describe LESS features of a pool's rows: gradients of an adapter as it was at the end of an epoch."""
+    training = model.training
+    inputs = {"model": training.inputs["model"], "training": (training,), "data": (pool,)}
+    return Embedded("embed", "gradients", 1, params, inputs, f"{pool.label} by gradients of {model.label}")
+
+
 def select(
     component: str,
     version: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from cuvee.planner import Plan
 from cuvee.protocols import Judged
 from cuvee.recipe import load
 from cuvee.runtime import Runtime
+from cuvee.sources import _tiny_world as world
 from cuvee.store import Store
 from tests.selectors.conftest import candidates
 
-SOURCES = {name: {"path": f"builtin:{name}", "ability": name} for name in ("math", "code")}
+SOURCES = {name: {"path": f"{name}.jsonl", "ability": name} for name in ("math", "code")}
+ROWS = 300
 TRAINING = {"epochs": 1, "batch_size": 16, "max_length": 128}
 POOL = {"count": 200}
 
@@ -35,6 +38,10 @@ def recipe(place: Path, *runs: dict[str, Any], **more: Any) -> Plan:
         "evaluation": [{"heldout_loss": {"items": 20, "stages": "final"}}],
         **more,
     }
+    for name in SOURCES:
+        pairs = islice(world.conversations(name), ROWS)
+        lines = [json.dumps({"question": question, "answer": answer}) for question, answer in pairs]
+        (place / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (place / "s.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     return api.plan(load(place / "s.yaml"), Runtime(place / "store"))
 
@@ -109,7 +116,7 @@ def test_rows_that_are_not_kept_are_left_out_and_counted(tmp_path: Path) -> None
         if kept:
             assert summary(store, mix)["rows"] == kept
     by_name = dict(zip(("code", "math"), sorted(summary(store, mix)["parts"], key=lambda p: -p["pool"]), strict=True))
-    assert by_name["math"]["pool"] == (6000 - by_name["math"]["heldout"]) // 4
+    assert by_name["math"]["pool"] == (ROWS - by_name["math"]["heldout"]) // 4
     assert "unselected" not in by_name["code"]
     ledger = pq.read_table(next((tmp_path / "store" / "train").glob("*/ledger.parquet")))
     assert set(ledger.column_names) >= {"id", "times"}
@@ -191,7 +198,10 @@ def test_scores_of_a_file_select_and_a_changed_file_selects_anew(tmp_path: Path)
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"by": "lobas", "share": 0.1}, r"runs\.0\.select\.by: there is no 'lobas' in selectors\. Did you mean 'lobass'"),
+        (
+            {"by": "lobas", "share": 0.1},
+            r"runs\.0\.select\.by: there is no 'lobas' in selectors\. Did you mean 'lobass'",
+        ),
         ({"by": "lobass"}, "needs exactly one of share, count, threshold, between; got none"),
         ({"by": "lobass", "share": 0.1, "count": 5}, "got share, count"),
         ({"by": "lobass", "share": 2}, "less than or equal to 1"),
@@ -233,6 +243,42 @@ def test_the_view_shows_the_border_and_the_files_hold_all_rows(tmp_path: Path) -
     lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 30
     assert {message["role"] for message in lines[0]["messages"]} == {"user", "assistant"}
+
+
+def test_a_target_set_chooses_by_vectors(tmp_path: Path) -> None:
+    lines = [json.dumps({"question": f"What is {n} plus 1?", "answer": str(n + 1)}) for n in range(3)]
+    (tmp_path / "dev.jsonl").write_text("\n".join(lines[:1]), encoding="utf-8")
+    plan = recipe(
+        tmp_path,
+        {
+            "select": [
+                {"by": {"rds": {"target": {"path": "dev.jsonl"}}}, "count": 30, "pool": POOL},
+                {"by": {"k_center": {"method": "farthest"}}, "count": 30, "pool": POOL},
+            ]
+        },
+    )
+    store = done(plan, tmp_path)
+    assert [summary(store, stage)["kept"] for stage in selections.stages(plan)] == [30, 30]
+    assert counted(plan, "embed") == 2 + 1 + 2  # both pools for two poolings, and the target
+
+
+def test_less_and_lobass_with_equal_warm_up_settings_share_one_training(tmp_path: Path) -> None:
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}), encoding="utf-8")
+    warm_up = {"method": "lora", "epochs": 2, "schedule": "linear"}
+    less = {"target": {"path": "dev.jsonl"}, "reference": {"epochs": 2}, "dims": 16}
+    plan = recipe(
+        tmp_path,
+        {
+            "select": [
+                {"by": {"less": less}, "count": 30, "pool": POOL},
+                {"by": {"lobass": {"reference": warm_up, "share": "1/20"}}, "count": 30, "pool": POOL},
+            ]
+        },
+    )
+    assert counted(plan, "train", "lora") == 1
+    assert counted(plan, "embed", "gradients") == 2 * (2 + 1)  # epochs, of two pools and the target
+    store = done(plan, tmp_path)
+    assert [summary(store, stage)["kept"] for stage in selections.stages(plan)] == [30, 30]
 
 
 # --------------------------------------------------------------------------------------------------- phases

@@ -26,6 +26,8 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "tiny": {"name": "math"},
     "instag": {"model": "builtin:tiny"},
     "stored": {"path": "scores.parquet"},
+    "rds": {"target": {"path": "x.jsonl"}},
+    "less": {"target": {"path": "x.jsonl"}},
     "gsm8k": {"path": "x.jsonl"},
     "humaneval": {"path": "x.jsonl"},
     "humaneval_plus": {"path": "x.jsonl"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,10 @@ def test_bands_part_the_rows_that_have_a_score() -> None:
     scores = np.random.default_rng(2).integers(0, 9, 101).astype(float)
     ends = ["0", "1/3", "2/3", "1"]
     for more in ({}, {"shuffled": 0}):
-        parts = [kept({"between": [low, high], **more}, scores) for low, high in zip(ends, ends[1:], strict=False)]
-        assert sorted(sum(parts, [])) == list(range(101))
+        parts = [kept({"between": [low, high], **more}, scores) for low, high in pairwise(ends)]
+        assert sorted(chain.from_iterable(parts)) == list(range(101))
         assert [len(part) for part in parts] == [33, 34, 34]
-    by_score = [kept({"between": [low, high]}, scores) for low, high in zip(ends, ends[1:], strict=False)]
+    by_score = [kept({"between": [low, high]}, scores) for low, high in pairwise(ends)]
     assert max(scores[by_score[0]]) <= min(scores[by_score[1]])
 
 

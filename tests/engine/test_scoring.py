@@ -77,7 +77,7 @@ def test_no_rows_no_scores(model_folder: Callable[[str], Path]) -> None:
     assert scoring.score(model_folder("llama"), [], RUNTIME, silent) == []
 
 
-def test_a_first_batch_that_differs_between_the_layouts_is_scored_one_by_one(
+def test_a_model_that_differs_between_the_layouts_is_scored_one_by_one(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
@@ -97,11 +97,11 @@ def test_a_first_batch_that_differs_between_the_layouts_is_scored_one_by_one(
     assert [one.nll for one in found] == pytest.approx([one.nll for one in expected], rel=1e-5)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     (note,) = notes
-    assert "flat and single loss of the first batch differ by 1.0e-02" in note
+    assert "flat and single loss of the longest rows differ by 1.0e-02" in note
     assert flats == [False, False, True, *[False] * 30]
 
 
-def test_layouts_that_agree_cost_one_batch_more_and_stay_flat(
+def test_layouts_that_agree_cost_two_rows_more_and_stay_flat(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, seen = scoring.token_statistics, []
@@ -117,8 +117,7 @@ def test_layouts_that_agree_cost_one_batch_more_and_stay_flat(
     probe, seen = seen[:2], seen[2:]
     assert [chunked for *_, chunked in probe] == [True, False]
     alone = [(name, rows) for segments, name, rows, _ in seen if not segments]
-    first = seen[0][2]
-    assert [rows for _, rows in alone] == [1] * first
+    assert [rows for _, rows in alone] == [1, 1]
     assert {name for segments, name, *_ in seen if segments} == {attention.NAME}
     assert attention.NAME not in {name for name, _ in alone}
     assert sum(rows for segments, _, rows, _ in seen if segments) == 30
@@ -155,7 +154,7 @@ def test_no_more_logits_than_a_chunk_are_made_at_once(
     found = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, entropy=True)
     hook.remove()
     assert max(sizes) == 4
-    assert sum(one.tokens for one in found) + 4 + 4 <= sum(sizes)  # the probe, and the first batch twice
+    assert sum(one.tokens for one in found) + 4 + 4 <= sum(sizes)  # the probe, and two rows twice
     assert all(one.entropy is not None and 0 <= one.entropy <= one.tokens * 4.57 for one in found)  # log 96 = 4.564
 
 

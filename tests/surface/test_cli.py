@@ -296,3 +296,36 @@ def test_rows_lost_at_rendering_are_said_aloud(cuvee: Cuvee, place: Path) -> Non
 def test_the_place_of_a_fault_on_the_command_line_is_the_command_line(cuvee: Cuvee) -> None:
     assert "command line: trainng: unknown key" in cuvee("plan", "r.yaml", "trainng.epochs=1").stderr
     assert "command line: training.epoch: unknown key" in cuvee("plan", "r.yaml", "training.epoch=1").stderr
+
+
+SELECTS = """\
+base: fake:test
+sources:
+  math: {path: "builtin:math", ability: math}
+training: {epochs: 1, batch_size: 16, max_length: 256}
+runs:
+  - {strategy: multi_task, select: {by: lobass, count: 50, pool: {count: 200}}}
+evaluation: [heldout_loss]
+"""
+
+
+def test_select_trains_references_and_no_run_and_inspect_trains_nothing(cuvee: Cuvee, place: Path) -> None:
+    (place / "s.yaml").write_text(SELECTS, encoding="utf-8")
+    assert cuvee("inspect", "s.yaml").returncode == 0
+    assert not (place / ".cuvee" / "train").exists()
+    done = cuvee("select", "s.yaml", "--rows", "1", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "50 of 200 rows kept" in done.stdout
+    assert "first not kept" in done.stdout
+    assert len(list((place / ".cuvee" / "train").iterdir())) == 1
+    assert len(list((place / "out").iterdir())) == 2
+    shown = json.loads(cuvee("select", "s.yaml", "--json").stdout)
+    assert shown["schema"] == "cuvee.select/1"
+    assert shown["selections"][0]["kept"] == 50
+    assert "train math, for selecting" in cuvee("plan", "s.yaml").stdout
+
+
+def test_select_without_a_selection_says_how_to_write_one(cuvee: Cuvee) -> None:
+    found = cuvee("select", "r.yaml")
+    assert found.returncode == 2
+    assert "the recipe selects nothing; say what to keep" in found.stderr

@@ -1,13 +1,14 @@
 """Selections side by side: what they keep of each source, how alike they are, and whether they just follow length.
 
-Three questions that a reader of selection papers has: is the score more than length (LoBaSS/DavIR, paper: arXiv 2310.13008,
-reports the rank correlation of its score with length), do two methods choose the same rows, and does another seed choose
-other rows? What a selection is worth is in `scores`: runs trained on each, beside random rows of the same number.
+Three questions that a reader of selection papers has: is the score more than length (LoBaSS/DavIR, paper: arXiv
+2310.13008, reports the rank correlation of its score with length), do two methods choose the same rows, and does
+another seed choose other rows? What a selection is worth is in `scores`: runs trained on each, beside random rows of
+the same number.
 
     analyses: [scores, selections]
 
-Overlap is measured on rows that two selections both looked at: rows kept by both over rows kept by either (Jaccard), beside
-what two random choices of the same sizes would share. Correlations are Spearman's.
+Overlap is measured on rows that two selections both looked at: rows kept by both over rows kept by either (Jaccard),
+beside what two random choices of the same sizes would share. Correlations are Spearman's.
 """
 
 from __future__ import annotations
@@ -42,7 +43,15 @@ def table(results: Sequence[Choice], params: Params) -> list[Table]:
 
 
 def _kept(choices: Sequence[Choice]) -> Table:
-    columns = ["selection", "pool", "kept", "share", "tokens a row kept", "tokens a row in the pool", "score with length"]
+    columns = [
+        "selection",
+        "pool",
+        "kept",
+        "share",
+        "tokens a row kept",
+        "tokens a row in the pool",
+        "score with length",
+    ]
     rows = []
     for one in choices:
         inside = one.tokens[one.kept]
@@ -123,7 +132,8 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float | None:
     ranks = [_ranks(column[known]) for column in (a, b)]
     if any(len(one) < 2 or one.std() == 0 for one in ranks):
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = ranks
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -84,7 +84,8 @@ class Chosen:
         copies: number of each copy of the row, (m,) int32, from 0.
         counts: ``available``, ``heldout``, ``duplicates``, ``overlap``, ``filtered``, ``unselected`` (where rows are
             selected), ``pool`` (rows after these), ``asked`` (the amounts as text), ``rows`` (chosen), ``lost``
-            (chosen, but dropped at rendering), ``pieces`` (rows of a training that come of them), ``supervised_tokens``, ``total_tokens``.
+            (chosen, but dropped at rendering), ``pieces`` (rows of a training that come of them),
+            ``supervised_tokens``, ``total_tokens``.
     """
 
     rows: NDArray[np.int64]

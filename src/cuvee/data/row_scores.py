@@ -73,7 +73,7 @@ def write(
     """
     places, of_piece = np.unique(rows.rows, return_inverse=True)
     of_text = of_piece if owners is None else of_piece[owners]
-    sums = {
+    sums: dict[str, NDArray[Any]] = {
         "nll": np.bincount(of_text, [one.nll for one in found], len(places)),
         "tokens": np.bincount(of_text, [one.tokens for one in found], len(places)).astype(np.int32),
     }
@@ -128,14 +128,16 @@ def write_stored(folder: Path, rows: MixtureRows, path: Path, column: str, missi
     if absent.any() and missing == "error":
         shown = ", ".join(ids[i] for i in np.flatnonzero(absent)[:SHOWN])
         raise DataError(
-            f"has no number in '{column}' for {int(absent.sum()):,} of {len(ids):,} rows, such as {shown}; complete it, "
-            "or say missing: drop to leave these rows out",
+            f"has no number in '{column}' for {int(absent.sum()):,} of {len(ids):,} rows, such as {shown}; complete "
+            "it, or say missing: drop to leave these rows out",
             path=str(path),
         )
     kept = ~absent
     inside = np.isin(rows.rows, places[kept])
     if not inside.any():
-        raise DataError(f"has no score of any of the {len(ids):,} rows; its ids are those of other rows", path=str(path))
+        raise DataError(
+            f"has no score of any of the {len(ids):,} rows; its ids are those of other rows", path=str(path)
+        )
     _write(folder, _Subset(rows, inside), places[kept], {"value": values[kept]})  # type: ignore[arg-type]
     unused = len(given.keys() - set(ids))
     return {"rows": int(kept.sum()), "missing": int(absent.sum()), "unused": unused}
@@ -148,18 +150,19 @@ class _Subset:
         self.rows, self.keys, self.copies = rows.rows[inside], rows.keys[inside], rows.copies[inside]
 
 
-def _scores_of(path: Path, column: str) -> dict[str, float]:
+def _scores_of(path: Path, column: str) -> dict[str | None, float]:
     """Return the numbers of a file's column by example id."""
     table = _table(path)
-    for name in ("id", column):
-        if name not in table.column_names:
-            raise DataError(f"has no column '{name}'; it has {', '.join(table.column_names)}", path=str(path))
+    for needed in ("id", column):
+        if needed not in table.column_names:
+            raise DataError(f"has no column '{needed}'; it has {', '.join(table.column_names)}", path=str(path))
     ids = table["id"]
+    names: list[str | None]
     if pa.types.is_binary(ids.type) or pa.types.is_fixed_size_binary(ids.type):
         names = [None if one is None else one.hex() for one in ids.to_pylist()]
     else:
         names = [None if one is None else str(one).strip().lower() for one in ids.to_pylist()]
-    found: dict[str, float] = {}
+    found: dict[str | None, float] = {}
     for line, (name, value) in enumerate(zip(names, _numbers(table[column], path, column), strict=True), 1):
         if name is None:
             raise DataError("has no id here", path=str(path), line=line)

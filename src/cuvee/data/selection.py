@@ -2,17 +2,17 @@
 
     selection.parquet   source, row, id, occurrence, supervised, score, kept, reason, and the selector's own columns
 
-`source` numbers the pools of the stage; `row` is the place in load order; `supervised` counts tokens. Larger scores come first. Ties at the border
-go by hash(example), so that no order of files or rows decides. A row without a score (NaN, infinite, or refused by
-the selector) is never kept, and its reason says why.
+`source` numbers the pools of the stage; `row` is the place in load order; `supervised` counts tokens. Larger scores
+come first. Ties at the border go by hash(example), so that no order of files or rows decides. A row without a score
+(NaN, infinite, or refused by the selector) is never kept, and its reason says why.
 
     rule = {"share": "1/4"}             of the rows of the group
          | {"count": 500}               rows
          | {"threshold": 0.1}           rows with at least this score
          | {"between": ["1/4", "3/4"]}  rows from the lowest score up, by their share: the middle half
 
-Beside ``between``, ``values: true`` makes the ends scores (null: none; the upper one is excluded), ``shuffled: SEED`` takes
-as many rows by hash, and ``unscored: true`` adds the rows without a score.
+Beside ``between``, ``values: true`` makes the ends scores (null: none; the upper one is excluded), ``shuffled: SEED``
+takes as many rows by hash, and ``unscored: true`` adds the rows without a score.
 
 ``lowest: true`` beside a share, a count or a threshold takes from the other end.
 
@@ -204,9 +204,7 @@ def _ordered(candidates: Candidates, scores: Floats, places: Places, shuffled: i
 # -------------------------------------------------------------------------------------------- the artefact
 
 
-def write(
-    folder: Path, candidates: Candidates, judged: Judged, kept: Kept, available: Sequence[int]
-) -> dict[str, Any]:
+def write(folder: Path, candidates: Candidates, judged: Judged, kept: Kept, available: Sequence[int]) -> dict[str, Any]:
     """Write the table.
 
     Args:

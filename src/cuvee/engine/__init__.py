@@ -43,6 +43,7 @@ class Engine:
         fisher: see `cuvee.engine.fisher.fisher`.
         mark: see `cuvee.engine.marks.mark`.
         embed: see `cuvee.engine.embeddings.embed`.
+        features: see `cuvee.engine.gradients.features`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Engine:
     mark: Callable[..., dict[str, Any]]
     choose: Callable[..., list[list[Scored]]]
     embed: Callable[..., int]
+    features: Callable[..., int]
 
 
 GENERATORS = ("local", "vllm")
@@ -82,7 +84,7 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
             f"training and judging real models needs {', '.join(absent)}, which this Python has not; "
             "pip install 'cuvee[train]'"
         )
-    from cuvee.engine import choices, embeddings, fisher, generation, loop, lora, marks, scoring
+    from cuvee.engine import choices, embeddings, fisher, generation, gradients, loop, lora, marks, scoring
 
     generate = generation.generate
     if generator == "vllm":
@@ -99,6 +101,7 @@ def for_model(folder: Path, generator: str = "local") -> Engine:
         mark=marks.mark,
         choose=choices.choose,
         embed=embeddings.embed,
+        features=gradients.features,
     )
 
 

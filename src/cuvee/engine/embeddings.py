@@ -4,8 +4,8 @@
     mean             1/T sum_i h_i
     weighted_mean    sum_i (i / sum_j j) h_i, positions from 1        (RDS+, Ivison et al., arXiv 2503.01807)
 
-Rows go through the model as in `scoring`: flat batches without padding, the longest first. What is finished is written down,
-so that a stopped pass goes on where it was.
+Rows go through the model as in `scoring`: flat batches without padding, the longest first. What is finished is written
+down, so that a stopped pass goes on where it was.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def embed(
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
     if not -layers - 1 <= layer <= layers:
         raise ModelError(f"layer {layer}: the model has layers 0 (embeddings) to {layers}, or -1 to {-layers - 1}")
-    log, left = Journal(journal or out.with_suffix(".jsonl")), _left(rows, out, journal)
+    log, left = Journal(journal or out.with_suffix(".jsonl")), unfinished(rows, out, journal)
     mode: Any = "r+" if out.exists() and len(left) < len(rows) else "w+"
     found = np.lib.format.open_memmap(out, mode, np.float32, (len(rows), width))
     ticker, done = Ticker(progress, len(rows)), len(rows) - len(left)
@@ -90,7 +90,7 @@ def embed(
     return width
 
 
-def _left(rows: TokenRows, out: Path, journal: Path | None) -> list[int]:
+def unfinished(rows: TokenRows, out: Path, journal: Path | None) -> list[int]:
     """Return the rows that no earlier attempt has finished."""
     if journal is None or not journal.exists() or not out.exists():
         return list(range(len(rows)))

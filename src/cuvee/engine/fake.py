@@ -300,6 +300,22 @@ def embed(
     return width
 
 
+def features(
+    model_folder: Path,
+    state: Path,
+    rows: TokenRows,
+    out: Path,
+    runtime: Runtime,
+    progress: Progress,
+    precision: str = "float32",
+    *,
+    dims: int,
+    **settings: Any,
+) -> int:
+    """Write the vectors of `embed`; the signature of the real one."""
+    return embed(model_folder, rows, out, runtime, progress, precision)
+
+
 def generate(
     model_folder: Path,
     prompts: Sequence[Prompt],

@@ -69,7 +69,7 @@ def token_statistics(
     with _standing_in(model) as body:
         found = [
             _statistics(_head(model, body, part), goal, entropy)
-            for part, goal in zip(hidden.split(rows), flat.targets.split(rows), strict=True)
+            for part, goal in zip(torch.split(hidden, rows), torch.split(flat.targets, rows), strict=True)
         ]
     nll = torch.cat([one for one, _ in found])
     return nll, torch.cat([two for _, two in found if two is not None]) if entropy else None
@@ -106,7 +106,10 @@ def _standing_in(model: Any) -> Iterator[_StandIn]:
 def _statistics(logits: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
     """Return nll and, if asked for, entropy of logits (C, V), a chunk of positions at a time."""
     rows = max(1, (CUDA_CHUNK if logits.device.type == "cuda" else CHUNK) // logits.shape[1])
-    found = [_chunk(part, goal, entropy) for part, goal in zip(logits.split(rows), targets.split(rows), strict=True)]
+    found = [
+        _chunk(part, goal, entropy)
+        for part, goal in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
+    ]
     nll = torch.cat([one for one, _ in found])
     return nll, torch.cat([two for _, two in found if two is not None]) if entropy else None
 

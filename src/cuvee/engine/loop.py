@@ -127,6 +127,10 @@ def train(
     return summary
 
 
+STATES = "states"
+"""Folder of adapters with their moments at the end of each epoch, where ``states: epochs`` asks for them."""
+
+
 def _check_hyper(hyper: Mapping[str, Any], steps: Sequence[Sequence[int]]) -> None:
     if not steps:
         raise UsageError("a training of 0 steps was asked for; it needs at least one row")
@@ -377,6 +381,7 @@ class _Training:
                     record = self._step(self.done)
                     self.check(record)
                     self.done += 1
+                    self._keep_epoch(record)
                     self.journal.append(record)
                     ticker.tick(self.done, record["total_tokens"], loss=record["loss"])
                     self._write_marks()
@@ -391,6 +396,22 @@ class _Training:
                 self.journal.close()
                 self.writer.wait()
         self.clock.lap(self.spent)
+
+    def _keep_epoch(self, record: Mapping[str, Any]) -> None:
+        """At the end of an epoch, write adapter and moments if they are asked for: LESS reads them.
+
+        The step that ends it is not logged before, so that a resumed training writes it again.
+        """
+        length = int(self.hyper.get("steps_per_epoch") or len(self.steps))
+        if self.hyper.get("states") != "epochs" or self.done % length:
+            return
+        tensors = {f"weight.{name}": weight for name, weight in self.optimiser.weights.items()}
+        tensors |= {name: tensor for name, tensor in self.optimiser.tensors().items() if name.startswith("state.")}
+        folder = self.work / STATES
+        folder.mkdir(exist_ok=True)
+        part, final = folder / "partial", folder / f"epoch-{record['epoch']}.safetensors"
+        save_file(_copies(tensors), part)
+        part.replace(final)
 
     def _due(self, passed: float) -> bool:
         """Say whether to checkpoint; those by time are written a tenth of it at most, however large the model."""

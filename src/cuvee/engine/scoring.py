@@ -1,7 +1,7 @@
 """Negative log-likelihood of rows under a model: flat batches of rows sorted by length, results in input order.
 
-The first batch is scored in both layouts, as a training does: its rows are the longest, and a model that only differs
-there would pass the short probe made when it is loaded. Finished batches are written down as they come, so that a
+The longest rows are scored in both layouts: a model that only differs there would pass the short probe made when it is
+loaded. Finished batches are written down as they come, so that a
 stopped scoring goes on where it was.
 """
 
@@ -25,6 +25,9 @@ from cuvee.runtime import Runtime
 
 PROBED = 32
 """Tokens on which a model's head by itself is compared with the whole model."""
+
+COMPARED = 2
+"""Rows, the longest, that are scored in both layouts."""
 
 EVERY = 1 << 62
 """A journal is cut to its whole lines; all of them count."""
@@ -156,19 +159,19 @@ class _Scorer:
         ]
 
     def _first(self, rows: Sequence[TokenRow]) -> NDArray[np.float64]:
-        """Score rows in both layouts, and stay with the single one where they differ."""
+        """Score rows, the longest of them in both layouts, and stay with the single one where they differ."""
         self.checked = True
         self.chunked = self._head_agrees(rows[-1])
         if self.loaded.obstacle:
             return self._sums(rows)
         flat = self._sums(rows)
         self.layout = "single"
-        single = self._sums(rows)
-        far = loading.distance(float(flat[0].sum()), float(single[0].sum()))
+        single = self._sums(rows[:COMPARED])
+        far = loading.distance(float(flat[0, :COMPARED].sum()), float(single[0].sum()))
         if not far <= loading.TOLERANCE[self.precision]:
-            note = f"one example a forward pass: flat and single loss of the first batch differ by {far:.1e}"
+            note = f"one example a forward pass: flat and single loss of the longest rows differ by {far:.1e}"
             self.progress({"note": note})
-            return single
+            return np.concatenate([single, self._sums(rows[COMPARED:])], axis=1) if rows[COMPARED:] else single
         self.layout = "flat"
         return flat
 

@@ -371,7 +371,8 @@ def _data_tables(plan: Plan, manifests: Mapping[str, Any]) -> list[Table]:
             list(_mixture_rows(plan, manifests)),
             notes=(
                 "One epoch. `pool` is what is left after held-out rows, duplicates, rows that hold benchmark items, "
-                "filters and selections; `chosen` is what the amount took of it; `rows` is what was left of that after rendering.",
+                "filters and selections; `chosen` is what the amount took of it; `rows` is what was left of that after "
+                "rendering.",
             ),
         ),
     )

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Refused = tuple[str, NDArray[np.bool_]]
 
 NOT_SCORED = "lost in the scorer's rendering"
-NO_TOKEN = "no supervised token"
+NO_ANSWER = "no supervised token"
 NO_NUMBER = "loss is no number"
 
 
@@ -21,7 +21,8 @@ def mean(candidates: Candidates, role: str) -> Floats:
     """Return the mean loss (nats a supervised token) of every row, NaN for a row without one."""
     found = candidates.evidence[role]
     tokens = np.asarray(found["tokens"], np.float64)
-    return np.divide(found["nll"], tokens, out=np.full(len(tokens), np.nan), where=tokens > 0)
+    means: Floats = np.divide(found["nll"], tokens, out=np.full(len(tokens), np.nan), where=tokens > 0)
+    return means
 
 
 def without(candidates: Candidates, roles: Sequence[str]) -> list[Refused]:
@@ -32,4 +33,4 @@ def without(candidates: Candidates, roles: Sequence[str]) -> list[Refused]:
         absent |= np.isnan(tokens)
         empty |= tokens == 0
         broken |= ~np.isfinite(nll)
-    return [(NOT_SCORED, absent), (NO_TOKEN, empty), (NO_NUMBER, broken)]
+    return [(NOT_SCORED, absent), (NO_ANSWER, empty), (NO_NUMBER, broken)]

@@ -26,8 +26,8 @@ def check_widths(items: Vectors, queries: Vectors, name: str) -> None:
     """
     if items.shape[1] != queries.shape[1]:
         raise DataError(
-            f"vectors of the rows have {items.shape[1]} numbers, those of '{name}' {queries.shape[1]}; both must come from "
-            "one model, layer and pooling"
+            f"vectors of the rows have {items.shape[1]} numbers, those of '{name}' {queries.shape[1]}; both must come "
+            "from one model, layer and pooling"
         )
 
 

@@ -14,8 +14,8 @@ others are taken.
     select: {by: {ifd: {model: builtin:smollm2, ratio: perplexity}}, share: 0.1}
     losses 1.2 and 1.5  ->  0.8 of losses, 0.740818 of perplexities
 
-An answer without its instruction stands behind the first token of its row; the answers of several turns are scored one by
-one. So the same tokens count with and without the instruction.
+An answer without its instruction stands behind the first token of its row; the answers of several turns are scored one
+by one. So the same tokens count with and without the instruction.
 """
 
 from __future__ import annotations

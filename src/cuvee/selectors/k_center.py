@@ -2,14 +2,14 @@
 
 Liu et al., What Makes Good Data for Alignment? (paper: arXiv 2312.15685; code hkust-nlp/deita): rows in the order of
 complexity x quality; a row is taken when its cosine to every row that is taken is at most 0.9.
-Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach (arXiv 1708.00489): again and again the
-row that is farthest from all that are taken.
+Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach (arXiv 1708.00489): again and
+again the row that is farthest from all that are taken.
 
-    select: {by: {k_center: {scores: [{path: s.parquet, column: complexity}, {path: s.parquet, column: quality}]}}, count: 6000}
+    select: {by: {k_center: {scores: [{path: c.parquet}, {path: q.parquet, column: quality}]}}, count: 6000}
     select: {by: {k_center: {method: farthest}}, share: 0.05}
 
-The score of a row is the product of its stored scores, 1 without any. ``farthest`` begins with the row of the best score, ties
-by hash.
+The score of a row is the product of its stored scores, 1 without any. ``farthest`` begins with the row of the best
+score, ties by hash.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LoBaSS / DavIR: rows of whose loss the model can still learn away the largest share.
 
-Zhou et al., LoBaSS: Gauging Learnability in Supervised Fine-tuning Data, later DavIR: Data Selection via Implicit Reward
-for Large Language Models (paper: arXiv 2310.13008, sections 3.3 and 3.4):
+Zhou et al., LoBaSS: Gauging Learnability in Supervised Fine-tuning Data, later DavIR: Data Selection via Implicit
+Reward for Large Language Models (paper: arXiv 2310.13008, section 3.4):
 
     L_m(i) = -(1 / T_i) sum_t log p_m(y_t | x, y_<t)
     S(i) = (L_base(i) - L_ref(i)) / L_base(i) = 1 - L_ref(i) / L_base(i)

@@ -1,13 +1,12 @@
 """Perplexity bands: rows of low, middle or high perplexity of the answer under a model.
 
-Ankner et al., Perplexed by Perplexity (paper: arXiv 2405.20541), and Marion et al., When Less is More (arXiv 2309.04564),
-compare the low, the middle and the high band; which is best differs by data set. Theirs is the perplexity of whole texts,
-ours of the answer given its prompt.
+Ankner et al., Perplexed by Perplexity (paper: arXiv 2405.20541), and Marion et al., When Less is More (arXiv
+2309.04564), compare bands of perplexity. Theirs is the perplexity of whole texts, ours of the answer given its prompt.
 
     score = 1 - |r - c|,   r = share of rows with a lower loss (ties at their mean), c = 0, 1/2 or 1
 
-So ``share: 1/2`` of the middle band keeps the rows from the first to the third quartile. Without a band the perplexity itself
-is the score, for ``between`` and ``threshold``.
+So ``share: 1/2`` of the middle band keeps the rows from the first to the third quartile. Without a band the perplexity
+itself is the score, for ``between`` and ``threshold``.
 
     select: {by: {perplexity: {band: middle}}, share: 1/2}
     select: {by: {perplexity: {band: null}}, threshold: 20, take: lowest}

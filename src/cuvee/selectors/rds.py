@@ -11,7 +11,7 @@ hamishivi/automated-instruction-selection):
     select: {by: {rds: {targets: {math: {path: gsm8k_dev.jsonl}, code: {path: mbpp_dev.jsonl}}}}, share: 0.05}
     hidden states [[1, 0], [0, 1], [1, 1], [0, 0]]  ->  weights [.1, .2, .3, .4], vector [.624695, .780869]
 
-The score of a row is its largest cosine to any target example. Target examples never train.
+The score of a row is its largest cosine to any target example.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Scores that a file holds: those of a judge, of another tool, or one's own.
 
-No paper of its own: whatever has scored the rows (a judge's quality as in AlpaGasus, Deita's scorers, a difficulty as in
-Phased IFT) ranks them.
+No paper of its own: whatever has scored the rows (a judge's quality as in AlpaGasus, Deita's scorers, a difficulty as
+in Phased IFT) ranks them.
 
     select: {by: {stored: {path: scores.parquet, column: quality}}, share: 0.1}
 
-The file (Parquet, JSONL or CSV) has a column ``id`` with example ids (32 hex digits, as `cuvee show` and the tables of
-stages print them) and the column of the scores. Lines of other rows are counted and not used.
+The file (Parquet, JSONL or CSV) has a column ``id`` with example ids (32 hex digits, as `cuvee show` and `cuvee select`
+print them) and the column of the scores. Lines of other rows are counted and not used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The number of tags of a row: InsTag's complexity.
 
-Lu et al., #InsTag (paper: arXiv 2308.07074): a query with more intentions is more complex, and complex queries teach more.
-Their sampling also asks for tags that are new; this selector ranks by complexity alone.
+Lu et al., #InsTag (paper: arXiv 2308.07074): a query with more intentions is more complex, and complex queries teach
+more. Their sampling also asks for tags that are new; this selector ranks by complexity alone.
 
     sources: {general: {path: chats.jsonl, ability: general, taggers: [{instag: {model: builtin:smollm2}}]}}
     select: {by: tag_count, share: 0.1}

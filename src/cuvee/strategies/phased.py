@@ -4,9 +4,9 @@ Pang et al., Phased Instruction Fine-Tuning for Large Language Models (paper: ar
 
     D = D_1 + ... + D_S by difficulty          theta_s = SFT(theta_{s-1}, D_s),  theta_0 the base
 
-Theirs is a judge's difficulty of each instruction from 1 to 5, cut at 1.5 and 3.5; here any selector's score is one, a
-judge's through ``stored``. A phase has the scores from its lower threshold on to below its upper one. Every row is in one
-phase; rows without a score are in the last one. Optimiser and schedule start anew in every phase.
+Theirs is a judge's difficulty of each instruction from 1 to 5, cut at 1.5 and 3.5; here any selector's score is one,
+a judge's through ``stored``. A phase has the scores from its lower threshold on to below its upper one. Every row is
+in one phase; rows without a score are in the last one. Optimiser and schedule start anew in every phase.
 
     runs:
       - {strategy: phased, difficulty: ifd}                                                     # three equal parts
@@ -90,7 +90,7 @@ def _rules(params: Params, hyper: Hyper) -> list[dict[str, Any]]:
         ends = [Fraction(0), *inner, Fraction(1)]
         if params.hard == "lowest":  # quantiles count from the easiest row
             ends = [1 - end for end in reversed(ends)]
-    bands = [{"between": list(pair)} for pair in pairwise(ends)]
+    bands: list[dict[str, Any]] = [{"between": list(pair)} for pair in pairwise(ends)]
     if params.hard == "lowest":
         bands.reverse()
     bands[-1]["unscored"] = True
