@@ -265,6 +265,8 @@ class RowPool:
         if values.rendering() != settings.values.rendering():
             names = ", ".join(values.rendering())
             raise located.error(f"a reference is trained on the run's own tokens; {names} are the run's", *self.key, "by")
+        # What holds the run's own trainings near their start has no part in what a reference has learnt.
+        values = values.model_copy(update={"regulariser": None})
         label = f"{label}, for selecting"
         mixed = _mix(rows, settings, self.draw, label)
         return train(self.base, mixed, replace(settings, values=values).training(), label=label)

@@ -248,8 +248,8 @@ def test_the_start_s_logits_come_in_chunks(
     loaded.use("flat")
     batch = flatten(EXAMPLES, torch.device("cpu"))
     shapes: list[int] = []
-    real = kl._head
-    monkeypatch.setattr(kl, "_head", lambda model, hidden: shapes.append(hidden.shape[1]) or real(model, hidden))
+    real = kl._logits
+    monkeypatch.setattr(kl, "_logits", lambda model, hidden: shapes.append(len(hidden)) or real(model, hidden))
     twin = kl.frozen_twin(loaded, shared=False)
     monkeypatch.setattr(loss, "CHUNK", 96 * 7)
     held = kl.KL(1.0, "reverse", twin)
