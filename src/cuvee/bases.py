@@ -159,6 +159,18 @@ def _from_hub(name: str, pins: Pins) -> Base:
     return _from_folder(Path(path), name, pins, origin={"hub": f"{repo}@{commit}"})
 
 
+def quantised(stage: Base) -> bool:
+    """Return whether a base at hand holds quantised weights, which can be neither trained nor folded into."""
+    folder = stage.locate.get("path")
+    if not folder:
+        return False
+    try:
+        config = json.loads((Path(str(folder)) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # loading will say what is wrong with it
+    return bool(isinstance(config, dict) and config.get("quantization_config"))
+
+
 def parameters(stage: Base, ref: BaseModelRef | None) -> int:
     """Return the number of parameters, read from the safetensors headers or as declared; 0 for the fake."""
     if ref and ref.declared:

@@ -410,6 +410,13 @@ class _Builder:
                 *key,
                 "strategy",
             )
+        if models and bases.quantised(base):
+            raise self.located.error(
+                f"trains, and the base '{base.label}' is quantised: training and folding need full-precision weights; "
+                "take the unquantised model, or dequantise it once and save it",
+                *key,
+                "strategy",
+            )
         return PlannedRun(info, base, models, settings, ingredients)
 
     def _chosen(

@@ -577,7 +577,11 @@ class TokenRow:
 
 
 class TokenRows(Protocol):
-    """Random access to token rows; holds no more than it must in memory."""
+    """Random access to token rows; holds no more than it must in memory.
+
+    Where it also has ``extent() -> (tokens of the longest row, largest token id)``, a training is refused before its
+    first step if the model cannot take them, and not when it comes to the row.
+    """
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> TokenRow: ...

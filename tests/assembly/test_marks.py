@@ -15,6 +15,7 @@ from cuvee.protocols import Result
 from cuvee.recipe import load
 from cuvee.report.collect import read_results
 from cuvee.runtime import Runtime
+from cuvee.stage import walk
 from cuvee.store import Store
 
 MARKS = "training.marks=[1/2, 1/4]"
@@ -204,6 +205,14 @@ def test_each_training_is_held_by_the_fisher_of_the_model_it_starts_from(place: 
     assert len({model.one("fisher").one("data").id for model in found.models}) == 1
     assert found.models[0].params["regulariser"] == {"ewc": {"weight": 2.0}}
     assert run(place, SEQUENTIAL, ewc).count("fisher") == 3
+
+
+def test_the_reference_of_a_selection_is_trained_without_what_holds_the_run(place: Path) -> None:
+    ewc = "training.regulariser={ewc: {weight: 2, source: math, samples: 10}}"
+    (found,) = plan(place, ewc, "runs=[{strategy: multi_task, select: {by: lobass, share: 1/2}}]").runs
+    trainings = [stage for stage in walk([found.final]) if stage.kind == "train"]
+    assert ["fisher" in stage.inputs for stage in trainings] == [False, True]
+    assert ["regulariser" in stage.params for stage in trainings] == [False, True]
 
 
 def test_a_weight_alone_makes_no_new_fisher(place: Path) -> None:

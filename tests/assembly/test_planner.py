@@ -128,3 +128,17 @@ def test_a_benchmark_file_and_held_out_rows_of_one_ability_need_two_names(place:
         plan(place, f"evaluation=[{two % ''}]")
     found = plan(place, f"evaluation=[{two % 'name: bench, '}]")
     assert {item.evaluator for item in found.evaluated} == {"exact_answer", "bench"}
+
+
+def test_a_quantised_base_is_judged_and_not_trained(place: Path) -> None:
+    import shutil
+
+    from cuvee.bases import SHIPPED
+
+    shutil.copytree(SHIPPED / "tiny", place / "q")
+    config = json.loads((place / "q" / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "gptq"}
+    (place / "q" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(RecipeError, match="is quantised: training and folding need full-precision weights"):
+        plan(place, "base=q")
+    assert plan(place, "base=q", "runs=[{strategy: untrained}]").runs[0].models == ()

@@ -151,3 +151,9 @@ def test_exclusions_and_tags_go_to_their_own_part(tmp_path: Path, source: Callab
     assert told == [(10, 0, 50), (0, 20, 20)]
     with pytest.raises(ValueError, match="1 exclusions or tags for 2 parts"):
         mixture.write(tmp_path, both, given, excluded=[None])
+
+
+def test_a_mixture_tells_its_longest_row_and_largest_token(tmp_path: Path, source: Callable[..., Rendered]) -> None:
+    rows, _ = mix(tmp_path / "m", [source("a", 60), source("b", 40)], {}, HALF)
+    found = [rows[index] for index in range(len(rows))]
+    assert rows.extent() == (max(len(row.ids) for row in found), max(int(max(row.ids)) for row in found))

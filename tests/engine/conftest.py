@@ -35,6 +35,15 @@ def configuration(kind: str) -> Any:
         "llama": lambda: hf.LlamaConfig(**_GROUPED),
         "llama-tied": lambda: hf.LlamaConfig(**_GROUPED, tie_word_embeddings=True),
         "qwen2": lambda: hf.Qwen2Config(**_GROUPED),
+        "qwen2-window": lambda: hf.Qwen2Config(
+            **_GROUPED, use_sliding_window=True, sliding_window=8, max_window_layers=1
+        ),
+        "qwen3": lambda: hf.Qwen3Config(**_GROUPED, head_dim=8),
+        "gemma": lambda: hf.GemmaConfig(**_GROUPED, head_dim=8),
+        "gemma3": lambda: hf.Gemma3TextConfig(
+            **_GROUPED, head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+        ),
+        "phi3-window": lambda: hf.Phi3Config(**_GROUPED, sliding_window=8),
         "gemma2": lambda: hf.Gemma2Config(
             **_GROUPED, head_dim=8, sliding_window=8, final_logit_softcapping=3.0, attn_logit_softcapping=2.0
         ),

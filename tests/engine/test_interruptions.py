@@ -20,7 +20,7 @@ from cuvee.engine.disk import Background, Checkpoints  # noqa: E402
 from cuvee.errors import StageFailed  # noqa: E402
 
 from .conftest import RUNTIME  # noqa: E402
-from .test_loop import EVERY, ROWS, Breaks, Stop, log, run, weights, without_times  # noqa: E402
+from .test_loop import EVERY, METHODS, ROWS, Breaks, Stop, log, run, weights, without_times  # noqa: E402
 
 KILLS = """
 import os, random, signal, sys, time
@@ -29,8 +29,7 @@ sys.path.insert(0, {tests!r})
 from engine import test_loop as t
 from cuvee import preemption
 folder, place, wanted, method = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-more = {{}} if method == "full" else {{"method": "lora", "lora": {{
-    "rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": "all-linear", "rslora": False}}}}
+more = t.METHODS[method]
 if method == "lora":
     import peft
 class Slow(t.Breaks):
@@ -77,28 +76,29 @@ print(rounds, *kills)
 """
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.real)])
+@pytest.mark.parametrize(
+    ("kills", "method"),
+    [(4, "full"), (4, "lora"), *(pytest.param(100, method, marks=pytest.mark.real) for method in METHODS)],
+)
 def test_kills_and_requests_to_stop_at_random_moments_change_no_bit(
     method: str, kills: int, model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     if method == "lora":
         pytest.importorskip("peft")
-    settings = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": "all-linear", "rslora": False}
-    run(model_folder("llama"), tmp_path / "whole", **({"method": "lora", "lora": settings} if method == "lora" else {}))
+    run(model_folder("llama"), tmp_path / "whole", **METHODS[method])
     script = KILLS.format(tests=str(Path(__file__).parents[1]))
     found = subprocess.run(
         [sys.executable, "-c", script, str(model_folder("llama")), str(tmp_path), str(kills), method],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=60 + 12 * kills,
         check=False,
     )
     assert found.returncode == 0, found.stderr[-3000:]
     rounds, *codes = map(int, found.stdout.split())
     assert len(codes) >= kills
-    name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
     for place in (tmp_path / str(number) for number in range(1, rounds + 1)):
         assert (place / "out" / name).read_bytes() == (tmp_path / "whole" / "out" / name).read_bytes()
         assert without_times(log(place)) == without_times(log(tmp_path / "whole"))

@@ -32,6 +32,16 @@ STEPS = [list(range(i, i + 6)) for i in range(0, 24, 6)] * 2
 EVERY = replace(RUNTIME, checkpoint_steps=1)
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {
+        "method": "lora",
+        "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": "all-linear", "rslora": False},
+    },
+    "held": {"regulariser": {"l2_sp": {"weight": 0.1}, "kl": {"weight": 0.1, "direction": "reverse"}}},
+}
+
+
 class Stop(Exception):
     """An interruption."""
 

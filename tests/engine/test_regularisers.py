@@ -248,8 +248,8 @@ def test_the_start_s_logits_come_in_chunks(
     loaded.use("flat")
     batch = flatten(EXAMPLES, torch.device("cpu"))
     shapes: list[int] = []
-    real = kl._head
-    monkeypatch.setattr(kl, "_head", lambda model, hidden: shapes.append(hidden.shape[1]) or real(model, hidden))
+    real = kl._logits
+    monkeypatch.setattr(kl, "_logits", lambda model, hidden: shapes.append(len(hidden)) or real(model, hidden))
     twin = kl.frozen_twin(loaded, shared=False)
     monkeypatch.setattr(loss, "CHUNK", 96 * 7)
     held = kl.KL(1.0, "reverse", twin)
@@ -303,7 +303,7 @@ def test_sampled_labels_hang_on_their_seed_and_estimate_the_exact_expectation(
         fisher.fisher(folder, [row], [0] * len(draws), draws, settings, tmp_path / place, RUNTIME, silent)
         return load_file(tmp_path / place / FISHER_FILE)
 
-    many = taken(list(range(600)), "many")
+    many = taken(list(range(240)), "many")
     model, expected = double(folder), None
     logs = model(input_ids=torch.tensor([[5, 9]])).logits[0, 1].log_softmax(0)
     name = "model.norm.weight"
@@ -311,7 +311,7 @@ def test_sampled_labels_hang_on_their_seed_and_estimate_the_exact_expectation(
         (gradient,) = torch.autograd.grad(logs[label], model.get_parameter(name), retain_graph=True)
         term = logs[label].detach().exp() * gradient**2
         expected = term if expected is None else expected + term
-    assert float(many[name].sum()) == pytest.approx(float(expected.sum()), rel=0.15)
+    assert float(many[name].sum()) == pytest.approx(float(expected.sum()), rel=0.25)
     assert all(torch.equal(a, b) for a, b in zip(taken([4], "a").values(), taken([4], "b").values(), strict=True))
     assert not torch.equal(taken([5], "c")[name], taken([4], "d")[name])
 

@@ -136,6 +136,14 @@ class MixtureRows:
         part = int(self.parts[index])
         return self._rendereds[part].row(int(self.rows[index]), part, int(self.pieces[index]))
 
+    def extent(self) -> tuple[int, int]:
+        """Return the tokens of the longest row and the largest token id of all rows."""
+        largest = [
+            int(rendered.largest[self.rows[self.parts == part]].max(initial=-1))
+            for part, rendered in enumerate(self._rendereds)
+        ]
+        return int(self.lengths.max(initial=0)), max(largest, default=-1)
+
     def _of_pieces(self, name: str) -> NDArray[np.int64]:
         found = np.zeros(len(self.rows), np.int64)
         for part, rendered in enumerate(self._rendereds):

@@ -259,6 +259,17 @@ class Rendered:
         return self._numbers("open_turns")
 
     @cached_property
+    def largest(self) -> Ints:
+        """Largest token id of each row, (n,); -1 for dropped rows."""
+        found = np.full(len(self), -1, np.int64)
+        for start, batch in self._parts("tokens"):
+            offsets = batch.column("tokens").offsets.to_numpy()
+            there = np.flatnonzero(np.diff(offsets))
+            if len(there):
+                found[start + there] = np.maximum.reduceat(batch.column("tokens").values.to_numpy(), offsets[there])
+        return found
+
+    @cached_property
     def specials(self) -> Ints:
         """Messages of each row whose own content holds the text of a special token, (n,)."""
         return self._numbers("specials")

@@ -52,7 +52,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(handle, "blake2b").hexdigest()
 
 
-LAYOUT = 2
+def _digest_of(data: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+LAYOUT = 3
 """Of a checkpoint's files: one of another layout is not resumed."""
 
 
@@ -91,7 +95,7 @@ class Checkpoints:
         fill(part)
         digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
         data = {"step": step, "fingerprint": self.fingerprint, "files": digests, **facts}
-        write_text(part / "checkpoint.json", json.dumps(data, indent=1))
+        write_text(part / "checkpoint.json", json.dumps({**data, "digest": _digest_of(data)}, indent=1))
         sync_tree(part)
         if final.exists():
             shutil.rmtree(final)
@@ -103,15 +107,20 @@ class Checkpoints:
 
     def newest(self, note: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest checkpoint that is whole and of this training; others are told to `note`."""
+        damaged = False
         for folder in self._folders():
             try:
                 data = self._read(folder)
-            except (OSError, ValueError, KeyError) as error:
-                note(f"{folder.name} is damaged ({error}); the one before it is tried")
+                own = data["fingerprint"] == self.fingerprint
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                note(f"{folder.name} is damaged ({error!r}); the one before it is tried")
+                damaged = True
                 continue
-            if data["fingerprint"] == self.fingerprint:
+            if own:
                 return folder, data
             note(f"{folder.name} belongs to another training and is not used")
+        if damaged:
+            note("no whole checkpoint is left: the training starts at step 1")
         return None
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -137,6 +146,8 @@ class Checkpoints:
     @staticmethod
     def _read(folder: Path) -> dict[str, Any]:
         data: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        if data.pop("digest") != _digest_of(data):
+            raise ValueError("checkpoint.json has another digest")
         for name, digest in data["files"].items():
             if _digest(folder / name) != digest:
                 raise ValueError(f"{name} has another digest")

@@ -66,9 +66,9 @@ def token_statistics(
     hidden = hidden.index_select(0, flat.keep)
     most = CUDA_CHUNK if hidden.device.type == "cuda" else CHUNK
     rows = max(1, most // model.get_output_embeddings().weight.shape[0])
-    with _standing_in(model) as body:
+    with standing_in(model) as body:
         found = [
-            _statistics(_head(model, body, part), goal, entropy)
+            _statistics(head_logits(model, body, part), goal, entropy)
             for part, goal in zip(torch.split(hidden, rows), torch.split(flat.targets, rows), strict=True)
         ]
     nll = torch.cat([one for one, _ in found])
@@ -83,7 +83,7 @@ def _all_logits(model: Any, flat: Flat, extra: dict[str, Any]) -> Tensor:
     return whole.index_select(0, flat.keep)
 
 
-def _head(model: Any, body: _StandIn, hidden: Tensor) -> Tensor:
+def head_logits(model: Any, body: _StandIn, hidden: Tensor) -> Tensor:
     """Return the logits of hidden states (C, H): the model's forward with `body` in place of its own."""
     body.hidden = hidden[None]
     # The stand-in looks at no token; the model's forward wants some.
@@ -93,7 +93,8 @@ def _head(model: Any, body: _StandIn, hidden: Tensor) -> Tensor:
 
 
 @contextmanager
-def _standing_in(model: Any) -> Iterator[_StandIn]:
+def standing_in(model: Any) -> Iterator[_StandIn]:
+    """Put a stand-in where a model's body is."""
     name = model.base_model_prefix
     body, stand_in = getattr(model, name), _StandIn()
     setattr(model, name, stand_in)

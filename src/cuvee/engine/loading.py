@@ -244,18 +244,30 @@ def check_fit(model: Any, rows: Iterable[TokenRow]) -> None:
     Raises:
         ModelError: says which, and the remedy.
     """
-    vocabulary = model.get_input_embeddings().num_embeddings
-    limit = position_limit(model)
     for row in rows:
-        if len(row.ids) > limit:
-            raise ModelError(
-                f"a row has {len(row.ids)} tokens, the model has positions for {limit}; set max_length: {limit}"
-            )
-        if len(row.ids) and not 0 <= int(np.min(row.ids)) <= int(np.max(row.ids)) < vocabulary:
-            raise ModelError(
-                f"a row holds token {int(np.max(row.ids))}, the model's vocabulary ends at {vocabulary - 1}; "
-                "use the tokenizer that belongs to the model"
-            )
+        if len(row.ids):
+            check_extent(model, len(row.ids), int(np.max(row.ids)), int(np.min(row.ids)))
+
+
+def check_extent(model: Any, longest: int, largest: int, smallest: int = 0) -> None:
+    """As `check_fit`, for the tokens of the longest row, the largest token id and the smallest.
+
+    Raises:
+        ModelError: says which, and the remedy.
+    """
+    vocabulary, limit = model.get_input_embeddings().num_embeddings, position_limit(model)
+    if longest > limit:
+        raise ModelError(f"a row has {longest} tokens, the model has positions for {limit}; set max_length: {limit}")
+    if not 0 <= smallest <= max(largest, 0) < vocabulary:
+        raise ModelError(
+            f"a row holds token {largest}, the model's vocabulary ends at {vocabulary - 1}; "
+            "use the tokenizer that belongs to the model, or save the model once with embeddings for all its tokens"
+        )
+
+
+def trained_positions(model: Any) -> int:
+    """Return how many positions the configuration says the model was trained for; a very large number if none."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 60)
 
 
 def position_limit(model: Any) -> int:

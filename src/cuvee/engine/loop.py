@@ -189,6 +189,7 @@ class _Training:
         self.threads = loading.set_threads(runtime)
         self.device = loading.device_of(runtime, progress)
         self.loaded = loading.load(model_folder, hyper["precision"], self.device)
+        self._check_rows()
         asked = hyper.get("regulariser", {})
         self.kl = self._kl(asked[kl.NAME], adapter) if kl.NAME in asked else None
         self.wrapped = None
@@ -207,6 +208,16 @@ class _Training:
     def note(self, text: str) -> None:
         """Say something worth knowing."""
         self.progress({"note": text})
+
+    def _check_rows(self) -> None:
+        """Refuse rows that the model cannot take before the first step, where the rows can tell."""
+        extent = getattr(self.rows, "extent", None)
+        if extent is None:
+            return
+        longest, largest = extent()
+        loading.check_extent(self.loaded.model, longest, largest)
+        if longest > (known := loading.trained_positions(self.loaded.model)):
+            self.note(f"rows of up to {longest} tokens; the model's configuration knows {known} positions")
 
     def _kl(self, settings: Mapping[str, Any], adapter: Path | None) -> kl.KL:
         """Return the penalty of the outputs; with LoRA the starting model shares the frozen weights."""

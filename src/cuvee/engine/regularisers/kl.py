@@ -16,14 +16,13 @@ direction is that of KL-regularised fine-tuning, Ziegler et al., arXiv 1909.0859
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cuvee.engine import loss
+from cuvee.engine import head, loss
 from cuvee.engine.flat import Flat
 from cuvee.engine.loading import Loaded
 
@@ -65,8 +64,8 @@ class KL:
             whole = loss.supervised_logits(model, flat, segments=segments)
             return lambda first, end: whole[first:end]
         extra = loss.inputs(flat, segments=segments)
-        hidden = model.base_model(input_ids=flat.ids, use_cache=False, **extra)[0][:, flat.keep]
-        return lambda first, end: _head(model, hidden[:, first:end])
+        hidden = model.base_model(input_ids=flat.ids, use_cache=False, **extra)[0][0, flat.keep]
+        return lambda first, end: _logits(model, hidden[first:end])
 
 
 def frozen_twin(loaded: Loaded, *, shared: bool) -> Loaded:
@@ -78,43 +77,25 @@ def frozen_twin(loaded: Loaded, *, shared: bool) -> Loaded:
     return Loaded(twin.eval(), loaded.stock, loaded.obstacle)
 
 
-# ------------------------------------------------------------------------------------------- the twin's logits
-
-
-@contextmanager
-def _answers(model: Any, hidden: Tensor) -> Iterator[None]:
-    """Let a model find `hidden` where its decoder's output would be: only its head is computed."""
-    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-
-    decoder = model.base_model
-    decoder.forward = lambda *args, **kwargs: BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
-    try:
-        yield
-    finally:
-        del decoder.forward
-
-
-def _head(model: Any, hidden: Tensor) -> Tensor:
-    """Return what a model makes of hidden states (1, n, D) after its decoder, scale and softcap included: (n, V)."""
-    with _answers(model, hidden), torch.no_grad():
-        ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        logits: Tensor = model(input_ids=ids, use_cache=False).logits[0]
-        return logits
-
-
 def _can_split(model: Any) -> bool:
-    """Say whether decoder and head can be run apart: both ways must give the same bits on a few tokens."""
-    decoder = model.base_model
-    if decoder is model:
+    """Say whether body and head can be run apart: both ways must give the same bits on a few tokens."""
+    if not head.has_body(model):
         return False
     ids = torch.arange(5, device=model.device)[None] % model.get_input_embeddings().num_embeddings
     try:
         with torch.no_grad():
             whole = model(input_ids=ids, use_cache=False).logits[0]
-            parts = _head(model, decoder(input_ids=ids, use_cache=False)[0])
+            parts = _logits(model, model.base_model(input_ids=ids, use_cache=False)[0][0])
     except (TypeError, AttributeError, ValueError, RuntimeError, KeyError):
         return False
     return whole.shape == parts.shape and torch.equal(whole, parts)
+
+
+@torch.no_grad()
+def _logits(model: Any, hidden: Tensor) -> Tensor:
+    """Return what a model makes of its body's output (n, D), scale and softcap included: (n, V)."""
+    with head.standing_in(model) as body:
+        return head.head_logits(model, body, hidden)
 
 
 # -------------------------------------------------------------------------------------------- both losses at once
