@@ -12,12 +12,18 @@ from cuvee.recipe import load
 from tests.conftest import Cuvee
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
-NEEDS_FILES = {"paper.yaml": "declared sizes", "real.yaml": "hub files", "evaluate.yaml": "benchmark files"}
+NEEDS_FILES = {
+    "paper.yaml": "declared sizes",
+    "seven_b.yaml": "declared sizes",
+    "real.yaml": "hub files",
+    "evaluate.yaml": "benchmark files",
+}
 TRAININGS = {
     "clean.yaml": (1, 1),
     "evaluate.yaml": (0, 0),
     "judged.yaml": (3, 3),
     "select.yaml": (36, 24),
+    "seven_b.yaml": (3, 3),
 }
 
 

@@ -52,7 +52,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(handle, "blake2b").hexdigest()
 
 
-LAYOUT = 2
+LAYOUT = 3
 """Of a checkpoint's files: one of another layout is not resumed."""
 
 
@@ -75,12 +75,13 @@ class Checkpoints:
     Args:
         work: folder they lie in.
         fingerprint: what the training is; one with another fingerprint is not resumed.
+        writes: whether this process writes them, and removes what a kill left half-written.
     """
 
-    def __init__(self, work: Path, fingerprint: str) -> None:
+    def __init__(self, work: Path, fingerprint: str, *, writes: bool = True) -> None:
         self.work, self.fingerprint = work, fingerprint
         work.mkdir(parents=True, exist_ok=True)
-        for left in work.glob("checkpoint-*.partial"):
+        for left in work.glob("checkpoint-*.partial") if writes else ():
             shutil.rmtree(left)
 
     def write(self, step: int, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
@@ -113,6 +114,12 @@ class Checkpoints:
                 return folder, data
             note(f"{folder.name} belongs to another training and is not used")
         return None
+
+    def at(self, step: int) -> tuple[Path, dict[str, Any]]:
+        """Return the checkpoint of a step, which another process has found whole."""
+        folder = self.work / f"checkpoint-{step}"
+        facts: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        return folder, facts
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Note that the training is done, its model saved; then remove the checkpoints, which are large."""
