@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 
 from cuvee import preemption
 from cuvee.engine import devices, loop
-from cuvee.errors import StageFailed
-from engine import test_loop as t
-from engine.conftest import RUNTIME, hyper, micro_batches
+from cuvee.errors import StageFailed, UsageError
+from tests.engine import test_loop as t
+from tests.engine.conftest import RUNTIME, hyper, micro_batches
 
 FOLDERS, PLACE = json.loads(sys.argv[1]), Path(sys.argv[2])
 WORLD = devices.join(replace(RUNTIME, processes=2))
@@ -43,6 +44,7 @@ def run(
         runtime,
         t.silent,
         micro_batches=micro_batches,
+        marks=[Fraction(1, 2)],
         world=world,
     )
 
@@ -91,7 +93,10 @@ def main() -> None:
     run("fsdp-gpt2", FSDP, "gpt2", replace(NARROW, checkpoint_activations=True), eps=1e-6)
     run("fsdp-single", FSDP, "bloom", eps=1e-6)
     run("fsdp-sgd", FSDP, optimiser="sgd", clip=0.5)
-    assert "adafactor" in refused(Exception, "fsdp-adafactor", FSDP, optimiser="adafactor")
+    run("fsdp-l2_sp", FSDP, regulariser={"l2_sp": {"weight": 0.5}})
+    run("ddp-kl", DDP, regulariser={"l2_sp": {"weight": 0.5}, "kl": {"weight": 0.5, "direction": "forward"}})
+    assert "kl" in refused(UsageError, "fsdp-kl", FSDP, regulariser={"kl": {"weight": 0.5, "direction": "forward"}})
+    assert "adafactor" in refused(UsageError, "fsdp-adafactor", FSDP, optimiser="adafactor")
     run(f"rank{WORLD.rank}", FSDP)  # folders of their own: who writes what
     preemption.listen()
     refused(preemption.Stopped, "fsdp-stopped", FSDP, rows=Signals(13, 2) if WORLD.rank else t.ROWS)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ pytest.importorskip("peft")
 
 from safetensors.torch import load_file  # noqa: E402
 
+from cuvee.engine import loop  # noqa: E402
 from cuvee.engine.devices import World  # noqa: E402
+from cuvee.engine.disk import mark_file  # noqa: E402
 
-from .conftest import RUNTIME, make_rows  # noqa: E402
-from .test_loop import EVERY, STEPS, Breaks, Stop, log, run  # noqa: E402
+from .conftest import RUNTIME, hyper, make_rows, micro_batches, silent  # noqa: E402
+from .test_loop import EVERY, ROWS, STEPS, Breaks, Stop, log, run  # noqa: E402
 
 NARROW = replace(RUNTIME, micro_tokens=48)
 LORA = {
@@ -40,7 +43,7 @@ def place(model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPath
             run(model_folder("llama"), place / f"{shard}-resumed", EVERY, rows=Breaks(13, 2))
     folders = json.dumps({kind: str(model_folder(kind)) for kind in KINDS})
     script = Path(__file__).with_name("many_processes.py")
-    here = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    here = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), folders, str(place)],
@@ -81,6 +84,12 @@ CASES = {
     "fsdp-lora": ("llama", NARROW, LORA),
     "fsdp-gpt2": ("gpt2", NARROW, {"eps": 1e-6}),
     "fsdp-single": ("bloom", NARROW, {"eps": 1e-6}),
+    "fsdp-l2_sp": ("llama", NARROW, {"regulariser": {"l2_sp": {"weight": 0.5}}}),
+    "ddp-kl": (
+        "llama",
+        NARROW,
+        {"regulariser": {"l2_sp": {"weight": 0.5}, "kl": {"weight": 0.5, "direction": "forward"}}},
+    ),
     "fsdp-sgd": ("llama", NARROW, {"optimiser": "sgd", "clip": 0.5}),
 }
 
@@ -98,6 +107,7 @@ def test_two_processes_equal_one(name: str, place: Path, model_folder: Callable[
         for part, sums in one["parts"].items():
             assert two["parts"][part]["tokens"] == sums["tokens"]
             assert two["parts"][part]["nll"] == pytest.approx(sums["nll"], rel=1e-5)
+        assert two.get("penalties", {}) == pytest.approx(one.get("penalties", {}), rel=1e-3, abs=1e-7)
     # At a learning rate of 1e-3. AdamW makes whole steps of gradients that are rounding alone (a key's bias): eps.
     assert far(tmp_path, place / name) < 1e-4
 
@@ -130,6 +140,21 @@ def test_one_process_takes_up_what_two_have_begun(
     summary = run(model_folder("llama"), place / f"{shard}-broken", EVERY, said.append)
     assert summary["resumed_from"][0] > 0
     assert far(tmp_path, place / f"{shard}-broken") < 1e-4
+
+
+def test_a_mark_is_the_whole_model_of_that_step(
+    place: Path, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    loop.train(
+        *(model_folder("llama"), ROWS, STEPS, hyper(), tmp_path / "out", tmp_path / "work", NARROW, silent),
+        micro_batches=micro_batches,
+        marks=[Fraction(1, 2)],
+    )
+    expected = load_file(mark_file(tmp_path / "work", Fraction(1, 2)))
+    for shard in ("ddp", "fsdp"):
+        found = load_file(mark_file(place / shard / "work", Fraction(1, 2)))
+        assert found.keys() == expected.keys()
+        assert max(float((found[name] - expected[name]).abs().max()) for name in found) < 1e-4
 
 
 def test_one_process_alone_writes(place: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,7 +149,7 @@ MEASURE = """
 import resource, sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from engine.conftest import hyper, micro_batches, silent
+from tests.engine.conftest import hyper, micro_batches, silent
 from cuvee.engine import loop
 from cuvee.protocols import TokenRow
 from cuvee.runtime import Runtime
@@ -177,7 +178,7 @@ def test_a_process_takes_what_the_arithmetic_says(precision: str, twice: str, tm
         "num_hidden_layers": 8,
         "num_attention_heads": 8,
     }
-    script = MEASURE.format(tests=os.path.dirname(os.path.dirname(__file__)), config=config)
+    script = MEASURE.format(tests=str(Path(__file__).parents[2]), config=config)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     for _ in range(2):
         command = [sys.executable, "-c", script, str(tmp_path), twice, precision]
