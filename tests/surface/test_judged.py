@@ -227,6 +227,13 @@ def test_a_missing_key_is_told_before_anything_is_asked(cuvee: Cuvee, server: Se
     assert server.asked == []
 
 
+@pytest.mark.parametrize("judge", ["gpt-4", {"openai": "gpt-4"}])
+def test_a_name_alone_is_a_model_of_openai_with_its_key_from_the_environment(place: Path, judge: Any) -> None:
+    plan = planned(place, "http://127.0.0.1:9/v1", "mt_bench", {"judge": judge})
+    asked = plan.evaluated[0].grade.one("answers").one("judge").locate["endpoint"]
+    assert (asked["url"], asked["model"], asked["key_env"]) == ("https://api.openai.com/v1", "gpt-4", "OPENAI_API_KEY")
+
+
 # -------------------------------------------------------------------------------------------- local judges
 
 

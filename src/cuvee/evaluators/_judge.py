@@ -67,7 +67,7 @@ PACKED = ("", ".gz", ".zst")
 
 
 class Judge(protocols.Params):
-    """Who judges, and how often. Written as a name, it is a model of OpenAI's with the key in OPENAI_API_KEY.
+    """Who judges, and how often. A name, or ``openai: NAME``, is a model of OpenAI's with the key in OPENAI_API_KEY.
 
     Args:
         endpoint: a server that answers, {url, model, key_env ...}.
@@ -93,7 +93,12 @@ class Judge(protocols.Params):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        return {"endpoint": {**OPENAI, "model": value}} if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = {"openai": value}
+        if isinstance(value, Mapping) and "openai" in value and "endpoint" not in value:
+            rest = {name: given for name, given in value.items() if name != "openai"}
+            return {**rest, "endpoint": {**OPENAI, "model": value["openai"]}}
+        return value
 
     @model_validator(mode="after")
     def _one_judge(self) -> Judge:

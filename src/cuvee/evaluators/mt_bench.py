@@ -7,6 +7,7 @@ for mathematics, reasoning and coding with GPT-4's reference. An item of the res
 in all, and the mean goes over them; the turns of a question are one unit in standard errors and tests.
 
     evaluation: [{mt_bench: {path: FastChat/fastchat/llm_judge/data/mt_bench, judge: gpt-4}}]
+    evaluation: [{mt_bench: {path: mt_bench, judge: {openai: gpt-4, repeats: 3}}}]
     evaluation: [{mt_bench: {path: data, judge: {model: ./judge-model, temperature: 0.7, repeats: 3}}}]
 
 How verdicts are read, and what becomes of those that cannot be, is stated in `_verdicts`. What differs from the
