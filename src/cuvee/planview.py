@@ -137,7 +137,7 @@ def schema() -> dict[str, Any]:
         "base": text,
         "seed": whole,
         "models": ids
-        | {"description": "ids of its trained models in order (of LoRA the folds); the last is the final model"},
+        | {"description": "ids of its models in order (LoRA: the folds; a merge: the merged one), the final one last"},
         "marks": {
             "type": "array",
             "items": _object({"training": whole, "fraction": text, "model": text}),
