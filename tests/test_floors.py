@@ -13,12 +13,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "cuvee"
 FLOORS = {
     0: {"errors", "values", "canonical", "seeds", "preemption"},
     1: {"stage", "protocols", "recipe", "runtime"},
-    2: {"store", "data", "engine", "sandbox"},
-    3: {"sources", "trackers", "taggers", "selectors", "strategies", "evaluators", "analyses"},
+    2: {"store", "data", "engine", "merging", "sandbox"},
+    3: {"sources", "trackers", "taggers", "selectors", "strategies", "mergers", "evaluators", "analyses"},
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
     | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"}
     | {"advice", "launch", "memory", "rank", "tracking"}
-    | {"choosing", "model_judge", "selecting", "evidence"},
+    | {"choosing", "model_judge", "selecting", "evidence", "mergings"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
     | {"selections", "terminal_select", "studies", "power"}
     | {"__init__", "__main__"},
@@ -52,8 +52,8 @@ def faults(path: Path) -> Iterator[str]:
     for line, name in imports(path):
         place = f"{path.relative_to(SOURCE)}:{line}"
         top, *rest = name.split(".")
-        if top in HEAVY and room not in ("engine",):
-            yield f"{place} imports {name}; torch lives in engine/"
+        if top in HEAVY and room not in ("engine", "merging", "mergers"):
+            yield f"{place} imports {name}; torch lives in engine/, merging/ and mergers/"
         if top != "cuvee" or not rest or rest[0] == room:
             continue
         target = rest[0]
@@ -83,5 +83,6 @@ def test_the_rule_sees_a_wrong_import(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [fault.partition(" imports ")[0] for fault in faults(bad)] == [
         "strategies/bad.py:1",
         "strategies/bad.py:2",
+        "strategies/bad.py:3",
         "strategies/bad.py:3",
     ]

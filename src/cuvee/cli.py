@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -631,6 +632,88 @@ def evaluate(
     else:
         terminal.print_evaluation(view)
     runner.raise_if_failed(outcome)
+
+
+class _Greedy(click.Command):
+    """Lets some options take all values that follow: ``--weights 0.5 0.5``."""
+
+    TAKES: ClassVar[dict[str, Callable[[str], bool]]] = {
+        "--weights": lambda text: bool(re.fullmatch(r"-?[\d.]+(e-?\d+)?", text)),
+        "--fishers": lambda text: not text.startswith("-"),
+    }
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        found: list[str] = []
+        taking = ""
+        for text in args:
+            if taking and self.TAKES[taking](text):
+                found += [taking, text]
+                continue
+            taking = text if text in self.TAKES else ""
+            found += [] if taking else [text]
+        return super().parse_args(ctx, found)
+
+
+@app.command(cls=_Greedy)
+@click.argument("method")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the merged model.")
+@click.option("--base", help="What the models were trained from.")
+@click.option("--weights", multiple=True, type=float, metavar="NUMBER...", help="One a model.")
+@click.option("--fishers", multiple=True, type=click.Path(path_type=Path), metavar="DIR...", help="One a model.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 takes all cores.")
+@click.option("--shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file.")
+@_store_option
+@_json_option
+def merge(
+    method: str,
+    models: tuple[str, ...],
+    out: Path,
+    base: str | None,
+    weights: tuple[float, ...],
+    fishers: tuple[Path, ...],
+    threads: int,
+    shard_size: float,
+    store: Path,
+    as_json: bool,
+) -> None:
+    """Merge models into one: folders, builtin models, or stages of the store such as train-3f9a1c20.
+
+    Everything is checked, and the memory that will be used is said, before anything is written. `cuvee list
+    components` lists the methods.
+
+    \b
+    cuvee merge linear A B --weights 0.5 0.5 --out merged
+    cuvee merge ties A B C --base BASE --out merged density=0.2
+    cuvee merge slerp A B --out merged 'tensors={"*.mlp.*": {t: 0.3}}'
+    """
+    from cuvee import mergings
+    from cuvee.recipe import override
+
+    given = override({}, [one for one in models if "=" in one])
+    if weights:
+        given["weights"] = list(weights)
+
+    def say(facts: Mapping[str, Any]) -> None:
+        if "note" in facts:
+            click.echo(facts["note"], err=as_json)
+
+    summary = mergings.command(
+        method,
+        [one for one in models if "=" not in one],
+        given,
+        out,
+        store,
+        base=base,
+        fishers=fishers,
+        threads=threads,
+        shard_bytes=max(1, int(shard_size * 1e9)),
+        progress=say,
+    )
+    if as_json:
+        _echo({"schema": "cuvee.merge/1", "out": str(out), **summary})
+    else:
+        click.echo(f"wrote {out}")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from typing import Any
 
 from cuvee.errors import UsageError, did_you_mean
 
-FOLDERS = ("sources", "taggers", "selectors", "strategies", "evaluators", "analyses")
+FOLDERS = ("sources", "taggers", "selectors", "strategies", "mergers", "evaluators", "analyses")
 
 
 def names(folder: str) -> dict[str, str]:

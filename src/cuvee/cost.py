@@ -21,7 +21,7 @@ from cuvee.errors import DataError, UsageError
 from cuvee.planner import Plan
 from cuvee.protocols import Estimate
 from cuvee.runtime import Runtime, cores
-from cuvee.stage import Base, Stage, Trained
+from cuvee.stage import Base, Made, Stage, Trained
 from cuvee.store import Store
 
 CPU_RATE = 40e9
@@ -32,6 +32,9 @@ GPU_RATE = 150e12
 
 FOLD_RATE = 2e8
 """Assumed bytes of a folded model written in a second."""
+
+MERGE_RATE = 5e8
+"""Assumed bytes of models that a merge reads and writes in a second."""
 
 GENERATION_SLOWDOWN = 6.0
 """Assumed ratio of training's rate to token-by-token generation's."""
@@ -330,7 +333,9 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
     if kept is not None:
         rows, exact = kept, False
     for amount in how.get("amounts", []):
-        if "fold" in amount:
+        if "portion" in amount:
+            rows, exact = max(1, rows // amount["portion"]["of"]), False
+        elif "fold" in amount:
             fold = amount["fold"]
             rows, exact = rows * (1 if fold["inside"] else fold["of"] - 1) // fold["of"], False
         elif "share" in amount:
@@ -479,7 +484,7 @@ def _judges(book: _Book, todo: frozenset[str]) -> dict[str, Judging]:
 def _root(stage: Stage) -> Stage:
     """Return the base model that a model, or what is asked of one, comes from."""
     while stage.kind != "base":
-        stage = stage.one("model")
+        stage = (stage.inputs.get("model") or stage.inputs["models"])[0]
     return stage
 
 
@@ -498,6 +503,9 @@ def _seconds(stage: Stage, book: _Book, rates: Mapping[str, float]) -> float:
         return work / rates.get(_root(stage).id, book.rate) + 0.3
     if stage.kind in ("fold", "mark"):
         return _weights(stage, book) / FOLD_RATE + 0.5
+    if stage.kind == "merge":
+        folders = len(stage.inputs["models"]) + len(stage.inputs.get("base", ())) + 1
+        return folders * _weights(stage, book) / MERGE_RATE + 2
     if stage.kind == "judge":
         return _judging_seconds(stage, book)
     if stage.kind == "select":
@@ -640,7 +648,7 @@ def _disk(book: _Book, todo: frozenset[str], workers: int) -> tuple[int, int]:
         peak = max(peak, now + (_model(stage, book) if stage.kind == "mark" else 0))
         for parent in stage.parents():
             waiting[parent.id] -= 1
-            if isinstance(parent, Trained) and parent.id in todo and parent.id not in kept and not waiting[parent.id]:
+            if isinstance(parent, Made) and parent.id in todo and parent.id not in kept and not waiting[parent.id]:
                 now -= _weights(parent, book)
     return now, peak + checkpoint * workers
 
@@ -659,7 +667,7 @@ def _written(stage: Stage, book: _Book, todo: frozenset[str]) -> int:
         return _model(stage, book) + left
     if stage.kind == "mark":  # what the training has left, if it is still to run
         return 0 if stage.one("training").id in todo else _model(stage, book)
-    return _weights(stage, book) if stage.kind == "fold" else 0
+    return _weights(stage, book) if stage.kind in ("fold", "merge") else 0
 
 
 def _model(stage: Stage, book: _Book) -> int:
@@ -669,6 +677,11 @@ def _model(stage: Stage, book: _Book) -> int:
 
 
 def _weights(stage: Stage, book: _Book) -> int:
+    if stage.kind == "base":
+        return 4 * _parameters(stage, book)
+    if stage.kind == "merge":  # what it is merged from decides, unless it is told
+        width = {None: 0, "float32": 4}.get(stage.params.get("dtype"), 2)
+        return width * _parameters(stage, book) or _weights(stage.inputs["models"][0], book)
     params = stage.one("training").params if stage.kind == "mark" else stage.params
     return _parameters(stage, book) * (4 if params["precision"] == "float32" else 2)
 

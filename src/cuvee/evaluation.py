@@ -75,7 +75,7 @@ def _check(evaluator: str, params: dict[str, Any], sandbox: bool) -> None:
 
 def _folder(model: str, store: Store) -> str:
     """Return a stage's model folder; what names no stage is a base."""
-    if model.startswith("train-"):
+    if model.startswith(("train-", "fold-", "merge-")):
         kind, stage_id = store.resolve(model)
         return str(store.path(kind, stage_id) / MODEL)
     return model

@@ -293,6 +293,29 @@ def _fold(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     return summary
 
 
+def _merge(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import engine, mergings, modelcard
+
+    models = [model_folder(item) for item in job.inputs["models"]]
+    if (models[0] / engine.FAKE_FILE).is_file():
+        from cuvee.engine import fake
+
+        return fake.merge(models, job.params.get("weights"), work / MODEL)
+    folders = {role: [model_folder(item) for item in job.inputs.get(role, ())] for role in ("models", "base")}
+    folders["fishers"] = [item.folder for item in job.inputs.get("fishers", ())]
+    names = [f"{item.label} ({item.kind}-{item.id[:12]})" for role in folders for item in job.inputs.get(role, ())]
+    return mergings.write(
+        job.component,
+        job.params,
+        folders,
+        names,
+        work / MODEL,
+        threads=runtime.threads,
+        finish=lambda folder, summary: modelcard.write_merged(folder, job, store, summary),
+        progress=progress,
+    )
+
+
 def _keep_template(job: Job, rendered: str, folder: Path, store: Store) -> None:
     """Write the template that the model was trained with beside its tokenizer, and where its answers stop."""
     from cuvee.data.chat import Chat
@@ -405,6 +428,7 @@ TABLE: Mapping[str, Execute] = {
     "train": _train,
     "mark": _mark,
     "fold": _fold,
+    "merge": _merge,
     "score": _score,
     "embed": _embed,
     "select": _select,

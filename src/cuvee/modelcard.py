@@ -39,6 +39,12 @@ def write_marked(folder: Path, job: Job, store: Store, summary: Mapping[str, Any
     _write(folder, job, lineage, _marked(job, summary, lineage))
 
 
+def write_merged(folder: Path, job: Job, store: Store, summary: Mapping[str, Any]) -> None:
+    """Write the same two files into the folder of a model that was merged from several."""
+    lineage = list(_lineage(job, store))
+    _write(folder, job, lineage, _merged(job, summary, lineage))
+
+
 def _write(folder: Path, job: Job, lineage: Sequence[Mapping[str, Any]], text: Iterator[str]) -> None:
     (folder / "cuvee.json").write_text(
         json.dumps(
@@ -126,6 +132,23 @@ def _marked(job: Job, summary: Mapping[str, Any], lineage: Sequence[Mapping[str,
     if summary["made"] == "replayed":
         far = summary["largest_difference"]
         yield f"Its steps were done again; no loss of a step differs by more than {far:.1e} of itself."
+    yield from _listed(lineage)
+
+
+def _merged(job: Job, summary: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from ("---", "library_name: transformers", "tags: [cuvee, sft, merge]", "---", "", f"# {job.label}", "")
+    yield f"Stage `{job.short}`, merged by cuvee with `{job.component}` from {len(job.inputs['models'])} models:"
+    weights = job.params.get("weights") or [None] * len(job.inputs["models"])
+    yield from ("", "| model | weight |", "| --- | ---: |")
+    for item, weight in zip(job.inputs["models"], weights, strict=True):
+        yield f"| {item.label} (`{_short(item)}`) | {'' if weight is None else weight} |"
+    for item in job.inputs.get("base", ()):
+        yield f"\nThey were trained from {item.label} (`{_short(item)}`)."
+    yield from ("", "| setting | value |", "| --- | --- |")
+    for name, value in sorted(job.params.items()):
+        yield f"| {name} | {value} |"
+    for note in summary.get("notes", ()):
+        yield f"\n{note}."
     yield from _listed(lineage)
 
 

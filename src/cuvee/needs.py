@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cuvee.planner import Plan
-from cuvee.stage import Stage, Trained
+from cuvee.stage import Made, Stage
 from cuvee.store import Store
 
 
@@ -17,7 +17,7 @@ def present(store: Store, stage: Stage) -> bool:
     """Return whether a stage is complete, a model's weights included."""
     if not store.has(stage.kind, stage.id):
         return False
-    return not isinstance(stage, Trained) or not store.manifest(stage.kind, stage.id).get("shed")
+    return not isinstance(stage, Made) or not store.manifest(stage.kind, stage.id).get("shed")
 
 
 def wanted(plan: Plan, store: Store, targets: Iterable[Stage] | None = None) -> list[Stage]:
@@ -57,5 +57,5 @@ def kept_models(plan: Plan) -> set[str]:
     keep = plan.located.recipe.keep_models
     if keep == "all":
         marks = {model.id for run in plan.runs for _, _, model in run.marks}
-        return {stage.id for stage in plan.stages if isinstance(stage, Trained)} | marks
+        return {stage.id for stage in plan.stages if isinstance(stage, Made)} | marks
     return {run.models[-1].id for run in plan.runs if run.models} if keep == "leaves" else set()

@@ -14,20 +14,22 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from cuvee import bases, canonical, components
+from cuvee import bases, canonical, components, mergings
 from cuvee.data.files import Absent
 from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
-from cuvee.protocols import EvaluatorParams, Ingredient, Params, RunInfo
+from cuvee.protocols import EvaluatorParams, Ingredient, Merging, Params, RunInfo
 from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Selection, Source, Training
 from cuvee.screening import Screening
 from cuvee.selecting import Selecting
 from cuvee.stage import (
+    Adapter,
     Base,
     Fisher,
     Judged,
     Loaded,
     Marked,
+    Merged,
     Model,
     Part,
     Preflight,
@@ -87,14 +89,25 @@ class Settings:
         assert self.bands is not None
         return self.bands(sources, by, rule)
 
+    def merging(self, merger: Any, models: int) -> Merging:
+        """Return a merger by name with its parameters checked for so many models.
+
+        Raises:
+            RecipeError: there is none of that name, or its parameters do not fit.
+        """
+        return mergings.named(merger["name"], merger["params"], models)
+
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: its base and its trained models in order, the final one last; none where the base itself is judged."""
+    """One run: its base and its models in order, the final one last; none where the base itself is judged.
+
+    A merged model stands in the line for those it was merged from.
+    """
 
     info: RunInfo
     base: Base
-    models: tuple[Trained, ...]
+    models: tuple[Trained | Merged, ...]
     settings: Settings
     ingredients: Mapping[str, Ingredient]
 
@@ -108,6 +121,21 @@ class PlannedRun:
         """All trainings behind the run's last model, those for selecting rows included."""
         return tuple(stage for stage in walk([self.final]) if stage.kind == "train")
 
+    @cached_property
+    def own_trainings(self) -> tuple[Stage, ...]:
+        """The trainings of the run's models, those that were merged included; none that only chooses rows."""
+        found: dict[str, Stage] = {}
+        stack: list[Stage] = [self.final]
+        while stack:
+            model = stack.pop()
+            if isinstance(model, Merged):
+                stack += model.inputs["models"]
+            elif isinstance(model, Trained | Adapter):
+                training = model.training if isinstance(model, Trained) else model
+                found.setdefault(training.id, training)
+                stack.append(model.start if isinstance(model, Trained) else model.one("model"))
+        return tuple(reversed(found.values()))
+
     @property
     def steps(self) -> list[tuple[int, Model]]:
         """Position and model: 0 is the base."""
@@ -117,7 +145,8 @@ class PlannedRun:
     def marks(self) -> tuple[tuple[int, Fraction, Marked], ...]:
         """The marks of each training: its position, the fraction and the model, in the order in which they come."""
         asked = self.settings.values.marks
-        return tuple((number, at, mark(model, at)) for number, model in enumerate(self.models, 1) for at in asked)
+        trained = [(number, model) for number, model in enumerate(self.models, 1) if isinstance(model, Trained)]
+        return tuple((number, at, mark(model, at)) for number, model in trained for at in asked)
 
 
 @dataclass(frozen=True)
@@ -834,10 +863,10 @@ def _holds_many(annotation: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, list | tuple | set | dict)
 
 
-def _chain(final: Model) -> tuple[Trained, ...]:
-    models: list[Trained] = []
+def _chain(final: Model) -> tuple[Trained | Merged, ...]:
+    models: list[Trained | Merged] = []
     model: Stage = final
-    while isinstance(model, Trained):
+    while isinstance(model, Trained | Merged):
         models.append(model)
         model = model.start
     return tuple(reversed(models))
@@ -869,4 +898,6 @@ def _name(run: Run, params: Params, shown: list[str]) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping) and set(value) == {"name", "params"}:
+        return f"{value['name']} {canonical.text(value['params'])}" if value["params"] else str(value["name"])
     return "→".join(_text(item) for item in value) if isinstance(value, list | tuple) else str(value)

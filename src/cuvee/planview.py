@@ -35,7 +35,7 @@ def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None
             "trainings_alone": plan.trainings_alone,
             "trainings_to_do": sum(not stage["cached"] for stage in trainings),
             "trained_tokens": sum(stage["total_tokens"] for stage in trainings),
-            "trained_tokens_alone": sum(costs.sizes[m.training.id].total_tokens for r in plan.runs for m in r.models),
+            "trained_tokens_alone": sum(costs.sizes[s.id].total_tokens for r in plan.runs for s in r.own_trainings),
             "seconds": round(costs.seconds_all, 1),
             "training_seconds_alone": round(costs.seconds_alone, 1),
             "training_seconds_shared": round(costs.seconds_shared, 1),
@@ -137,7 +137,7 @@ def schema() -> dict[str, Any]:
         "base": text,
         "seed": whole,
         "models": ids
-        | {"description": "ids of its trained models in order (of LoRA the folds); the last is the final model"},
+        | {"description": "ids of its models in order (LoRA: the folds; a merge: the merged one), the final one last"},
         "marks": {
             "type": "array",
             "items": _object({"training": whole, "fraction": text, "model": text}),

@@ -7,6 +7,7 @@ the verbs of its folder:
     taggers      tags(example, params), or request(example, params) and parse(text, params)
     selectors    needs(pool, params), identity(params), judge(candidates, params)
     strategies   plan(sources, start, hyper, params)
+    mergers      needs_base(params), merge(piece, params); looks(params) before it, where a method must
     evaluators   request(example, params), grade(request, responses, params) or grade_many; or grade(likelihood);
                  or request, questions(asked, others, params, where), read(judgement, params), combine(verdicts);
                  or ask(example, shots, params), grade(scored, params)
@@ -18,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cuvee.stage import Base, Embedded, Excluded, Fisher, Mixture, Model, Part, Rendered, Scores, Stage, Tagged, Trained
 from cuvee.values import BadRow, Example, Message
@@ -70,14 +71,45 @@ class Ingredient:
     def _reduced(self, amount: Mapping[str, Any]) -> Ingredient:
         return replace(self, how={**self.how, "amounts": [*self.how.get("amounts", []), amount]})
 
+    def portion(self, number: int, of: int, sizes: str) -> Ingredient:
+        """Return one of several portions of what the source was: together they are all of it, no row twice.
+
+        Args:
+            number: of the portion, from 0.
+            of: how many portions there are.
+            sizes: ``equal``, or ``binomial``: each row by a draw of its own.
+        """
+        cut = {"portion": {"number": number, "of": of, "sizes": sizes}}
+        return replace(self, how={**self.how, "amounts": [*self.how.get("amounts", []), cut]})
+
     @property
     def part(self) -> Part:
         """The source as a mixture takes it."""
         return Part(self.data, self.how, self.tags, self.excluded, self.name, self.ability)
 
 
+@dataclass(frozen=True)
+class Merging:
+    """A merger as a strategy sees it, its parameters checked.
+
+    Args:
+        name, version, params: what a merge stage is given.
+        needs_base: whether it needs the model that the others were trained from.
+        ordered: whether the order of models means something.
+        adapters: whether it merges adapters of LoRA trainings in place of models.
+    """
+
+    name: str
+    version: int
+    params: Mapping[str, Any]
+    needs_base: bool
+    ordered: bool
+    adapters: bool = False
+
+
 class Hyper(Protocol):
-    """What a strategy needs of the run's settings: the parameters of a mixture and of a training, rows by difficulty.
+    """What a strategy needs of the run's settings: the parameters of a mixture and of a training, rows by difficulty,
+    mergers by name.
 
     `replay` is the part of a source that is mixed into every training, if the recipe asks for one. `fisher` is what the
     regulariser ewc holds a training from `start` by, if the recipe has it.
@@ -87,6 +119,7 @@ class Hyper(Protocol):
     def training(self) -> Mapping[str, Any]: ...
     def replay(self) -> Ingredient | None: ...
     def fisher(self, start: Model) -> Fisher | None: ...
+    def merging(self, merger: Any, models: int) -> Merging: ...
 
     def banded(self, sources: Mapping[str, Ingredient], by: Any, rule: Mapping[str, Any]) -> list[Ingredient]:
         """Return the sources reduced to the rows whose score by a selector lies in a band.
@@ -105,6 +138,50 @@ class Strategy(Protocol):
     Params: type[Params]
 
     def plan(self, sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: Any) -> Model: ...
+
+
+# ------------------------------------------------------------------------------------------------- mergers
+
+
+class MergerParams(Params):
+    """What every merger takes.
+
+    Args:
+        tensors: name patterns to parameters that differ there; a later pattern goes before an earlier one.
+        dtype: what the result is written in; the models' own when None.
+        compute: what sums are made in; rounded once when written.
+    """
+
+    BY_TENSOR: ClassVar[tuple[str, ...]] = ()
+
+    tensors: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    compute: Literal["float32", "float64"] = "float32"
+
+    @field_validator("tensors", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """Take [pattern, values] pairs as well: in an id they keep the order, which means something."""
+        return dict(value) if isinstance(value, list | tuple) else value
+
+
+class Merger(Protocol):
+    """Merges the same tensor of several models, a piece at a time (`merging.streaming.Piece`).
+
+    `MODELS` is the least and the largest number of models (None: any), `ORDERED` whether their order matters,
+    `Params.BY_TENSOR` which parameters may differ by tensor. One of adapters (`OF` is ``adapters``) has
+    `combine(adapters, module, weights)` in place of `merge`. A module may have `looks(params)`, what it must see of
+    all elements before; `whole_model(params)`, whether these look at the model as one vector; `EXTRAS`, what folder it
+    needs beside each model.
+    """
+
+    VERSION: int
+    MODELS: tuple[int, int | None]
+    ORDERED: bool
+    Params: type[MergerParams]
+
+    def needs_base(self, params: Any) -> bool: ...
+    def merge(self, piece: Any, params: Any) -> Any: ...
 
 
 # ------------------------------------------------------------------------------------------------- sources

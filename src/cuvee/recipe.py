@@ -321,6 +321,14 @@ def _selections(value: Any) -> Any:
     return (value,) if isinstance(value, Mapping | Selection) else value
 
 
+def _named(value: Any) -> Any:
+    return Component.model_validate(value).model_dump() if isinstance(value, str | Mapping) else value
+
+
+Merger = Annotated[Any, BeforeValidator(_named)]
+"""A merger by name with its parameters, as plain data: ``{"name": "linear", "params": {}}``."""
+
+
 class Source(_Part):
     """A named set of examples that teaches one ability.
 

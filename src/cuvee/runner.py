@@ -30,7 +30,7 @@ from cuvee.errors import UsageError, WorkFailed, WorkStopped
 from cuvee.needs import kept_models, present, wanted
 from cuvee.planner import Plan
 from cuvee.runtime import Runtime, cores
-from cuvee.stage import Stage, Trained
+from cuvee.stage import Made, Stage
 from cuvee.store import Store
 
 Listener = Callable[[str, Stage, Mapping[str, Any]], None]
@@ -142,7 +142,7 @@ def _check_extras(todo: Iterable[Stage], plan: Plan) -> None:
     """Refuse to start what would fail for want of a package."""
     real = any(run.base.component != "fake" for run in plan.runs)
     kinds = {(stage.kind, stage.component) for stage in todo}
-    models = ("train", "mark", "fold", "fisher", "score", "embed", "generate", "choose")
+    models = ("train", "mark", "fold", "merge", "fisher", "score", "embed", "generate", "choose")
     if not real or not any(kind in models for kind, _ in kinds):
         return
     absent = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]
@@ -161,7 +161,7 @@ def shed_models(plan: Plan, store: Store) -> int:
     return sum(
         store.shed(stage.kind, stage.id, MODEL)
         for stage in plan.stages
-        if isinstance(stage, Trained) and stage.id not in kept and present(store, stage)
+        if isinstance(stage, Made) and stage.id not in kept and present(store, stage)
     )
 
 
@@ -444,7 +444,7 @@ class _Scheduler:
         """Give up the weights that nothing needs any more, at once: `keep_models` bounds the disk during the run."""
         for parent in stage.parents():
             needed = any(child in self.unfinished for child in self.children.get(parent.id, ()))
-            if isinstance(parent, Trained) and parent.id not in self.kept and not needed:
+            if isinstance(parent, Made) and parent.id not in self.kept and not needed:
                 self.store.shed(parent.kind, parent.id, MODEL)
 
     def _replace(self, worker: _Process) -> None:

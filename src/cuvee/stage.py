@@ -9,6 +9,8 @@
 
     pool (a mix of one source's rows) ── score or embed ── select ── mix
 
+A merge makes one model of several that were trained or came from outside; it is judged and trained like any other.
+
 A LoRA training makes an adapter. A fold adds it to the weights it was trained on, and stands in the train's place.
 A mark is what a training had learnt after a part of its steps. A fisher tells how much each weight of a model matters
 for some rows.
@@ -26,6 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from cuvee import canonical
@@ -43,6 +46,7 @@ KIND_VERSIONS = {
     "train": 1,
     "mark": 1,
     "fold": 1,
+    "merge": 1,
     "score": 1,
     "embed": 1,
     "select": 1,
@@ -117,7 +121,11 @@ class Adapter(Stage):
     """What a LoRA training made: low-rank changes to a model's weights."""
 
 
-class Trained(Stage):
+class Made(Stage):
+    """A model that this project made: its weights can be given up and made again."""
+
+
+class Trained(Made):
     """A model that a training of this project made: by itself, or as an adapter that was folded."""
 
     @property
@@ -150,7 +158,22 @@ class Fisher(Stage):
     """The diagonal of a model's Fisher information on some rows."""
 
 
-Model = Base | Trained
+class Merged(Made):
+    """A model that was merged from several."""
+
+    @property
+    def start(self) -> Model:
+        """What its models were trained from: the base that is named, or the first model's own start."""
+        if "base" in self.inputs:
+            found: Any = self.one("base")
+        else:
+            first: Any = self.inputs["models"][0]
+            found = first.one("model") if isinstance(first, Adapter) else getattr(first, "start", first)
+        assert isinstance(found, Model)
+        return found
+
+
+Model = Base | Trained | Merged
 
 
 class Loaded(Stage):
@@ -399,6 +422,55 @@ def mark(model: Trained, fraction: Fraction) -> Marked:
         return Marked("mark", training.component, 1, {"fraction": fraction}, inputs, label)
     found = Adapter("mark", training.component, 1, {"fraction": fraction}, inputs, label)
     return Marked("fold", model.component, 1, model.params, {**model.inputs, "training": (found,)}, label)
+
+
+def merge(
+    models: Iterable[Stage],
+    component: str,
+    version: int,
+    params: Mapping[str, Any],
+    base: Model | None = None,
+    *,
+    fishers: Iterable[Stage] = (),
+    ordered: bool = True,
+    label: str = "",
+) -> Merged:
+    """Describe merging models into one.
+
+    Args:
+        models: models, or adapters where the method merges these.
+        component, version: of the merger.
+        params: of the merger; what is one value a model is in the order of `models`.
+        base: what the models were trained from, where the method needs it.
+        fishers: Fisher information of each model, where the method needs it.
+        ordered: whether the order of models means something; where it does not, they are put in the order of their
+            ids, and their values with them, so that it changes nothing.
+        label: for people.
+    """
+    pairs = list(zip_longest(models, fishers))
+    order = list(range(len(pairs)))
+    if not ordered:
+        order.sort(key=lambda i: pairs[i][0].id)
+    inputs: dict[str, tuple[Stage, ...]] = {"models": tuple(pairs[i][0] for i in order)}
+    if base is not None:
+        inputs["base"] = (base,)
+    if any(fisher for _, fisher in pairs):
+        inputs["fishers"] = tuple(pairs[i][1] for i in order)
+    return Merged("merge", component, version, _reordered(params, order), inputs, label or component)
+
+
+def _reordered(params: Mapping[str, Any], order: list[int]) -> dict[str, Any]:
+    """Return a merger's parameters with what is one value a model in another order."""
+
+    def turned(name: str, value: Any) -> Any:
+        if name in ("weights", "density") and isinstance(value, list | tuple) and len(value) == len(order):
+            return [value[i] for i in order]
+        return value
+
+    found = {name: turned(name, value) for name, value in params.items()}
+    rules = found.get("tensors") or {}
+    changed = [[pattern, {name: turned(name, value) for name, value in rules[pattern].items()}] for pattern in rules]
+    return {**found, "tensors": changed}
 
 
 def score(model: Model, data: Iterable[Part], params: Mapping[str, Any]) -> Scores:

@@ -272,7 +272,7 @@ def counted(head: Head, folder: Path, store: Store) -> Head:
     located = recipes.Located(recipes.validate(recipes.Recipe, data), folder)
     plan = planner.make(located, Pins(store.pins, folder / "recipe.lock"))
     sizes = cost.estimate(plan, store, Runtime(store.folder)).sizes
-    rows = {run.info.params["source"]: sizes[run.models[0].training.one("data").id].rows for run in plan.runs}
+    rows = {run.info.params["source"]: sizes[run.own_trainings[0].one("data").id].rows for run in plan.runs}
     return replace(head, rows=rows)
 
 

@@ -68,10 +68,7 @@ def print_plan(view: Mapping[str, Any]) -> None:
     for run in view["runs"][:MAX_RUNS]:
         branch = tree.add(Text(run["name"]))
         for stage_id in run["models"]:
-            stage = by_id[stage_id]
-            stage = by_id[stage["inputs"]["training"][0]] if stage["kind"] == "fold" else stage
-            branch = branch.add(_training_line(stage, stage_id in seen))
-            seen.add(stage_id)
+            branch = _model_branch(branch, by_id[stage_id], by_id, seen)
         if marks := dict.fromkeys(mark["fraction"] for mark in run["marks"]):
             branch.add(f"each marked after {', '.join(marks)} of its steps")
     if len(view["runs"]) > MAX_RUNS:
@@ -119,6 +116,20 @@ def _wished(each: Mapping[str, Any], power: Mapping[str, Any]) -> str:
     more = max(0, each["needed_items"] - each["items"])
     seeds = f" and {each['needed_seeds']} seeds" if each["needed_seeds"] > power["seeds"] else ""
     return f"; {power['detect']:g} needs {each['needed_items']:,} items{seeds}" + (f", {more:,} more" if more else "")
+
+
+def _model_branch(branch: Tree, stage: Mapping[str, Any], by_id: Mapping[str, Any], seen: set[str]) -> Tree:
+    """Add a model; of a merged one, those it is merged from first."""
+    shared = stage["id"] in seen
+    seen.add(stage["id"])
+    if stage["kind"] == "merge":
+        for member in stage["inputs"]["models"]:
+            if member in by_id and by_id[member]["kind"] != "base":
+                _model_branch(branch, by_id[member], by_id, seen)
+        text = Text(f"merge {len(stage['inputs']['models'])} models by {stage['component']}  ")
+        return branch.add(text.append(f"{stage['short'].split('-')[1][:12]}  ").append(_mark(stage, shared)))
+    stage = by_id[stage["inputs"]["training"][0]] if stage["kind"] == "fold" else stage
+    return branch.add(_training_line(stage, shared))
 
 
 def _data_branch(branch: Tree, view: Mapping[str, Any]) -> None:

@@ -17,8 +17,13 @@ from cuvee.protocols import EvaluatorParams, Params
 from cuvee.recipe import validate
 
 ALL = [(folder, name) for folder in components.FOLDERS for name in components.names(folder)]
-VERBS = {"sources": ("pin", "examples", "estimate"), "strategies": ("plan",), "analyses": ("table",)}
-VERBS["selectors"] = ("needs", "identity", "judge")
+VERBS = {
+    "sources": ("pin", "examples", "estimate"),
+    "strategies": ("plan",),
+    "selectors": ("needs", "identity", "judge"),
+    "mergers": ("needs_base", "merge"),
+    "analyses": ("table",),
+}
 SMALLEST: dict[str, dict[str, Any]] = {
     "local": {"path": "x.jsonl"},
     "hub": {"path": "hf://datasets/a/b/c.jsonl"},
@@ -106,6 +111,8 @@ def test_it_offers_the_verbs_of_its_folder(component: tuple[str, str, Any]) -> N
     elif folder == "taggers":
         asks = hasattr(module, "request")
         wanted = ("request", "parse", "generation", "identity", "is_cut") if asks else ("tags",)
+    elif getattr(module, "OF", "") == "adapters":
+        wanted = ("needs_base", "combine")
     else:
         wanted = VERBS[folder]
     assert [verb for verb in wanted if not callable(getattr(module, verb, None))] == []

@@ -190,6 +190,44 @@ def test_tokens_stop_before_the_row_that_would_exceed(tokens: int) -> None:
         assert more.counts["supervised_tokens"] > tokens
 
 
+@settings(deadline=None, max_examples=40)
+@given(n=st.integers(1, 200), of=st.integers(1, 6), sizes=st.sampled_from(parts.SIZES), seed=st.integers(0, 3))
+def test_portions_are_disjoint_whole_and_halve_each_other(n: int, of: int, sizes: str, seed: int) -> None:
+    rows = table(n, repeats=2)
+
+    def portion(number: int, many: int) -> set[Any]:
+        cut = {"portion": {"number": number, "of": many, "sizes": sizes}}
+        try:
+            return set(rows.names(take(rows, cut, seed=seed)))
+        except DataError:  # no row of so few
+            return set()
+
+    found = [portion(number, of) for number in range(of)]
+    assert sum(map(len, found)) == n
+    assert set().union(*found) == set(rows.names(take(rows)))
+    assert all(portion(2 * i, 2 * of) | portion(2 * i + 1, 2 * of) == found[i] for i in range(of))
+    if sizes == "equal":
+        assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_a_binomial_portion_of_a_row_hangs_on_the_row_alone() -> None:
+    cut = {"portion": {"number": 1, "of": 3, "sizes": "binomial"}}
+    few, many = (table(n) for n in (300, 3000))
+    assert set(few.names(take(few, cut))) == {row for row in many.names(take(many, cut)) if row in few.names(take(few))}
+    sizes = [len(take(many, {"portion": {"number": i, "of": 3, "sizes": "binomial"}}).rows) for i in range(3)]
+    assert sum(sizes) == 3000
+    assert all(abs(size - 1000) < 4 * (3000 * 2 / 9) ** 0.5 for size in sizes)
+    assert len(set(sizes)) > 1
+
+
+def test_portions_are_taken_of_what_an_amount_left_and_a_portion_can_be_reduced() -> None:
+    rows = table(400)
+    share, cut = {"share": "1/4"}, {"portion": {"number": 0, "of": 2, "sizes": "equal"}}
+    assert len(take(rows, share, cut).rows) == 50
+    assert set(rows.names(take(rows, share, cut))) < set(rows.names(take(rows, share)))
+    assert len(take(rows, cut, share).rows) == 50
+
+
 @pytest.mark.parametrize(
     ("amount", "message"),
     [

@@ -23,6 +23,7 @@ TRAININGS = {
     "evaluate.yaml": (0, 0),
     "held.yaml": (6, 6),
     "judged.yaml": (3, 3),
+    "disperse_then_merge.yaml": (16, 7),
     "select.yaml": (51, 36),
     "seven_b.yaml": (3, 3),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,7 @@ from cuvee.errors import RecipeError
 from cuvee.planner import Settings
 from cuvee.protocols import Ingredient
 from cuvee.recipe import Training
-from cuvee.stage import Base, Stage, base, load, render, walk
+from cuvee.stage import Base, Merged, Stage, base, load, merge, render, walk
 
 SETTINGS = Settings(Training(), Fraction(1, 50), 0, 0)
 BASE: Base = base("folder", 1, {"files": {}}, label="base", locate={})
@@ -116,3 +117,85 @@ def test_where_data_lies_is_no_part_of_an_id() -> None:
 def test_wrong_parameters_say_what_is_possible(strategy: str, params: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message.replace("?", r"\?")):
         planned(strategy, **params)
+
+
+class TestDisperseThenMerge:
+    def test_it_trains_one_model_a_portion_from_the_base_and_merges_them(self) -> None:
+        final = planned("disperse_then_merge", portions=4)
+        assert isinstance(final, Merged)
+        members = final.inputs["models"]
+        assert (len(members), final.component) == (4, "linear")
+        assert [stage.id for stage in trainings(final)] != []
+        assert {member.one("model").id for member in members} == {BASE.id}
+        assert final.start.id == BASE.id
+        cuts = {
+            (how["amounts"][0]["portion"]["number"], how["amounts"][0]["portion"]["of"])
+            for member in members
+            for how in member.one("data").identity["params"]["parts"]
+        }
+        assert cuts == {(number, 4) for number in range(4)}
+
+    def test_every_model_is_trained_as_vanilla_would_be(self) -> None:
+        vanilla = planned("multi_task").identity["params"]
+        members = planned("disperse_then_merge").inputs["models"]
+        assert all(member.identity["params"] == vanilla for member in members)
+
+    def test_another_merger_shares_the_trainings(self) -> None:
+        finals = [
+            planned("disperse_then_merge", merger=name) for name in ("linear", "ties", {"ties": {"density": 0.5}})
+        ]
+        assert len(trainings(*finals)) == 4
+        assert len({final.id for final in finals}) == 3
+        assert [final.inputs.get("base", ()) != () for final in finals] == [False, True, True]
+
+    def test_names_and_order_of_sources_change_no_id(self) -> None:
+        turned = dict(reversed(SOURCES.items()))
+        assert planned("disperse_then_merge", turned).id == planned("disperse_then_merge").id
+
+    @pytest.mark.parametrize(
+        ("params", "message"),
+        [
+            ({"merger": "liner"}, "merger: there is no 'liner' in mergers. Did you mean 'linear'?"),
+            ({"merger": {"linear": {"weight": [1]}}}, "unknown key 'weight'"),
+            ({"merger": {"linear": {"weights": [1, 2]}}}, "weights has 2 values for 4 models"),
+            ({"merger": "slerp"}, "merges exactly 2 models, got 4"),
+        ],
+    )
+    def test_a_wrong_merger_is_refused_when_planned(self, params: dict[str, Any], message: str) -> None:
+        with pytest.raises(RecipeError, match=re.escape(message)):
+            planned("disperse_then_merge", portions=4, **params)
+
+
+class TestDataOrders:
+    def test_the_first_order_is_multi_tasks_and_all_have_the_same_data(self) -> None:
+        final = planned("data_orders", orders=3)
+        members = final.inputs["models"]
+        assert planned("multi_task").id in {member.id for member in members}
+        assert len({member.one("data").id for member in members}) == 1
+        assert len({member.id for member in members}) == 3
+        assert final.component == "selective"
+
+    def test_more_orders_go_on_from_the_same_ones(self) -> None:
+        two, three = (planned("data_orders", orders=number).inputs["models"] for number in (2, 3))
+        assert {member.id for member in two} < {member.id for member in three}
+
+
+class TestMergeStage:
+    def models(self) -> list[Stage]:
+        return list(planned("disperse_then_merge", portions=3).inputs["models"])
+
+    def test_the_order_of_models_is_no_part_of_the_id_and_weights_go_with_them(self) -> None:
+        one, two, three = self.models()
+        params = {"weights": [1.0, 2.0, 3.0], "tensors": {"*": {"weights": [4.0, 5.0, 6.0]}}}
+        turned = {"weights": [3.0, 1.0, 2.0], "tensors": {"*": {"weights": [6.0, 4.0, 5.0]}}}
+        first = merge([one, two, three], "linear", 1, params, ordered=False)
+        assert merge([three, one, two], "linear", 1, turned, ordered=False).id == first.id
+        assert merge([three, one, two], "linear", 1, params, ordered=False).id != first.id
+
+    def test_the_order_of_patterns_is_part_of_the_id(self) -> None:
+        rules = {"a*": {"t": 0.1}, "b*": {"t": 0.2}}
+        one, two = (
+            merge(self.models()[:2], "slerp", 1, {"tensors": tensors})
+            for tensors in (rules, dict(reversed(rules.items())))
+        )
+        assert one.id != two.id

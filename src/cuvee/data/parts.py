@@ -1,9 +1,10 @@
 """Which rows of one source are used: held-out, duplicates, overlap, drop/keep, selections, amounts, in this order.
 
     how = {
-        "amounts": [{"share": "1/4"}],      # one after another; also {"count": 500}, {"tokens": 2000000}, and
+        "amounts": [{"share": "1/4"}],      # one after another; also {"count": 500}, {"tokens": 2000000},
                                             # {"fold": {"of": 4, "number": 0, "inside": false}}: one fold of the
-                                            # prompts, or all others
+                                            # prompts, or all others; and one of several portions of the rows:
+                                            # {"portion": {"number": 0, "of": 4, "sizes": "equal"}}
         "duplicates": "drop",               # default "keep"
         "drop": {"tags": "code|math"},      # a row goes when any of its conditions holds
         "keep": {"tags": "chat"},           # a row stays when all of its conditions hold
@@ -13,6 +14,10 @@ The conditions are those of `filters`. Near duplicates and overlap with benchmar
 row numbers.
 
 Rows are ranked by hash(seed, "subset", id, occurrence): subsets are nested and hang on nothing but the rows.
+Portions are disjoint and together whole: rows lie on a line by hash(seed, "portion", id, occurrence), which is cut at
+equal numbers of rows, or (sizes: binomial) at equal lengths, so that a row's portion hangs on the row alone. Portions
+2i and 2i + 1 of 2K are portion i of K.
+
 A copy's number is its occurrence plus 2**32 for each earlier whole copy, so that copies rank on their own.
 """
 
@@ -35,7 +40,8 @@ from cuvee.errors import DataError, did_you_mean
 HOW_KEYS = ("amounts", "duplicates", "drop", "keep", "tagged", "excluded")
 """The last two hold ids of stages, for whoever fetches the tags and the excluded rows; nothing here reads them."""
 EXCLUSIONS = ("duplicates", "overlap", "select")
-AMOUNTS = ("share", "count", "tokens", "fold")
+AMOUNTS = ("share", "count", "tokens", "fold", "portion")
+SIZES = ("equal", "binomial")
 COPY = 1 << 32
 """What one more whole copy adds to a row's number."""
 PIECE = 1 << 46
@@ -309,6 +315,8 @@ def _amount(chosen: _Selection, amount: Mapping[str, Any], split_seed: int) -> _
     name = next(iter(amount), "")
     if len(amount) != 1 or name not in AMOUNTS:
         raise ValueError(f"an amount is exactly one of {', '.join(AMOUNTS)}, got {dict(amount)}")
+    if name == "portion":
+        return _portion(chosen, **amount[name])
     if name == "share":
         return _share(chosen, Fraction(amount[name]))
     if name == "fold":
@@ -332,6 +340,27 @@ def _share(chosen: _Selection, share: Fraction) -> _Selection:
     # The remainder is nested by the rank of the rows themselves, so 1.25 holds what 0.25 holds twice.
     positions = np.concatenate([np.arange(whole * n), whole * n + chosen.ranked()[:rest]])
     return copies.take(positions)
+
+
+def _portion(chosen: _Selection, number: int, of: int, sizes: str) -> _Selection:
+    """Take one of several portions of rows that lie on a line by a hash of their own."""
+    if sizes not in SIZES or not 0 <= number < of or chosen.seed is None:
+        raise ValueError(f"portion {number} of {of}, sizes {sizes!r}, seed {chosen.seed}")
+    n, rendered = len(chosen), chosen.rendered
+    keys = rendered.keys[chosen.rows]
+    labels = numbers(rendered.occurrences[chosen.rows], chosen.copies)
+    found = ranks.ranks(chosen.seed, "portion", keys, labels)
+    if sizes == "equal":
+        ordered = ranks.order(found, keys, labels)
+        taken = np.sort(ordered[number * n // of : (number + 1) * n // of])
+    else:
+        # The portion of a hash h is floor(h * of / 2**64): the edges are the least hashes of the portions.
+        edges = [-(-(edge << 64) // of) for edge in (number, number + 1)]
+        below = np.ones(n, np.bool_) if edges[1] >> 64 else found < np.uint64(edges[1])
+        taken = np.flatnonzero(below & (found >= np.uint64(edges[0])))
+    if not len(taken):
+        raise DataError(f"portion {number + 1} of {of} of {n:,} rows has no row; use fewer portions or more rows")
+    return chosen.take(taken)
 
 
 def _count(chosen: _Selection, count: int) -> _Selection:

@@ -203,6 +203,19 @@ def fisher(
     return {**facts, "parameters": 0, "fake": True}
 
 
+def merge(models: Sequence[Path], weights: Sequence[float] | None, out: Path) -> dict[str, Any]:
+    """Return the mean of the models' exposures, whatever the merger."""
+    loaded, shares = [_load(folder) for folder in models], list(weights or [1.0] * len(models))
+    names = sorted({name for model in loaded for name in model["exposure"]})
+    whole = sum(shares) or 1.0
+    exposure = {
+        name: sum(w * model["exposure"].get(name, 0.0) for w, model in zip(shares, loaded, strict=True)) / whole
+        for name in names
+    }
+    _save({**loaded[0], "exposure": exposure}, models[0], out)
+    return {"fake": True, "models": len(models)}
+
+
 def _step(
     model: dict[str, Any], rows: Sequence[TokenRow], number: int, hyper: Mapping[str, Any], steps: int
 ) -> dict[str, Any]:

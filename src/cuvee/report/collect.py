@@ -128,7 +128,7 @@ def read_results(plan: Plan, store: Store) -> Iterator[Result]:
 
 def _trained(run: PlannedRun, store: Store) -> tuple[TrainingInfo, ...]:
     """Return a run's trainings with what each saw; none unless all are finished."""
-    trainings = [model.training for model in run.models]
+    trainings = run.own_trainings
     if not all(store.has("train", stage.id) and store.has("mix", stage.one("data").id) for stage in trainings):
         return ()
     return tuple(_training(stage, store) for stage in trainings)
@@ -383,17 +383,17 @@ def _run_costs(plan: Plan, manifests: Mapping[str, Any]) -> Table:
     """What each run's trainings took: strategies that see more rows are not compute-matched."""
     rows = []
     for run in plan.runs:
-        trained = [model.training.id for model in run.models]
+        trained = [stage.id for stage in run.trainings]
         summaries = [manifests[stage_id]["summary"] for stage_id in trained if stage_id in manifests]
-        if len(summaries) == len(run.models):
+        if len(summaries) == len(trained):
             sums = {name: sum(s[name] for s in summaries) for name in ("steps", "supervised_tokens", "total_tokens")}
             took = sum(s["seconds"] for s in summaries)
             own = sum(len(plan.runs_of.get(stage_id, ())) == 1 for stage_id in trained)
             rows.append(
                 {
                     "run": display_name(run.info, plan),
-                    "trainings": len(run.models),
-                    "of them shared": len(run.models) - own,
+                    "trainings": len(trained),
+                    "of them shared": len(trained) - own,
                     "steps": sums["steps"],
                     "supervised tokens": sums["supervised_tokens"],
                     "tokens": sums["total_tokens"],
@@ -504,9 +504,11 @@ def training_names(plan: Plan) -> dict[str, str]:
     """Return a name for each training: its first run, its number there, and how many runs share it."""
     runs_of: dict[str, list[str]] = {}
     for run in plan.runs:
-        for number, model in enumerate(run.models, start=1):
+        merged = any(model.kind == "merge" for model in run.models)
+        for number, stage in enumerate(run.own_trainings, start=1):
             name = _run_name(run.info, plan)
-            runs_of.setdefault(model.training.id, []).append(f"{name}, stage {number}" if len(run.models) > 1 else name)
+            which = stage.label if merged else f"stage {number}"
+            runs_of.setdefault(stage.id, []).append(f"{name}, {which}" if len(run.own_trainings) > 1 else name)
     references = {stage.id: [stage.label] for run in plan.runs for stage in run.trainings if stage.id not in runs_of}
     return {
         key: names[0] + (f" (shared by {len(names)} runs)" if len(names) > 1 else "")

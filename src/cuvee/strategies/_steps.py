@@ -1,27 +1,60 @@
-"""The one step all strategies are made of: train a model on a union of ingredients."""
+"""The steps all strategies are made of: train a model on a union of ingredients; merge models into one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cuvee.errors import RecipeError, did_you_mean
 from cuvee.protocols import Hyper, Ingredient
-from cuvee.stage import Model, Trained, mix, train
+from cuvee.stage import Merged, Model, Trained, merge, mix, train
 
 
-def train_on(start: Model, ingredients: Iterable[Ingredient], hyper: Hyper) -> Trained:
-    """Return `start` trained on the union of `ingredients`, labelled with their names.
+def train_on(
+    start: Model, ingredients: Iterable[Ingredient], hyper: Hyper, *, label: str = "", seed: int | None = None
+) -> Trained:
+    """Return `start` trained on the union of `ingredients`.
 
     What the recipe replays is mixed in, unless the training has that source anyway.
+
+    Args:
+        start: what is trained.
+        ingredients: the sources.
+        hyper: the settings.
+        label: for people; the sources' names when empty.
+        seed: of the training's order and draws; the run's own when None.
     """
     parts = list(ingredients)
-    label = " + ".join(part.name for part in parts)
+    label = label or " + ".join(part.name for part in parts)
     replay = hyper.replay()
     if replay is not None and replay.name not in [part.name for part in parts]:
         parts.append(replay)
         label += f", replay of {replay.name}"
     data = mix([part.part for part in parts], hyper.mixture(), label=label)
-    return train(start, data, hyper.training(), label=label, fisher=hyper.fisher(start))
+    own = {} if seed is None else {"seed": seed}
+    return train(start, data, {**hyper.training(), **own}, label=label, fisher=hyper.fisher(start))
+
+
+def merge_all(models: Sequence[Trained], start: Model, hyper: Hyper, merger: Any) -> Merged:
+    """Return the merge of models that were trained from `start`.
+
+    Raises:
+        RecipeError: there is no such merger, its parameters do not fit, or it merges adapters and the trainings make
+            none.
+    """
+    method = hyper.merging(merger, len(models))
+    if method.adapters and any(model.kind != "fold" for model in models):
+        message = f"{method.name} merges the adapters of LoRA trainings; say training: {{method: lora}}"
+        raise RecipeError(message, key="merger")
+    return merge(
+        [model.training for model in models] if method.adapters else models,
+        method.name,
+        method.version,
+        method.params,
+        start if method.needs_base else None,
+        ordered=method.ordered,
+        label=f"{method.name} of {len(models)}",
+    )
 
 
 def pick(sources: Mapping[str, Ingredient], name: str, key: str) -> Ingredient:

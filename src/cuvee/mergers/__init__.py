@@ -1,0 +1,1 @@
+"""Mergers: the same tensor of several models to one. One file a method."""

@@ -1,0 +1,194 @@
+"""A merger by name: its parameters checked for a plan, and the merge itself for a worker or the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cuvee import bases, components
+from cuvee.errors import RecipeError, UsageError
+from cuvee.merging import parameters
+from cuvee.protocols import Merging, Progress
+from cuvee.recipe import validate
+from cuvee.runtime import cores
+from cuvee.store import Store
+
+
+def module_of(name: str) -> Any:
+    """Return a merger's module.
+
+    Raises:
+        UsageError: there is none; says which there are.
+    """
+    try:
+        return components.find("mergers", name)
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from None
+
+
+def named(name: str, given: Mapping[str, Any], models: int) -> Merging:
+    """Return a merger with its parameters checked for so many models; nothing heavy is imported.
+
+    Raises:
+        RecipeError: there is none of that name, a parameter is wrong, or it does not take so many models; the key is
+            below the merger's.
+    """
+    try:
+        module = module_of(name)
+        params = validate(module.Params, given)
+        parameters.check(name, module, params, models)
+    except RecipeError as error:
+        raise RecipeError(error.message, key=".".join(filter(None, ("merger", error.key)))) from None
+    except UsageError as error:
+        raise RecipeError(str(error), key="merger") from None
+    plain = components.without_absent(module, dict(params))
+    return Merging(
+        name, module.VERSION, plain, module.needs_base(params), module.ORDERED, getattr(module, "OF", "") == "adapters"
+    )
+
+
+def write(
+    name: str,
+    given: Mapping[str, Any],
+    folders: Mapping[str, Sequence[Path]],
+    names: Sequence[str],
+    out: Path,
+    *,
+    threads: int,
+    shard_bytes: int | None = None,
+    finish: Callable[[Path, dict[str, Any]], None] = lambda folder, summary: None,
+    progress: Progress = lambda facts: None,
+) -> dict[str, Any]:
+    """Merge folders into one.
+
+    Args:
+        name: the merger's.
+        given: its parameters.
+        folders: ``models``; ``base`` and ``fishers`` where the method needs them.
+        names: of the models, the base and the fishers, for messages.
+        out: the folder to make.
+        threads: how many at once, as far as the memory bound allows.
+        shard_bytes: largest file; no part of the result.
+        finish: writes the model card.
+        progress: told what will be done and how much memory it takes, then how far it is.
+
+    Returns:
+        The summary; see `merging.merge.write`.
+
+    Raises:
+        ModelError, UsageError: before anything is written.
+    """
+    from cuvee.merging import merge
+
+    module = module_of(name)
+    if getattr(module, "OF", "") == "adapters":
+        return _adapters(name, module, given, folders, names, out, finish=finish)
+    method = merge.Method(name, module, validate(module.Params, given))
+    base = next(iter(folders.get("base", ())), None)
+    inputs = merge.Inputs(tuple(folders["models"]), base, tuple(folders.get("fishers", ())), tuple(names))
+    prepared = merge.prepare(inputs, method, max(1, threads))
+    for line in merge.describe(prepared):
+        progress({"note": line})
+    return merge.write(prepared, out, shard_bytes=shard_bytes or merge.SHARD, finish=finish, progress=progress)
+
+
+def _adapters(
+    name: str,
+    module: Any,
+    given: Mapping[str, Any],
+    folders: Mapping[str, Sequence[Path]],
+    names: Sequence[str],
+    out: Path,
+    *,
+    finish: Callable[[Path, dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Merge adapters: folded into the base, or where there is none, as an adapter."""
+    from cuvee.merging import adapters as workshop
+
+    params = validate(module.Params, given)
+    parameters.check(name, module, params, len(folders["models"]))
+    asked = params.weights or (1.0,) * len(folders["models"])
+    weights = [weight / sum(asked) for weight in asked]
+    read = [workshop.read(folder, one) for folder, one in zip(folders["models"], names, strict=False)]
+    base = next(iter(folders.get("base", ())), None)
+    if base is None:
+        return workshop.save(read, module.combine, weights, out, finish=finish)
+    return workshop.fold(base, names[len(read)], read, module.combine, weights, out, finish=finish)
+
+
+def command(
+    name: str,
+    models: Sequence[str],
+    given: Mapping[str, Any],
+    out: Path,
+    store: Path,
+    *,
+    base: str | None = None,
+    fishers: Sequence[Path] = (),
+    threads: int = 0,
+    shard_bytes: int | None = None,
+    progress: Progress = lambda facts: None,
+) -> dict[str, Any]:
+    """Merge what the command line names: folders, builtin models, or stages of the store.
+
+    Args:
+        name: the merger's.
+        models: that are merged.
+        given: the merger's parameters.
+        out: the folder to make.
+        store: where stages lie.
+        base: what the models were trained from.
+        fishers: folders of Fisher information, one a model.
+        threads: how many at once; all cores when 0.
+        shard_bytes: largest file.
+        progress: told what is done.
+
+    Raises:
+        UsageError, ModelError: before anything is written.
+    """
+    opened = Store(store)
+    every = {"models": [_folder(model, opened) for model in models], "fishers": list(fishers)}
+    every["base"] = [_folder(base, opened)] if base else []
+    names = [*models, *([base] if base else []), *map(str, fishers)]
+    card = partial(_card, name, given, list(models), base)
+    return write(
+        name,
+        given,
+        every,
+        names,
+        out,
+        threads=threads or cores(),
+        shard_bytes=shard_bytes,
+        finish=card,
+        progress=progress,
+    )
+
+
+def _folder(model: str, store: Store) -> Path:
+    """Return the folder of a model: a stage's, a builtin one's, or as named."""
+    if re.fullmatch(r"(train|fold|merge|mark)-[0-9a-f]+", model):
+        kind, stage_id = store.resolve(model)
+        return store.path(kind, stage_id) / bases.MODEL
+    if model.startswith("builtin:"):
+        return bases.builtin_folder(model.removeprefix("builtin:"))
+    return Path(model)
+
+
+def _card(
+    name: str, given: Mapping[str, Any], models: Sequence[str], base: str | None, folder: Path, summary: dict[str, Any]
+) -> None:
+    """Write README.md and cuvee.json: parents by their folders' names, without this machine's paths."""
+    parents = [Path(model).name for model in models]
+    below = Path(base).name if base else None
+    recipe = {"merger": {name: dict(given)}, "models": parents, "base": below, "notes": summary["notes"]}
+    (folder / "cuvee.json").write_text(json.dumps(recipe, indent=1, sort_keys=True), encoding="utf-8")
+    lines = ["---", "library_name: transformers", "tags: [cuvee, merge]", "---", "", f"# {name} of {len(parents)}", ""]
+    lines += [f"Merged by cuvee with `{name}` from {', '.join(f'`{one}`' for one in parents)}."]
+    lines += [f"\nThey were trained from `{below}`."] if below else []
+    lines += ["", "| setting | value |", "| --- | --- |", *(f"| {key} | {given[key]} |" for key in sorted(given))]
+    lines += [f"\n{note}." for note in summary["notes"]]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

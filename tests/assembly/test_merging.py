@@ -1,0 +1,128 @@
+"""Merging in a plan: trainings shared between mergers, a merged model kept, given up, trained further and judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cuvee import api, cost, exposure, needs
+from cuvee.bases import MODEL
+from cuvee.errors import RecipeError
+from cuvee.planner import Plan
+from cuvee.recipe import load
+from cuvee.runtime import Runtime
+from cuvee.stage import Merged, mix, train, walk
+from cuvee.store import Store
+from tests.conftest import Cuvee
+
+RUNS = (
+    "runs=[{strategy: multi_task}, {strategy: disperse_then_merge, portions: 2, "
+    "merger: [linear, {linear: {weights: [1, 3]}}, ties]}, {strategy: data_orders, orders: 2}]"
+)
+
+
+def plan(place: Path, *more: str) -> Plan:
+    return api.plan(load(place / "r.yaml", list(more or [RUNS])), runtime(place))
+
+
+def runtime(place: Path) -> Runtime:
+    return Runtime(store=place / ".cuvee", workers=2, threads=1)
+
+
+def test_mergers_share_trainings_and_the_first_order_is_multi_tasks(place: Path) -> None:
+    found = plan(place)
+    assert found.trainings_alone == 1 + 3 * 2 + 2
+    assert sum(stage.kind == "train" for stage in found.stages) == 1 + 2 + 1
+    assert sum(stage.kind == "merge" for stage in found.stages) == 4
+    names = [run.info.name for run in found.runs]
+    assert names[1:4] == [
+        "disperse_then_merge merger=linear",
+        'disperse_then_merge merger=linear {"weights":[1,3]}',
+        "disperse_then_merge merger=ties",
+    ]
+
+
+def test_portions_together_are_trained_on_what_multi_task_is(place: Path, cuvee: Cuvee) -> None:
+    assert cuvee("run", "r.yaml", RUNS, "--no-report").returncode == 0
+    found, store = plan(place), Store(place / ".cuvee")
+
+    def tokens(number: int) -> int:
+        ids = [stage.id for stage in found.runs[number].trainings]
+        return sum(store.manifest("train", stage_id)["summary"]["supervised_tokens"] for stage_id in ids)
+
+    assert tokens(0) == tokens(1) > 0
+    assert cost.estimate(found, store, runtime(place)).todo == frozenset()
+
+
+def test_a_merged_model_is_judged_and_tells_its_rows_and_parents(place: Path, cuvee: Cuvee) -> None:
+    merging = "runs=[{strategy: disperse_then_merge, portions: 2, merger: {linear: {weights: [1, 3]}}}]"
+    done = json.loads(cuvee("run", "r.yaml", merging, "--no-report", "--json").stdout)
+    assert done["failed"] == {}
+    (run,) = (found := plan(place, merging)).runs
+    store = Store(place / ".cuvee")
+    assert isinstance(run.final, Merged)
+    assert {item.grade.one("answers").one("model").id for item in found.evaluated if item.final} == {run.final.id}
+    rows = exposure.table(store, run.final.short)
+    assert len(set(rows["id"].to_pylist())) == rows.num_rows > 100, "no row in two portions"
+    manifest = store.manifest("merge", run.final.id)
+    assert [name.split("-")[0] for name in manifest["inputs"]["models"]] == ["train", "train"]
+    model = json.loads((store.path("merge", run.final.id) / MODEL / "fake.json").read_text())
+    parts = [
+        json.loads((store.path("train", one.id) / MODEL / "fake.json").read_text())["exposure"]["math"]
+        for one in run.final.inputs["models"]
+    ]
+    weights = run.final.identity["params"]["weights"]
+    assert model["exposure"]["math"] == pytest.approx(sum(w * p for w, p in zip(weights, parts, strict=True)) / 4)
+
+
+def test_what_is_merged_is_given_up_and_made_again_when_something_new_is_asked(place: Path, cuvee: Cuvee) -> None:
+    asked = ("runs=[{strategy: disperse_then_merge, portions: 2}]", "keep_models=leaves")
+    assert cuvee("run", "r.yaml", *asked, "--no-report").returncode == 0
+    found, store = plan(place, *asked), Store(place / ".cuvee")
+    final = found.runs[0].final
+    assert store.manifest("merge", final.id).get("shed") is None
+    assert {store.manifest("train", one.id).get("shed") for one in final.inputs["models"]} == {MODEL}
+    other = plan(place, asked[0].replace("portions: 2", "portions: 2, merger: ties"), "keep_models=leaves")
+    assert {"train", "merge"} <= {stage.kind for stage in needs.wanted(other, store)}
+
+
+def test_keep_models_all_keeps_what_was_merged_as_well(place: Path) -> None:
+    found = plan(place, "runs=[{strategy: disperse_then_merge, portions: 2}]", "keep_models=all")
+    final = found.runs[0].final
+    assert needs.kept_models(found) == {final.id, *(one.id for one in final.inputs["models"])}
+
+
+def test_a_merged_model_can_be_trained_further(place: Path) -> None:
+    run = plan(place, "runs=[{strategy: disperse_then_merge, portions: 2}]").runs[0]
+    sources = [one.part for one in run.ingredients.values()]
+    further = train(run.final, mix(sources, run.settings.mixture(), label="x"), run.settings.training(), label="x")
+    assert further.start.id == run.final.id
+    assert sum(stage.kind == "train" for stage in walk([further])) == 3
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("{strategy: disperse_then_merge, merger: liner}", "runs[0].merger: there is no 'liner' in mergers"),
+        ("{strategy: disperse_then_merge, merger: {ties: {dnsity: 1}}}", "Did you mean 'density'?"),
+        ("{strategy: disperse_then_merge, portions: 3, merger: slerp}", "merges exactly 2 models, got 3"),
+        ("{strategy: disperse_then_merge, merger: lora_mean_of_products}", "say training: {method: lora}"),
+    ],
+)
+def test_a_wrong_merger_is_refused_before_anything_runs(place: Path, run: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan(place, f"runs=[{run}]")
+    assert message in str(caught.value).replace("runs.0", "runs[0]")
+
+
+@pytest.mark.parametrize("merger", ["lora_mean_of_products", "lora_product_of_means"])
+def test_adapters_are_merged_and_folded_into_the_base(place: Path, merger: Any) -> None:
+    asked = f"runs=[{{strategy: disperse_then_merge, portions: 2, merger: {merger}}}]"
+    run = plan(place, asked, "training.method=lora").runs[0]
+    assert {one.kind for one in run.final.inputs["models"]} == {"train"}
+    assert run.final.one("base").id == run.base.id
+    assert [stage.kind for stage in walk([run.final])].count("fold") == 0
+    assert len(run.trainings) == 2
