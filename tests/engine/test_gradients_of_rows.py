@@ -12,12 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
-from cuvee.engine import attention, gradients, loading, lora  # noqa: E402
+from cuvee.engine import attention, gradients, loading, loop, lora  # noqa: E402
 from cuvee.engine.flat import count  # noqa: E402
 
-from .conftest import RUNTIME, make_rows, silent  # noqa: E402
+from .conftest import RUNTIME, hyper, make_rows, micro_batches, silent  # noqa: E402
 
 ROWS = [row for row in make_rows(9, seed=4) if count(row)]
 SETTINGS = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj"], "rslora": False}
@@ -115,3 +115,26 @@ def test_features_are_of_length_one_and_a_stopped_pass_goes_on(
         features("stopped")
     assert features("stopped") == pytest.approx(whole, abs=2e-3)
     assert sum(calls) == len(ROWS) + calls[1]
+
+
+def test_a_warm_up_keeps_adapter_and_moments_at_the_end_of_each_epoch(
+    model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows, steps = make_rows(6), [[0, 1, 2], [3, 4, 5]] * 2
+    settings = hyper(method="lora", lora=SETTINGS, learning_rate=1e-2, steps_per_epoch=2)
+
+    def train(name: str, **more: Any) -> Path:
+        given = ({**settings, **more}, tmp_path / name / "out", tmp_path / name, RUNTIME, silent)
+        loop.train(model_folder("llama"), rows, steps, *given, micro_batches=micro_batches)
+        return tmp_path / name
+
+    kept, plain = train("kept", states="epochs"), train("plain")
+    assert not (plain / "states").exists()
+    assert sorted(p.name for p in (kept / "states").iterdir()) == ["epoch-1.safetensors", "epoch-2.safetensors"]
+    last = load_file(kept / "states" / "epoch-2.safetensors")
+    assert float(last[next(name for name in last if name.startswith("state.step"))]) == 4
+    saved = load_file(kept / "out" / "adapter_model.safetensors")
+    assert saved.keys() == load_file(plain / "out" / "adapter_model.safetensors").keys()
+    for name, weight in saved.items():
+        factor = name.removeprefix("base_model.model.").replace(".weight", ".default.weight")
+        torch.testing.assert_close(last[f"weight.{factor}"], weight)

@@ -481,8 +481,8 @@ class _Training:
                     record = self._step(self.done)
                     self.check(record)
                     self.done += 1
+                    self._keep_epoch(record)
                     if self.world.is_writer:
-                        self._keep_epoch(record)
                         self.journal.append(record)
                         self.track(record)
                     ticker.tick(self.done, record["total_tokens"], loss=record["loss"])
@@ -511,13 +511,17 @@ class _Training:
         length = int(self.hyper.get("steps_per_epoch") or len(self.steps))
         if self.hyper.get("states") != "epochs" or self.done % length:
             return
-        tensors = {f"weight.{name}": weight for name, weight in self.optimiser.weights.items()}
-        tensors |= {name: tensor for name, tensor in self.optimiser.tensors().items() if name.startswith("state.")}
+        weights = self.world.copies(self._trained())
+        of, moments = self.optimiser.weights, self.optimiser.tensors().items()
+        state = self.world.copies((n, t, stored(self.world, of, n)) for n, t in moments if n.startswith("state."))
+        if not self.world.is_writer:
+            return
         folder = self.work / STATES
         folder.mkdir(exist_ok=True)
         part, final = folder / "partial", folder / f"epoch-{record['epoch']}.safetensors"
-        save_file(self.world.copies((name, tensor, None) for name, tensor in tensors.items()), part)
+        save_file({**{f"weight.{name}": weight for name, weight in weights.items()}, **state}, part)
         part.replace(final)
+
     def _agree(self, asked: bool, save: bool) -> tuple[bool, bool]:
         """Return whether any process was asked to stop, and whether the writer wants a checkpoint."""
         if self.world.alone:
