@@ -165,6 +165,7 @@ def trl(rows: list[TokenRow], heldout: list[TokenRow], options: argparse.Namespa
         logging_steps=1,
         disable_tqdm=True,
         gradient_checkpointing=False,
+        completion_only_loss=True,
         max_length=None,
         packing=False,
     )

@@ -244,6 +244,7 @@ def train_here(job: Job, work: Path, store: Store, runtime: Runtime, progress: P
 
 def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import engine, modelcard
+    from cuvee.data import ledger
 
     training, at = job.one("training"), Fraction(job.params["fraction"])
     course = _course(job, store.manifest(training.kind, training.id)["identity"]["params"], store)
@@ -261,8 +262,10 @@ def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     )
     modelcard.write_marked(work / MODEL, job, store, summary)
     _keep_template(job, course.parts[0], work / MODEL, store)
+    sources = [_source_of(part, store) for part in course.parts]
+    ledger.write(work, course.rows, course.steps, sources, until=summary["step"])
     left.unlink(missing_ok=True)  # it is in this stage now
-    return summary
+    return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in course.names]}
 
 
 def _fisher(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:

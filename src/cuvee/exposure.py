@@ -44,9 +44,11 @@ def _behind(store: Store, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
         if one["id"] in found:
             continue
         found[one["id"]] = one
-        names = [name for role in MODELS for name in one["inputs"].get(role, ())]
+        # A mark keeps a ledger of the steps until then; its training went on.
+        roles = [role for role in MODELS if not (one["kind"] == "mark" and role == "training")]
+        names = [name for role in roles for name in one["inputs"].get(role, ())]
         queue += [store.manifest(*name.split("-", 1)) for name in names]
-    trained = [one for one in found.values() if one["kind"] == "train"]
+    trained = [one for one in found.values() if one["kind"] in ("train", "mark")]
     return sorted(trained, key=lambda one: (one["started"], one["id"]))
 
 
@@ -70,7 +72,7 @@ def _one(store: Store, manifest: Mapping[str, Any]) -> Any:
 
     from cuvee.data import ledger
 
-    folder = store.path("train", manifest["id"])
+    folder = store.path(manifest["kind"], manifest["id"])
     if not (folder / ledger.FILE).is_file():
         raise UsageError(f"{folder} keeps no ledger; it was trained by an earlier version")
     found = ledger.read(folder)
@@ -85,7 +87,7 @@ def _one(store: Store, manifest: Mapping[str, Any]) -> Any:
         path[here], line[here] = paths[rows[here]], lines[rows[here]]
     return pa.table(
         {
-            "stage": pa.array([f"train-{manifest['id'][:ID_LENGTH]}"] * len(rows)),
+            "stage": pa.array([f"{manifest['kind']}-{manifest['id'][:ID_LENGTH]}"] * len(rows)),
             "source": pa.array([names[part] for part in parts.tolist()]),
             "path": pa.array(path, pa.string()),
             "line": line,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cuvee import api, cost, planview
+from cuvee import api, cost, exposure, planview
 from cuvee.errors import RecipeError
 from cuvee.planner import Plan
 from cuvee.protocols import Result
@@ -126,6 +126,21 @@ def test_marks_count_in_the_disk_estimate_and_the_plan_names_them(place: Path) -
     assert marked.disk_peak_bytes > plain.disk_peak_bytes + 6 * 7e9 * 4
     (shown,) = planview.describe(plans[1], marked, store)["runs"]
     assert [(mark["training"], mark["fraction"]) for mark in shown["marks"]][:3] == [(1, "1/4"), (1, "1/2"), (2, "1/4")]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_mark_has_seen_the_rows_of_its_steps_alone(method: str, place: Path) -> None:
+    asked = (SEQUENTIAL, MARKS, f"training.method={method}")
+    run(place, *asked)
+    store, (found,) = Store(place / ".cuvee"), plan(place, *asked).runs
+    _, at, half = found.marks[3]  # of the second training
+    assert at == Fraction(1, 2)
+    seen = exposure.table(store, half.short).to_pylist()
+    before, after = (exposure.table(store, model.short).to_pylist() for model in found.models[:2])
+    step = store.manifest(half.mark.kind, half.mark.id)["summary"]["step"]
+    assert {row["source"] for row in seen} == {"math", "code"}
+    assert len(seen) == len(before) + sum(row["source"] == "code" and row["steps"][0] <= step for row in after)
+    assert len(before) < len(seen) < len(after)
 
 
 def test_impossible_marks_are_refused(place: Path) -> None:

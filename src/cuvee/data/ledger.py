@@ -24,7 +24,7 @@ from cuvee.data.mixture import MixtureRows
 FILE = "ledger.parquet"
 
 
-def write(folder: Path, rows: MixtureRows, steps: Steps, sources: Sequence[str]) -> None:
+def write(folder: Path, rows: MixtureRows, steps: Steps, sources: Sequence[str], until: int | None = None) -> None:
     """Write the ledger of a training.
 
     Args:
@@ -32,8 +32,11 @@ def write(folder: Path, rows: MixtureRows, steps: Steps, sources: Sequence[str])
         rows: the mixture.
         steps: the training's steps over all epochs.
         sources: load stage id of each part.
+        until: the last step that counts; all when None.
     """
     entry, step = _entries(steps)
+    if until is not None:
+        entry, step = entry[step <= until], step[step <= until]
     order = np.lexsort((step, rows.rows[entry], rows.parts[entry]))
     entry, step = entry[order], step[order]
     del order
