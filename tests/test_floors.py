@@ -20,7 +20,7 @@ FLOORS = {
     | {"advice", "launch", "memory", "rank", "tracking"}
     | {"choosing", "model_judge", "selecting", "evidence"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
-    | {"selections", "terminal_select"}
+    | {"selections", "terminal_select", "studies", "power"}
     | {"__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -171,22 +171,52 @@ def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> No
 
 
 @app.command()
-@click.argument("path", type=click.Path(path_type=Path), default=Path("recipe.yaml"))
-def init(path: Path) -> None:
-    """Write a small recipe that runs as it is, to be changed.
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--study", metavar="NAME", help="A question of the papers: mixing, ratio, k_sweep ...; see docs/studies.md."
+)
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path), help="With --study: a recipe whose base and data to use."
+)
+@click.option("--general", metavar="SOURCE", help="With --study: the general source.")
+@_store_option
+def init(path: Path | None, study: str | None, source: Path | None, general: str | None, store: Path) -> None:
+    """Write a small recipe that runs as it is, to be changed; or a study of given sources.
 
     \b
     cuvee init recipe.yaml
+    cuvee init --study mixing
+    cuvee init --study k_sweep --from my.yaml
     """
+    if study is None and (source or general):
+        raise UsageError("--from and --general belong to --study; name one, such as --study mixing")
+    path = path or (source or Path()).parent / f"{study or 'recipe'}.yaml"
     if path.exists():
         raise UsageError(f"{path} exists; name another file")
     text = (Path(__file__).parent / "builtin" / "recipe.yaml").read_text(encoding="utf-8")
+    if study is not None:
+        text = _study(study, source, general, path, store)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; name another file") from None
     click.echo(f"wrote {path}; next: cuvee plan {path}")
+
+
+def _study(name: str, source: Path | None, general: str | None, path: Path, store: Path) -> str:
+    from cuvee import studies
+    from cuvee.store import Store
+
+    studies.find(name)
+    if source and path.resolve().parent != source.resolve().parent:
+        raise UsageError(
+            f"paths in {source} are relative to its folder; write the study there: {source.parent / path.name}"
+        )
+    head = studies.head(source, general)
+    if name == "equal_amount":
+        head = studies.counted(head, path.resolve().parent, Store(store))
+    return studies.write(name, head).replace("THIS.yaml", str(path))
 
 
 @app.command()
@@ -199,6 +229,9 @@ def init(path: Path) -> None:
 @_processes_options
 @_passes_options
 @click.option("--measure", is_flag=True, help="Measure which precision is faster here, and say so.")
+@click.option(
+    "--detect", type=click.FloatRange(0, min_open=True), help="A difference you want to see: 0.02 is 2 points."
+)
 @click.option(
     "--schema",
     is_flag=True,
@@ -220,13 +253,15 @@ def plan(
     micro_tokens: int,
     checkpoint_activations: bool,
     measure: bool,
+    detect: float | None,
 ) -> None:
-    """Show the stages of a recipe, which are there, and what the rest costs. Executes nothing.
+    """Show the stages of a recipe, which are there, what the rest costs, and what it can show. Executes nothing.
 
     \b
     cuvee plan examples/demo.yaml
     cuvee plan examples/demo.yaml training.epochs=2 --json
     cuvee plan examples/seven_b.yaml --processes 8 --checkpoint-activations --flops 3e15
+    cuvee plan examples/demo.yaml --detect 0.02
     """
     from cuvee import cost, planview, runner
     from cuvee.runtime import Runtime
@@ -243,7 +278,7 @@ def plan(
     )
     runtime = runner.decided(asked, len(planned.stages))
     costs = cost.estimate(planned, opened, runtime, flops)
-    view = planview.describe(planned, costs, opened)
+    view = planview.describe(planned, costs, opened, detect)
     if measure:
         from cuvee import advice
 

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from cuvee import components as found
-from cuvee import explain
+from cuvee import explain, power
 from cuvee.canonical import ID_LENGTH
 from cuvee.cost import Costs
 from cuvee.errors import UsageError
@@ -18,8 +18,8 @@ from cuvee.store import Store
 SCHEMA = "cuvee.plan/1"
 
 
-def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
-    """Return the plan as plain data; `schema` describes it."""
+def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None) -> dict[str, Any]:
+    """Return the plan as plain data; `schema` describes it. `detect` is a difference that one wishes to see."""
     stored = explain.Stored(store.stages() if costs.todo else ())
     stages = [_stage(stage, plan, costs, stored) for stage in plan.stages]
     trainings = [stage for stage in stages if stage["kind"] == "train"]
@@ -34,6 +34,8 @@ def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
             "trainings": len(trainings),
             "trainings_alone": plan.trainings_alone,
             "trainings_to_do": sum(not stage["cached"] for stage in trainings),
+            "trained_tokens": sum(stage["total_tokens"] for stage in trainings),
+            "trained_tokens_alone": sum(costs.sizes[m.training.id].total_tokens for r in plan.runs for m in r.models),
             "seconds": round(costs.seconds_all, 1),
             "training_seconds_alone": round(costs.seconds_alone, 1),
             "training_seconds_shared": round(costs.seconds_shared, 1),
@@ -55,6 +57,7 @@ def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
             "stage": costs.memory_stage,
             "items": [{"name": i.name, "bytes": i.bytes, "how": i.how} for i in costs.memory],
         },
+        "power": power.describe(plan, costs, store, detect),
         "assumptions": list(costs.assumptions),
     }
 
@@ -148,6 +151,8 @@ def schema() -> dict[str, Any]:
         "trainings": whole | {"description": "stage trainings of the graph"},
         "trainings_alone": whole | {"description": "stage trainings if every run trained by itself"},
         "trainings_to_do": whole,
+        "trained_tokens": whole | {"description": "tokens of all trainings of the graph, every epoch"},
+        "trained_tokens_alone": whole | {"description": "the same if every run trained by itself"},
         "seconds": number | {"description": "expected wall-clock seconds of what is missing"},
         "training_seconds_alone": number,
         "training_seconds_shared": number,
@@ -162,6 +167,28 @@ def schema() -> dict[str, Any]:
         "prompt_tokens": whole | {"description": "estimated"},
         "new_tokens": whole | {"description": "estimated"},
     }
+    maybe = {"type": ["number", "null"]}
+    measure = {
+        "evaluator": text,
+        "ability": text,
+        "metric": text,
+        "items": whole,
+        "variance": maybe | {"description": "of an item's difference between two models; null where unknown"},
+        "basis": text | {"description": "where the variance comes from"},
+        "seed_sd": maybe | {"description": "between seeds of one run; null where unknown"},
+        "smallest": maybe | {"description": "difference found with this power by one comparison, metric's own unit"},
+        "smallest_corrected": maybe | {"description": "the same, corrected for all pairs of runs"},
+        "needed_items": {"type": ["integer", "null"], "description": "for `detect`"},
+        "needed_seeds": {"type": ["integer", "null"], "description": "for `detect`"},
+    }
+    shown = {
+        "level": number,
+        "power": number,
+        "comparisons": whole | {"description": "pairs of runs"},
+        "seeds": whole,
+        "detect": maybe | {"description": "the wished difference, from --detect"},
+        "measures": {"type": "array", "items": _object(measure)},
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": SCHEMA,
@@ -174,6 +201,7 @@ def schema() -> dict[str, Any]:
                 "totals": _object(totals),
                 "judges": {"type": "array", "items": _object(judge)},
                 "memory": _object({"stage": text, "items": {"type": "array", "items": _object(item)}}),
+                "power": _object(shown),
                 "assumptions": ids,
             }
         ),

@@ -81,6 +81,44 @@ def print_plan(view: Mapping[str, Any]) -> None:
     tree.add(f"evaluation: {len(measured)} graded sets, {len(measured) - missing} cached, {missing} to do")
     console.print(tree)
     _print_totals(console, view)
+    _print_power(console, view["power"])
+
+
+def _print_power(console: Console, power: Mapping[str, Any]) -> None:
+    """What differences the items can show, and what a wished one would need."""
+    if not power["measures"]:
+        return
+    pairs, many = power["comparisons"], power["comparisons"] != 1
+    console.print(
+        f"smallest true difference between two runs found {power['power']:.0%} of the time (in brackets corrected for "
+        f"{'all ' if many else ''}{pairs:,} pair{'s' * many} of runs):"
+    )
+    for each in power["measures"]:
+        text = (
+            f"  {each['ability']} by {each['evaluator']}: {each['items']:,} items, {_smallest(each)} ({each['basis']})"
+        )
+        console.print(Text(text + _wished(each, power)))
+    unknown = all(each["seed_sd"] is None for each in power["measures"])
+    if unknown:
+        seeds = "1 seed" if power["seeds"] == 1 else f"{power['seeds']} seeds"
+        console.print(Text(f"  {seeds}: what another training would change is not in these numbers", style="dim"))
+
+
+def _smallest(each: Mapping[str, Any]) -> str:
+    if each["smallest"] is None:
+        return "not known yet"
+    points = each["metric"] == "accuracy" or each["metric"].startswith("pass")
+    factor, digits, unit = (100, 1, " points") if points else (1, 3, f" of {each['metric']}")
+    low, high = each["smallest"] * factor, each["smallest_corrected"] * factor
+    return f"{low:.{digits}f}{unit} ({high:.{digits}f})"
+
+
+def _wished(each: Mapping[str, Any], power: Mapping[str, Any]) -> str:
+    if power["detect"] is None or each["needed_items"] is None:
+        return ""
+    more = max(0, each["needed_items"] - each["items"])
+    seeds = f" and {each['needed_seeds']} seeds" if each["needed_seeds"] > power["seeds"] else ""
+    return f"; {power['detect']:g} needs {each['needed_items']:,} items{seeds}" + (f", {more:,} more" if more else "")
 
 
 def _data_branch(branch: Tree, view: Mapping[str, Any]) -> None:
@@ -155,6 +193,10 @@ def _print_totals(console: Console, view: Mapping[str, Any]) -> None:
     console.print(
         f"trainings: {totals['trainings_alone']} if each run trains alone, {totals['trainings']} in this graph{saved}; "
         f"{totals['trainings_to_do']} to do"
+    )
+    console.print(
+        f"trained tokens, all epochs: {number(totals['trained_tokens_alone'], False)} if each run trains alone, "
+        f"{number(totals['trained_tokens'], False)} in this graph"
     )
     console.print(
         f"stages: {totals['stages']}, {totals['cached']} cached. Expected: ~{duration(totals['seconds'])}, "

@@ -119,3 +119,8 @@ def test_each_setup_says_what_was_held_and_what_grew():
 def test_without_a_general_source_the_ratio_has_no_sides():
     (found,) = ratio_effect.table(study([0.5] * 5, [0.5] * 5, items=50), ratio_effect.Params())
     assert "Nothing to compare" in found.notes[0]
+
+
+def test_differences_without_noise_have_no_crossing_and_no_warning():
+    (found,) = conflicts.conflicts(study([0.0] * 5, [1.0] * 5, items=50), FAST)
+    assert found.crossing is None

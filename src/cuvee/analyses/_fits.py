@@ -62,7 +62,7 @@ def fit(law: str, x: Floats, values: Floats, draws: Floats) -> Fit | None:
     """
     if len(x) < FEWEST[law] or float(np.ptp(values)) == 0:
         return None
-    weights = _weights(draws)
+    weights = weights_of(draws)
     solve = _logarithmic if law == "logarithmic" else _power
     return Fit(law, solve(x, values[None, :], weights)[0], solve(x, draws, weights), _error(law, x, values, weights))
 
@@ -95,10 +95,10 @@ def _curve(parameters: Floats, x: Floats) -> Floats:
 
 
 def _logarithmic(x: Floats, ys: Floats, weights: Floats) -> Floats:
-    return _linear(np.log2(x), ys, weights)[0]
+    return line(np.log2(x), ys, weights)[0]
 
 
-def _linear(u: Floats, ys: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def line(u: Floats, ys: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return (a, b) of y = a + b u for each row of ys, (rows, 2), and the weighted sums of squares, (rows,)."""
     design = np.stack([np.ones_like(u), u], axis=1)
     normal = design.T * weights
@@ -109,7 +109,7 @@ def _linear(u: Floats, ys: Floats, weights: Floats) -> tuple[Floats, Floats]:
 
 def _power(x: Floats, ys: Floats, weights: Floats) -> Floats:
     scaled = x / float(np.exp(np.mean(np.log(x))))
-    errors = np.stack([_linear(scaled**-c, ys, weights)[1] for c in EXPONENTS], axis=1)
+    errors = np.stack([line(scaled**-c, ys, weights)[1] for c in EXPONENTS], axis=1)
     exponents = _lowest(errors)
     powers = scaled[None, :] ** -exponents[:, None]
     a, s = _line_each(powers, ys, weights)

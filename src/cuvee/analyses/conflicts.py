@@ -25,6 +25,7 @@ from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen, setting
 from cuvee.analyses._draws import cloud, interval
+from cuvee.analyses._fits import line, weights_of
 from cuvee.analyses._paired import BETTER, SIGNS, WORSE, Tested, test_note, tested
 from cuvee.analyses._results import Measure
 from cuvee.analyses._stats import RESAMPLES, Floats, Sample, estimate
@@ -205,16 +206,14 @@ def crossing_of(rows: Floats, gains: Floats, draws: Floats) -> Crossing | None:
     """
     if float(np.ptp(draws)) == 0:
         return None
-    variance = draws.var(axis=0)
-    weights = 1 / np.maximum(variance, float(np.median(variance)) / 4)
-    u = np.log2(rows)
-    line, lines = _line(u, gains[None, :], weights)[0], _line(u, draws, weights)
+    u, weights = np.log2(rows), weights_of(draws)
+    one, lines = line(u, gains[None, :], weights)[0][0], line(u, draws, weights)[0]
     ends = interval(lines[:, 1])
     if ends[0] is None or ends[1] is None:
         return None
     turns = ends[0] > 0 or ends[1] < 0
     span = float(u[-1] - u[0])
-    root = float(-line[0] / line[1]) if line[1] else float("inf")
+    root = float(-one[0] / one[1]) if one[1] else float("inf")
     at = float(2.0**root) if abs(root - float(u.mean())) <= 1.5 * span else None
     grid = np.linspace(u[0] - span, u[-1] + span, 601)
     low, high = np.quantile(lines[:, :1] + lines[:, 1:] * grid, [0.025, 0.975], axis=0)
@@ -224,14 +223,7 @@ def crossing_of(rows: Floats, gains: Floats, draws: Floats) -> Crossing | None:
         inside = np.flatnonzero(holds)
         first = None if holds[0] else float(2.0 ** grid[inside[0]])
         last = None if holds[-1] else float(2.0 ** grid[inside[-1]])
-    return Crossing(float(line[1]), (ends[0], ends[1]), at if turns else None, first, last, turns)
-
-
-def _line(u: Floats, ys: Floats, weights: Floats) -> Floats:
-    """Return (a, b) of y = a + b u for each row, (rows, 2)."""
-    design = np.stack([np.ones_like(u), u], axis=1)
-    normal = design.T * weights
-    return np.asarray(np.linalg.solve(normal @ design, normal @ ys.T).T, dtype=np.float64)
+    return Crossing(float(one[1]), (ends[0], ends[1]), at if turns else None, first, last, turns)
 
 
 # ------------------------------------------------------------------------------------------------- tables

@@ -1,0 +1,174 @@
+"""What differences between two runs the planned items and seeds can show, and what a wished one would need.
+
+A comparison of two models on the same n items has the standard error sqrt(v / n + 2 s^2 / S): v the variance of an
+item's difference, s the standard deviation that another seed gives a run's mean, S seeds. A two-sided test at level
+alpha finds a true difference d with power 0.8 when d = (z(1 - alpha/2) + z(0.8)) SE.
+
+v and s are measured on what the store holds of the plan. Before that, for scores of 0 and 1, a fifth of the items is
+assumed to change (v = 0.2), as between strategies in Dong et al. (arXiv 2310.05492); a loss has no such rule, and says
+that it is unknown. s is unknown until two seeds of a run are there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuvee.cost import Costs
+from cuvee.planner import Evaluated, Plan
+from cuvee.store import Store
+
+LEVEL, POWER = 0.05, 0.8
+
+CHANGED = 0.2
+"""Assumed share of 0/1 items that differ between two models."""
+
+MODELS = 12
+"""Models of which the variance is measured: enough for a median."""
+
+Key = tuple[str, str, str]
+"""Evaluator, ability, metric."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """What one evaluator can show on one ability; in the metric's own unit (0.02 is two points of accuracy).
+
+    Args:
+        evaluator, ability, metric: what is measured.
+        items: planned.
+        variance: of an item's difference between two models; None where it is unknown.
+        basis: where it comes from, in words.
+        seed_sd: standard deviation between seeds of one run; None where it is unknown.
+        smallest: difference found four times in five by one comparison at 5 %; None where unknown.
+        smallest_corrected: the same when corrected for all pairs of runs.
+        needed_items, needed_seeds: for the wished difference by one comparison; None where none is wished or known.
+    """
+
+    evaluator: str
+    ability: str
+    metric: str
+    items: int
+    variance: float | None
+    basis: str
+    seed_sd: float | None
+    smallest: float | None
+    smallest_corrected: float | None
+    needed_items: int | None = None
+    needed_seeds: int | None = None
+
+
+def reach(level: float = LEVEL, power: float = POWER) -> float:
+    """Return how many standard errors a true difference must be, to be found with `power` at `level`."""
+    return NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
+
+
+def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None) -> dict[str, Any]:
+    """Return what a plan can show as plain data, one entry an evaluator and ability.
+
+    Args:
+        detect: a wished difference, in the metric's own unit.
+    """
+    runs = len({run.info.name for run in plan.runs})
+    pairs, seeds = runs * (runs - 1) // 2, len(plan.located.recipe.seeds)
+    grouped: dict[Key, list[Evaluated]] = {}
+    for item in plan.evaluated:
+        if item.final:
+            grouped.setdefault((item.evaluator, item.ability, item.metric), []).append(item)
+    found = []
+    for key, members in grouped.items():
+        items = costs.sizes[members[0].grade.one("answers").id].rows
+        found.append(_power(key, items, *_measured(members, store), pairs, seeds, detect))
+    return {
+        "level": LEVEL,
+        "power": POWER,
+        "comparisons": pairs,
+        "seeds": seeds,
+        "detect": detect,
+        "measures": [asdict(each) for each in found] if pairs else [],
+    }
+
+
+def _power(
+    key: Key,
+    items: int,
+    variance: float | None,
+    models: int,
+    seed_sd: float | None,
+    pairs: int,
+    seeds: int,
+    detect: float | None,
+) -> Power:
+    basis = f"measured on {models} models"
+    if variance is None:
+        counted = key[2] == "accuracy" or key[2].startswith("pass")
+        variance = CHANGED if counted else None
+        basis = f"assumed: {CHANGED:.0%} of the items change" if counted else "until two models are measured"
+    luck = 2 * (seed_sd or 0.0) ** 2 / seeds
+    if variance is None:
+        return Power(*key, items, None, basis, seed_sd, None, None)
+    error = math.sqrt(variance / max(1, items) + luck)
+    needed = _needed(detect, variance, seed_sd, seeds) if detect else (None, None)
+    return Power(
+        *key,
+        items,
+        variance,
+        basis,
+        seed_sd,
+        reach() * error,
+        reach(LEVEL / max(1, pairs)) * error,
+        *needed,
+    )
+
+
+def _needed(detect: float, variance: float, seed_sd: float | None, seeds: int) -> tuple[int, int]:
+    """Return items and seeds for a wished difference: the luck of seeds may make up half of the variance at most."""
+    allowed = (detect / reach()) ** 2
+    wanted = seeds if not seed_sd else max(seeds, math.ceil(2 * seed_sd**2 / (allowed / 2)))
+    left = allowed - 2 * (seed_sd or 0.0) ** 2 / wanted
+    return math.ceil(variance / left), wanted
+
+
+def _measured(members: Sequence[Evaluated], store: Store) -> tuple[float | None, int, float | None]:
+    """Return the variance of an item's difference, of how many models, and the spread between seeds, as stored."""
+    there = {item.grade.id: item for item in members if store.has("grade", item.grade.id)}
+    shown = list(there.values())[:MODELS]
+    scores = [_scores(item, store) for item in shown]
+    variances = [v for old, new in pairwise(scores) if (v := _variance(old, new)) is not None]
+    by_run: dict[tuple[str, str], list[float]] = {}
+    for item, (_, values, weights) in zip(shown, scores, strict=True):
+        by_run.setdefault((item.run.base, item.run.name), []).append(float(weights @ values / weights.sum()))
+    spreads = [float(np.var(means, ddof=1)) for means in by_run.values() if len(means) > 1]
+    spread = math.sqrt(float(np.mean(spreads))) if spreads else None
+    return (float(np.median(variances)) if variances else None), len(shown), spread
+
+
+Scores = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]
+
+
+def _scores(item: Evaluated, store: Store) -> Scores:
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(store.path("grade", item.grade.id) / "results.parquet", columns=["item", "score", "weight"])
+    by_name: Mapping[str, list[Any]] = columns.to_pydict()
+    values = np.array([math.nan if each is None else each for each in by_name["score"]], dtype=np.float64)
+    return tuple(by_name["item"]), values, np.array(by_name["weight"], dtype=np.float64)
+
+
+def _variance(old: Scores, new: Scores) -> float | None:
+    """Return n times the squared standard error of a paired difference; None for other items or no difference."""
+    if old[0] != new[0] or len(old[0]) < 2:
+        return None
+    weights, moves = old[2], new[1] - old[1]
+    if not np.isfinite(moves).all() or not weights.sum() > 0 or not moves.any():
+        return None
+    spread = weights * (moves - weights @ moves / weights.sum())
+    n = len(moves)
+    return float(n * n / (n - 1) * (spread @ spread) / weights.sum() ** 2)

@@ -1,0 +1,48 @@
+"""What a plan can show before anything is trained, and after some of it is measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cuvee import power
+from tests.conftest import Cuvee
+
+
+def test_the_needed_items_find_the_wished_difference_four_times_in_five() -> None:
+    variance, wished = 0.2, 0.05
+    items, seeds = power._needed(wished, variance, None, 1)
+    assert seeds == 1
+    random = np.random.default_rng(0)
+    error = math.sqrt(variance / items)
+    found = np.abs(random.normal(wished, error, 20_000)) > 1.959964 * error
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_luck_of_seeds_asks_for_seeds() -> None:
+    items, seeds = power._needed(0.02, 0.2, 0.01, 1)
+    assert seeds == 8
+    error = math.sqrt(0.2 / items + 2 * 0.01**2 / seeds)
+    assert power.reach() * error == pytest.approx(0.02, rel=0.01)
+
+
+def test_a_plan_says_what_it_can_show(cuvee: Cuvee, place: Path) -> None:
+    before = json.loads(cuvee("plan", "r.yaml", "--json", "--detect", "0.02").stdout)["power"]
+    by = {(each["evaluator"], each["ability"]): each for each in before["measures"]}
+    answers, loss = by["exact_answer", "math"], by["heldout_loss", "math"]
+    assert before["comparisons"] == 6
+    assert answers["basis"] == "assumed: 20% of the items change"
+    assert answers["smallest"] == pytest.approx(2.8016 * math.sqrt(0.2 / answers["items"]), rel=1e-3)
+    assert answers["smallest_corrected"] > answers["smallest"]
+    assert answers["needed_items"] == 3925
+    assert loss["smallest"] is None
+    assert "0.02 needs 3,925 items" in cuvee("plan", "r.yaml", "--detect", "0.02").stdout
+    assert cuvee("run", "r.yaml", "--no-report").returncode == 0
+    after = json.loads(cuvee("plan", "r.yaml", "--json").stdout)["power"]
+    measured = [each for each in after["measures"] if each["evaluator"] == "heldout_loss"]
+    assert all(each["basis"].startswith("measured on") for each in measured)
+    assert all(each["smallest"] > 0 for each in measured)
