@@ -67,7 +67,7 @@ def fit(law: str, x: Floats, values: Floats, draws: Floats) -> Fit | None:
     return Fit(law, solve(x, values[None, :], weights)[0], solve(x, draws, weights), _error(law, x, values, weights))
 
 
-def _weights(draws: Floats) -> Floats:
+def weights_of(draws: Floats) -> Floats:
     """Return 1 / variance; a point whose draws hardly differ (all right, all wrong) counts no more than four usual."""
     variance = np.nan_to_num(draws.var(axis=0))
     usual = float(np.median(variance))
