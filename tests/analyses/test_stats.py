@@ -320,3 +320,26 @@ def test_one_seed_against_the_sign_of_the_others_is_told(result):
     found = compare(new, old)
     assert found.by_seed == pytest.approx((0.5, -0.3))
     assert not found.one_direction
+
+
+@pytest.mark.parametrize("n", [30, 120])
+def test_a_computed_tail_is_the_enumerated_one(n):
+    """Equal moves have a binomial sum, so the exact p is known far below what draws could show."""
+    for ups in range(int(0.75 * n), n + 1, max(1, n // 12)):
+        moves = np.concatenate([np.full(ups, 1.0), np.full(n - ups, -1.0)]) / 7
+        exact, computed = _stats._enumerated(moves), float(_stats._tails(moves[None, :])[0])
+        assert exact / 2.2 < computed < exact * 1.2
+
+
+def test_a_computed_tail_of_unequal_moves_is_the_drawn_one():
+    random = np.random.default_rng(0)
+    moves = random.normal(0.25, 1, 60)
+    signs = random.integers(0, 2, (400_000, 60)) * 2.0 - 1
+    drawn = float((np.abs(signs @ moves) >= abs(moves.sum())).mean())
+    assert float(_stats._tails(moves[None, :])[0]) == pytest.approx(drawn, rel=0.1)
+
+
+def test_many_comparisons_ask_for_no_more_draws_than_the_most():
+    assert _stats.draws_for(100) == 10_000
+    assert _stats.draws_for(200) == 16_000
+    assert _stats.draws_for(20_000) == _stats.MOST_DRAWS
