@@ -105,3 +105,12 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"pip install 'cuvee\[report\]'"):
         svg(points(some(1)))
+
+
+def test_a_law_is_a_line_with_its_band_in_the_colour_of_its_points():
+    line = [{"x": x, "y": x, "low": x - 1, "high": x + 1, "like": "alone", "band": True} for x in (1.0, 10.0, 100.0)]
+    points = [{"x": x, "y": x, "low": x - 1, "high": x + 1} for x in (1.0, 100.0)]
+    text = svg(Figure("points", "t", "x", "y", {"alone": points, "alone, law": line}, "log"))
+    assert "#0072b2" in text
+    assert "fill-opacity: 0.15" in text
+    assert "#d55e00" not in text

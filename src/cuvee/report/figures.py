@@ -1,8 +1,9 @@
 """Figures as SVG text: equal figures give equal text, readable at 720 px, safe for colour-blind readers.
 
-Kinds: ``points`` (error bars, one series a colour and marker), ``lines`` (curves of many points), ``matrix``
-(a heat map with its numbers). Colours are Okabe and Ito's, without the yellow that vanishes on white; series
-past the seventh differ by line style and marker too. The background is white, so that a page may be dark.
+Kinds: ``points`` (error bars, one series a colour and marker; a series whose points say ``band`` is a line with its
+band), ``lines`` (curves of many points), ``matrix`` (a heat map with its numbers). Colours are Okabe and Ito's, without
+the yellow that vanishes on white; series past the seventh differ by line style and marker too. The background is white,
+so that a page may be dark.
 
     points = [{"x": "math", "y": 40.1, "low": 38, "high": 42}]
     svg(Figure("points", "title", "ability", "accuracy (points)", {"dmt": points}))
@@ -153,11 +154,15 @@ def _styles(figure: Figure) -> Iterator[tuple[str, Sequence[Mapping[str, Any]], 
 
 def _points(axes: Axes, figure: Figure) -> None:
     levels = {name for name, points in figure.series.items() if points and points[0].get("x") is None}
-    moving = [name for name in figure.series if name not in levels]
+    bands = {name for name, points in figure.series.items() if points and points[0].get("band")}
+    moving = [name for name in figure.series if name not in levels | bands]
     places = _places(figure, moving)
     for name, points, style in _styles(figure):
         if name in levels:
             axes.axhline(points[0]["y"], color=style["color"], linestyle=(0, (6, 3)), linewidth=1.3, label=_label(name))
+            continue
+        if name in bands:
+            _band(axes, _label(name), points, style["color"])
             continue
         xs = [places[name, index] for index in range(len(points))]
         ys = [point["y"] for point in points]
@@ -173,6 +178,15 @@ def _points(axes: Axes, figure: Figure) -> None:
             **style,
         )
     _x_axis(axes, figure, moving)
+
+
+def _band(axes: Axes, label: str, points: Sequence[Mapping[str, Any]], colour: str) -> None:
+    """A line with its band, where it has one."""
+    xs = [point["x"] for point in points]
+    axes.plot(xs, [point["y"] for point in points], color=colour, linewidth=1.1, linestyle=(0, (5, 2)), label=label)
+    if all(point.get("low") is not None and point.get("high") is not None for point in points):
+        low, high = ([float(point[end]) for point in points] for end in ("low", "high"))
+        axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _bars(points: Sequence[Mapping[str, Any]]) -> list[list[float]] | None:

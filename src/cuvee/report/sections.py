@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +32,17 @@ class Drawing:
     file: str
     title: str
     svg: str
+    csv: str = ""
+
+    @property
+    def csv_file(self) -> str:
+        """Name of the file with the data behind it."""
+        return self.file.removesuffix(".svg") + ".csv"
+
+    @property
+    def csv_link(self) -> str:
+        """The data as a link that needs no file and no network."""
+        return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(self.csv.encode()).decode()}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,7 @@ class Maker:
     def drawing(self, figure: Figure) -> Drawing:
         """Draw a figure."""
         name = self._name("figure", figure.title)
-        return Drawing(f"figures/{name}.svg", figure.title, svg(figure, name=name))
+        return Drawing(f"figures/{name}.svg", figure.title, svg(figure, name=name), points_csv(figure))
 
     def _name(self, kind: str, title: str) -> str:
         name, number = slug(title), 1
@@ -115,11 +129,12 @@ def sections(data: ReportData) -> list[Section]:
     """Return the page's sections in order."""
     scores = list(data.tables.get("scores", ()))
     verdict = [each for each in scores if each.title.startswith(("Verdict", "What the leading run"))]
-    own_place = {"scores", "forgetting", "k_sweep", "data"}
+    own_place = {"scores", "claims", "forgetting", "k_sweep", "data"}
     others = [name for name in {**data.tables, **data.failures} if name not in own_place]
     make = Maker()
     found = [
         _verdict(make, data, verdict),
+        *_findings(make, data),
         _analysis(make, data, "scores", "strategies", "Strategies", [each for each in scores if each not in verdict]),
         _analysis(make, data, "forgetting", "forgetting", "Forgetting", data.tables.get("forgetting", ())),
         _analysis(make, data, "k_sweep", "k-sweep", "k sweep", data.tables.get("k_sweep", ())),
@@ -169,6 +184,17 @@ def _verdict(make: Maker, data: ReportData, tables: Sequence[Table]) -> Section:
     return Section("verdict", "Verdict", lead=lead, text=text, blocks=make.blocks(rest))
 
 
+def _findings(make: Maker, data: ReportData) -> list[Section]:
+    """The ledger, next to the verdict where it was asked for: its counts as the marked sentence."""
+    if "claims" not in data.tables and "claims" not in data.failures:
+        return []
+    tables = data.tables.get("claims", ())
+    lead = [_lead(each) for each in tables if each.notes]
+    text = [] if tables else [_absent(data, "claims")]
+    blocks = make.blocks(replace(each, notes=each.notes[1:]) for each in tables)
+    return [Section("findings", "Findings of the papers", lead=lead, text=text, blocks=blocks)]
+
+
 def _lead(table: Table) -> str:
     """The verdict's sentence; with several base models, whose it is."""
     _, _, base = table.title.partition(", ")
@@ -187,6 +213,8 @@ def _absent(data: ReportData, name: str) -> str:
 
 
 def _heading(name: str) -> str:
+    if name == "cost":
+        return "Score against cost"
     return name.replace("_", " ").capitalize()
 
 
@@ -315,6 +343,16 @@ def _numeric(values: Sequence[Any]) -> bool:
     """Whether a column reads as numbers: numbers, or text made of digits and signs alone."""
     present = [each for each in values if each not in (None, "")]
     return bool(present) and all(is_number(e) or bool(re.match(r"[<+\-]?\s?\d[\d.,+%-]*$", str(e))) for e in present)
+
+
+def points_csv(figure: Figure) -> str:
+    """Return the points behind a figure as CSV: series, x, y, low, high."""
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(("series", figure.x_label, figure.y_label, "low", "high"))
+    for name, points in figure.series.items():
+        out.writerows((name, point.get("x"), point.get("y"), point.get("low"), point.get("high")) for point in points)
+    return text.getvalue()
 
 
 def slug(text: str) -> str:

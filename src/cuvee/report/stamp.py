@@ -10,7 +10,7 @@ from cuvee.planner import Plan, display_name
 from cuvee.store import Store
 
 FILE = "stamp.json"
-VERSION = 2
+VERSION = 3
 """Raised when reports look or read differently, so that old ones are written anew."""
 
 
