@@ -297,6 +297,7 @@ class _Builder:
         ):
             info = replace(info, base=self.refs[base.id].path, seed=seed, training=dict(run.training))
             info = replace(info, sources={name: choice.model_dump() for name, choice in run.sources.items()})
+            info = replace(info, select=_selected(run))
             self.runs.append(self._plan_run(info, run, params, key, base))
         # A run may be compared with one that comes later in the recipe.
         for planned in self.runs:
@@ -895,6 +896,13 @@ def _name(run: Run, params: Params, shown: list[str]) -> str:
     parts = [f"{name}={_text(values[name])}" for name in shown]
     parts += [f"select={selection.text}" for selection in run.select or ()]
     return " ".join([run.name or run.strategy, *parts])
+
+
+def _selected(run: Run) -> str:
+    """Return a run's own selection in words."""
+    if "select" not in run.model_fields_set:
+        return ""
+    return ", ".join(selection.text for selection in run.select or ()) or "nothing is selected"
 
 
 def _text(value: Any) -> str:

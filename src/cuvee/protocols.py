@@ -768,6 +768,7 @@ class RunInfo:
         seed: the run's seed.
         training: the run's own training settings, where they differ from the recipe's.
         sources: the sources it uses with its own changes to them; empty where it uses all as the recipe has them.
+        select: its own selection of rows in words; empty where it has the recipe's.
         trainings: its trainings in order; empty while one of them is not finished, and where nothing is trained.
     """
 
@@ -778,6 +779,7 @@ class RunInfo:
     seed: int
     training: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Any] = field(default_factory=dict)
+    select: str = ""
     trainings: tuple[TrainingInfo, ...] = ()
 
 

@@ -50,7 +50,7 @@ def run(
     portions = tuple(Portion(source, source, n, 20 * n, 4096) for source, n in rows.items())
     total = sum(rows.values())
     info = TrainingInfo(f"train-{name}-{seed}", 1, total, 20 * total, 40 * total, 1.0, portions)
-    return RunInfo(name, strategy, dict(params or {}), "tiny", seed, dict(training or {}), {}, (info,))
+    return RunInfo(name, strategy, dict(params or {}), "tiny", seed, dict(training or {}), trainings=(info,))
 
 
 def results(runs: Sequence[tuple[RunInfo, Mapping[str, float]]], items: int, seed: int = 0) -> list[Result]:

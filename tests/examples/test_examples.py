@@ -78,3 +78,14 @@ def test_real_example_names_the_remedy_when_a_file_cannot_be_had(cuvee: Cuvee, p
     assert found.returncode == 2
     assert "sources.math.path" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_all_experiments_of_the_paper_share_what_is_equal(cuvee: Cuvee, place: Path) -> None:
+    shutil.copy(EXAMPLES[0].parents[1] / "recipes" / "paper" / "dmt.yaml", place)
+    view = json.loads(cuvee("plan", "dmt.yaml", "--json").stdout)
+    assert (view["totals"]["trainings_alone"], view["totals"]["trainings"]) == (51, 40)
+    stages = {stage["id"]: stage for stage in view["stages"]}
+    rows = {run["name"]: stages[run["models"][-1]]["rows"] // 3 for run in view["runs"]}
+    assert [rows[f"single source={name} share=1/256"] for name in ("math", "code", "general")] == [430, 78, 336]
+    assert rows["multi_task share=1/4"] == 54_055
+    assert view["totals"]["trained_tokens"] < view["totals"]["trained_tokens_alone"]

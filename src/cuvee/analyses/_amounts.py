@@ -101,8 +101,8 @@ def _joined(members: Sequence[RunInfo]) -> Seen:
 
 
 def setting(info: RunInfo) -> str:
-    """Return everything that tells runs apart besides their amounts: training settings and filters."""
-    return canonical.text([sorted(f"{k}={v}" for k, v in info.training.items()), str(dict(info.sources))])
+    """Return everything that tells runs apart besides their amounts: training settings, filters, selections."""
+    return canonical.text([sorted(f"{k}={v}" for k, v in info.training.items()), str(dict(info.sources)), info.select])
 
 
 def curves(points: Iterable[Seen], ability: str, least: int = 2) -> list[AmountCurve]:
@@ -155,5 +155,6 @@ def _with_own_label(curve: AmountCurve, every: Sequence[AmountCurve]) -> AmountC
     words = [f"{k}={v}" for k, v in info.training.items()]
     words += ["equal counts"] if info.params.get("count") is not None else []
     words += ["own filters"] if any(any(change.values()) for change in info.sources.values()) else []
+    words += [info.select] if info.select else []
     extra = ", ".join(words) or info.name
     return AmountCurve(f"{curve.label} ({extra})", curve.ability, curve.points, curve.key)

@@ -129,14 +129,14 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
             complete, left_out = _complete(samples, chosen)
     if not chosen or not complete:
         return Verdict(chosen, left_out=left_out, metric=metric)
-    order, standings, pairs = _ranked(complete, chosen, resamples, seed)
-    corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
-    alpha = LEVEL / max(1, len(pairs))
+    order, standings, p_values, comparisons = _ranked(complete, chosen, resamples, seed)
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    alpha = LEVEL / max(1, len(p_values))
     leader = order[0]
-    against = [Against(run, pairs[leader, run], corrected[leader, run], alpha) for run in order[1:]]
+    against = [Against(run, comparisons[run], corrected[leader, run], alpha) for run in order[1:]]
     costs = _costs(leader, samples, _all_abilities(known, chosen), resamples, seed)
     return Verdict(
-        chosen, tuple(standings), tuple(against), tuple(costs), left_out, len(pairs), passed_over=passed_over
+        chosen, tuple(standings), tuple(against), tuple(costs), left_out, len(p_values), passed_over=passed_over
     )
 
 
@@ -206,8 +206,8 @@ def _usual_items(samples: Samples, measure: Measure) -> tuple[tuple[str, ...], b
 
 def _ranked(
     complete: Mapping[str, Sequence[Sample]], chosen: Sequence[Measure], resamples: int, seed: int
-) -> tuple[list[str], list[Standing], dict[tuple[str, str], Comparison]]:
-    """Runs from best to worst, their standings, and every pair `(better, worse)` compared."""
+) -> tuple[list[str], list[Standing], dict[tuple[str, str], float], dict[str, Comparison]]:
+    """Runs from best to worst, their standings, the p of every pair `(better, worse)`, the leader against each."""
     overall = {run: float(np.mean([s.value for s in parts])) for run, parts in complete.items()}
     # Stable: of equal runs the earlier in the recipe comes first, a trained one before the base.
     order = sorted((run for run in overall if run != BASE), key=lambda run: overall[run])
@@ -215,27 +215,33 @@ def _ranked(
         order = sorted(order, key=lambda run: -overall[run])
     order = _with_base(order, overall, chosen[0].higher_is_better)
     names = list(combinations(order, 2))
-    draws = _overall_draws([complete[run] for run in order], draws_for(len(names), resamples), seed)
+    draws = _overall_draws([complete[run] for run in order], resamples, seed)
     by_seed = {run: _overall_by_seed(complete[run]) for run in order}
     standings = [_standing(run, overall[run], draws[:, column], by_seed[run]) for column, run in enumerate(order)]
+    leader = order[0]
     if len(chosen) == 1:
         compared = compare_all(
             [(complete[a][0], complete[b][0]) for a, b in names],
             resamples=draws_for(len(names), resamples),
             seed=seed,
         )
-        return order, standings, dict(zip(names, compared, strict=True))
+        by_pair = dict(zip(names, compared, strict=True))
+        p_values = {pair: both.p for pair, both in by_pair.items()}
+        return order, standings, p_values, {run: by_pair[leader, run] for run in order[1:]}
     column_of = {run: column for column, run in enumerate(order)}
     columns = [(column_of[a], column_of[b]) for a, b in names]
-    p_values = _overall_p([complete[run] for run in order], columns, draws_for(len(names), resamples), seed)
-    pairs = {}
-    for (a, b), (new, old), p in zip(names, columns, p_values, strict=True):
-        low, high, se = draws_interval(draws[:, new] - draws[:, old])
-        n = sum(len(part.items) for part in complete[a])
-        seeds = seed_differences(by_seed[a], by_seed[b])
-        unit = min(unit_of(*parts) for parts in zip(complete[a], complete[b], strict=True)) / len(chosen)
-        pairs[a, b] = Comparison(overall[a] - overall[b], low, high, p, se, n, "permutation", None, seeds, unit)
-    return order, standings, pairs
+    found = _overall_p([complete[run] for run in order], columns, draws_for(len(names), resamples), seed)
+    p_values = dict(zip(names, found, strict=True))
+    comparisons = {}
+    for run in order[1:]:
+        low, high, se = draws_interval(draws[:, 0] - draws[:, column_of[run]])
+        n = sum(len(part.items) for part in complete[leader])
+        seeds = seed_differences(by_seed[leader], by_seed[run])
+        unit = min(unit_of(*parts) for parts in zip(complete[leader], complete[run], strict=True)) / len(chosen)
+        difference = overall[leader] - overall[run]
+        p = p_values[leader, run]
+        comparisons[run] = Comparison(difference, low, high, p, se, n, "permutation", None, seeds, unit)
+    return order, standings, p_values, comparisons
 
 
 def _with_base(order: list[str], overall: Mapping[str, float], higher: bool) -> list[str]:

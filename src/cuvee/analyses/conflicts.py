@@ -162,8 +162,9 @@ def _matches(points: Sequence[Seen], measure: Measure) -> list[_Match]:
 def _alike(alone: Seen, mixed: Seen, ability: str) -> bool:
     """Whether a run alone saw as much of the ability, under the same training settings."""
     ours, theirs = alone.rows_of(ability), mixed.rows_of(ability)
+    plain = not any(map(_filters, (alone, mixed))) and alone.info.select == mixed.info.select
     same = setting(alone.info) == setting(mixed.info) or (
-        dict(alone.info.training) == dict(mixed.info.training) and not any(map(_filters, (alone, mixed)))
+        plain and dict(alone.info.training) == dict(mixed.info.training)
     )
     return same and abs(ours - theirs) <= NEARLY * max(ours, theirs)
 

@@ -141,13 +141,13 @@ def _sweep(members: Sequence[RunInfo], runs: Sequence[RunInfo]) -> Sweep:
 def _is_whole(run: RunInfo) -> bool:
     """Whether a run is multi-task training on everything."""
     part = share(run.params.get("share", 1)) != 1 or run.params.get("count") is not None
-    return run.strategy == "multi_task" and not part and not run.sources
+    return run.strategy == "multi_task" and not part and not run.sources and not run.select
 
 
 def _rest(run: RunInfo) -> str:
     """Everything of a run but k."""
     rest = {name: value for name, value in run.params.items() if name != "k"}
-    return canonical.text([rest, _training(run), *([str(run.sources)] if run.sources else [])])
+    return canonical.text([rest, _training(run), str(dict(run.sources)), run.select])
 
 
 def _training(run: RunInfo) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from cuvee.analyses._amounts import setting
 from cuvee.analyses._claims._evidence import Evidence, Outcome
 
 FINDING = "DMT with a small k (the papers' 1/256) beats mixed sequential training on special and general ability both."
@@ -18,7 +19,7 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
         sweep = [
             (Fraction(str(run.params.get("k", 0))), run)
             for run in evidence.runs("dmt")
-            if dict(run.training) == dict(mixed.training) and dict(run.sources) == dict(mixed.sources)
+            if setting(run) == setting(mixed)
         ]
         positive = [(k, run) for k, run in sweep if k > 0]
         if not positive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cuvee.analyses._amounts import setting
 from cuvee.analyses._claims._evidence import Evidence, Outcome
 
 FINDING = "Multi-task training keeps special abilities, and costs general ability, against mixed sequential training."
@@ -16,7 +17,7 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
         if multi.params.get("share", 1) != 1 or multi.params.get("count") is not None or evidence.common is None:
             continue
         for mixed in evidence.runs("mixed_sequential"):
-            if dict(multi.training) != dict(mixed.training) or dict(multi.sources) != dict(mixed.sources):
+            if setting(multi) != setting(mixed):
                 continue
             tests = {
                 m: evidence.test(m, evidence.sample(multi, m), evidence.sample(mixed, m))
