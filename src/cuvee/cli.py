@@ -305,6 +305,7 @@ def plan(
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @_processes_options
 @_passes_options
+@click.option("--kernels", type=click.Choice(["stock", "liger"]), default="stock", help="GPU kernels of trainings.")
 @click.option("--track", multiple=True, metavar="NAME", help="Curves of trainings besides their log: tensorboard.")
 @_generator_option
 @click.option("--fake", is_flag=True, help="Dry run of the whole graph with the fake engine, in a moment.")
@@ -324,6 +325,7 @@ def run(
     checkpoint_activations: bool,
     processes: int,
     shard: str,
+    kernels: str,
     track: tuple[str, ...],
     report_folder: Path | None,
     no_report: bool,
@@ -356,6 +358,7 @@ def run(
         processes,
         shard,
         track,
+        kernels,
     )
     costs = cost.estimate(planned, opened, runtime)
     folder = report_folder or _default_report(located.name, fake)

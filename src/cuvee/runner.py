@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from cuvee import gate, job, tracking
 from cuvee.bases import MODEL
-from cuvee.engine import endpoint
+from cuvee.engine import endpoint, kernels
 from cuvee.errors import UsageError, WorkFailed, WorkStopped
 from cuvee.needs import kept_models, present, wanted
 from cuvee.planner import Plan
@@ -100,6 +100,7 @@ def execute(
     _check_servers(todo)
     _check_gpus(runtime)
     tracking.check(runtime.track)
+    kernels.check(runtime)
     outcome = Outcome(cached=len(plan.stages) - len(todo))
     started = time.time()
     if todo:

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cuvee import preemption, seeds
-from cuvee.engine import loading, lora
+from cuvee.engine import kernels, loading, lora
 from cuvee.engine.devices import Restart, World, stored
 from cuvee.engine.disk import (
     Background,
@@ -143,10 +143,6 @@ def train(
     return summary
 
 
-STATES = "states"
-"""Folder of adapters with their moments at the end of each epoch, where ``states: epochs`` asks for them."""
-
-
 def _check_world(world: World, hyper: Mapping[str, Any]) -> None:
     """Refuse what needs whole weights where they are divided."""
     if not world.sharded:
@@ -154,11 +150,13 @@ def _check_world(world: World, hyper: Mapping[str, Any]) -> None:
     remedy = "which --shard fsdp divides; use --shard ddp"
     if hyper.get("optimiser") == "adafactor":
         raise UsageError(f"optimiser: adafactor looks at rows and columns of whole weights, {remedy} or adamw")
-    if hyper.get("states"):
-        raise UsageError(f"a reference of less keeps whole weights of each epoch, {remedy}")
     for name in hyper.get("regulariser", {}):
         if name != l2_sp.NAME or hyper.get("method") == "lora":
             raise UsageError(f"regulariser {name} of this training looks at whole weights, {remedy}")
+
+
+STATES = "states"
+"""Folder of adapters with their moments at the end of each epoch, where ``states: epochs`` asks for them."""
 
 
 def _check_hyper(hyper: Mapping[str, Any], steps: Sequence[Sequence[int]]) -> None:
@@ -242,11 +240,13 @@ class _Training:
         precision = self.hyper["precision"]
         if not self.world.sharded:
             self.loaded = loading.load(folder, precision, self.device)
+            kernels.put(self.loaded.model, self.runtime)
             # Of the starting model, before an adapter is put into it.
             self.kl = self._kl(asked[kl.NAME], self.adapter) if kl.NAME in asked else None
             return self.loaded, self._attach(self.loaded.model)
         dtype = loading.dtype_of(precision)
         model = loading.load_stock(folder, dtype)
+        kernels.put(model, self.runtime)
         wrapped = self._attach(model)
         self.world.divide(model, self.device, compute=dtype)
         return loading.ready(model), wrapped
@@ -427,6 +427,7 @@ class _Training:
             "threads": self.threads,
             "micro_tokens": self.micro_tokens,
             "torch": torch.__version__,
+            **({} if self.runtime.kernels == "stock" else {"kernels": self.runtime.kernels}),
             **({} if self.world.alone else {"processes": self.world.size, "shard": self.world.shard}),
         }
 
