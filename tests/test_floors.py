@@ -14,9 +14,10 @@ FLOORS = {
     0: {"errors", "values", "canonical", "seeds", "preemption"},
     1: {"stage", "protocols", "recipe", "runtime"},
     2: {"store", "data", "engine", "sandbox"},
-    3: {"sources", "taggers", "selectors", "strategies", "evaluators", "analyses"},
+    3: {"sources", "trackers", "taggers", "selectors", "strategies", "evaluators", "analyses"},
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
     | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"}
+    | {"advice", "launch", "memory", "rank", "tracking"}
     | {"choosing", "model_judge", "selecting", "evidence"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
     | {"selections", "terminal_select"}

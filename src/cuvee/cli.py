@@ -87,6 +87,40 @@ def _runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _processes_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--shard",
+            type=click.Choice(["fsdp", "ddp"]),
+            default="fsdp",
+            show_default=True,
+            help="Of several processes each holds its part of the model, or all of it.",
+        ),
+        click.option(
+            "--processes",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Processes that train one model together, one a GPU.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _passes_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--checkpoint-activations", is_flag=True, help="Less memory for more time: activations computed twice."
+        ),
+        click.option(
+            "--micro-tokens", type=click.IntRange(1), default=4096, show_default=True, help="Tokens a forward pass."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 _generator_option = click.option(
     "--generator",
     type=click.Choice(["local", "vllm"]),
@@ -162,6 +196,9 @@ def init(path: Path) -> None:
 @click.option("--workers", type=click.IntRange(0), default=0, help="Stages at once; 0 decides by the machine.")
 @click.option("--flops", type=float, help="Useful operations a second of one worker, for another machine.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@_processes_options
+@_passes_options
+@click.option("--measure", is_flag=True, help="Measure which precision is faster here, and say so.")
 @click.option(
     "--schema",
     is_flag=True,
@@ -178,20 +215,40 @@ def plan(
     workers: int,
     flops: float | None,
     device: str,
+    processes: int,
+    shard: str,
+    micro_tokens: int,
+    checkpoint_activations: bool,
+    measure: bool,
 ) -> None:
     """Show the stages of a recipe, which are there, and what the rest costs. Executes nothing.
 
     \b
     cuvee plan examples/demo.yaml
     cuvee plan examples/demo.yaml training.epochs=2 --json
+    cuvee plan examples/seven_b.yaml --processes 8 --checkpoint-activations --flops 3e15
     """
     from cuvee import cost, planview, runner
     from cuvee.runtime import Runtime
 
     _, planned, opened = _open(recipe, overrides, store)
-    runtime = runner.decided(Runtime(store=store, workers=workers, device=device), len(planned.stages))
+    asked = Runtime(
+        store,
+        workers,
+        device=device,
+        micro_tokens=micro_tokens,
+        checkpoint_activations=checkpoint_activations,
+        processes=processes,
+        shard=shard,
+    )
+    runtime = runner.decided(asked, len(planned.stages))
     costs = cost.estimate(planned, opened, runtime, flops)
     view = planview.describe(planned, costs, opened)
+    if measure:
+        from cuvee import advice
+
+        trained = [stage.params["precision"] for stage in planned.stages if stage.kind == "train"]
+        view["assumptions"].append(advice.precision(runtime, trained))
     if as_json:
         _echo(view)
     else:
@@ -206,12 +263,14 @@ def plan(
 @_json_option
 @_runtime_options
 @_accept_option
-@click.option("--micro-tokens", type=click.IntRange(1), default=4096, show_default=True, help="Tokens a forward pass.")
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Between two checkpoints.")
 @click.option("--checkpoint-steps", type=click.IntRange(0), default=0, help="Steps between two checkpoints.")
-@click.option("--checkpoint-activations", is_flag=True, help="Less memory for more time: activations computed twice.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Report folder [reports/RECIPE].")
 @click.option("--no-report", is_flag=True, help="Write no report.")
+@_processes_options
+@_passes_options
+@click.option("--kernels", type=click.Choice(["stock", "liger"]), default="stock", help="GPU kernels of trainings.")
+@click.option("--track", multiple=True, metavar="NAME", help="Curves of trainings besides their log: tensorboard.")
 @_generator_option
 @click.option("--fake", is_flag=True, help="Dry run of the whole graph with the fake engine, in a moment.")
 @click.option("--step-sleep", type=float, default=0.0, hidden=True)
@@ -228,6 +287,10 @@ def run(
     checkpoint_seconds: float,
     checkpoint_steps: int,
     checkpoint_activations: bool,
+    processes: int,
+    shard: str,
+    kernels: str,
+    track: tuple[str, ...],
     report_folder: Path | None,
     no_report: bool,
     generator: str,
@@ -256,6 +319,10 @@ def run(
         step_sleep,
         generator,
         checkpoint_activations,
+        processes,
+        shard,
+        track,
+        kernels,
     )
     costs = cost.estimate(planned, opened, runtime)
     folder = report_folder or _default_report(located.name, fake)

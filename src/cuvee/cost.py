@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cuvee import bases, canonical, components, lookups, needs, runner
+from cuvee import bases, canonical, components, lookups, memory, needs, runner
 from cuvee.errors import DataError, UsageError
 from cuvee.planner import Plan
 from cuvee.protocols import Estimate
@@ -97,7 +97,8 @@ class Costs:
         todo: ids of the stages that a run would execute.
         sizes: by stage id.
         seconds: one worker's seconds by stage id; 0 for stages that are there.
-        memory_bytes: of the largest training.
+        memory: what one process of the largest training holds, item by item.
+        memory_stage: short name of that training; empty when there is none.
         disk_bytes: what will be written and kept.
         disk_peak_bytes: what it grows to meanwhile: models not yet given up, checkpoints.
         seconds_all: wall-clock seconds with the runtime's workers.
@@ -110,7 +111,8 @@ class Costs:
     todo: frozenset[str]
     sizes: Mapping[str, Size]
     seconds: Mapping[str, float]
-    memory_bytes: int
+    memory: tuple[memory.Item, ...]
+    memory_stage: str
     disk_bytes: int
     disk_peak_bytes: int
     seconds_all: float
@@ -118,6 +120,11 @@ class Costs:
     seconds_shared: float
     judging: Mapping[str, Judging]
     assumptions: tuple[str, ...]
+
+    @property
+    def memory_bytes(self) -> int:
+        """The largest training's, of one process."""
+        return sum(item.bytes for item in self.memory)
 
 
 @dataclass
@@ -152,13 +159,14 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
     full = {stage.id: _seconds(stage, book, rates) for stage in plan.stages}
     todo = frozenset(stage.id for stage in needs.wanted(plan, store))
     missing = {stage.id: full[stage.id] if stage.id in todo else 0.0 for stage in plan.stages}
-    memory, memory_said = _memory(book)
+    items, largest, memory_said = _memory(book)
     workers = runtime.workers or min(cores(), 4)
     return Costs(
         todo,
         book.sizes,
         missing,
-        memory,
+        items,
+        largest,
         *_disk(book, todo, workers),
         max(sum(missing.values()) / workers, _longest_chain(plan, missing)),
         sum(full[stage.id] for run in plan.runs for stage in run.trainings),
@@ -554,29 +562,41 @@ def _rates(book: _Book) -> tuple[dict[str, float], str]:
     return rates, f"{shown} useful operations a second and worker (median of {count} stored trainings)"
 
 
-def _memory(book: _Book) -> tuple[int, str]:
-    """Return bytes of the largest training: weights, gradient, two Adam moments, activations of one micro batch."""
-    largest, parameters, learnt = 0, 0, 0
-    for stage in book.plan.stages:
-        if stage.kind == "train":
-            width = 4 if stage.params["precision"] == "float32" else 2
-            # Weights, gradient and two moments; in bfloat16 the optimiser keeps master weights in float32 besides.
-            state = 16 if width == 4 else 18
-            count, trained = _parameters(stage, book), _trained(stage, book)
-            size = book.sizes[stage.id]
-            step = size.total_tokens // max(1, size.steps)
-            tokens = max(min(book.runtime.micro_tokens, step), size.longest)
-            # Activations: about 34 values of the hidden width a token and layer, here by the parameter count
-            # (hidden * layers is near sqrt(parameters * layers / 12), with 24 layers for the middle).
-            hidden_layers = math.sqrt(count * 24 / 12)
-            held = count * state if trained == count else count * width + trained * 16
-            held += _held_beside(stage, trained == count) * count
-            # Computed twice, a layer keeps its input alone; one layer's activations are there at a time.
-            kept = 1 + 34 / 24 if book.runtime.checkpoint_activations else 34
-            largest = max(largest, round(held + tokens * hidden_layers * kept * width))
-            parameters, learnt = max(parameters, count), max(learnt, trained)
+def _memory(book: _Book) -> tuple[tuple[memory.Item, ...], str, str]:
+    """Return what a process of the largest training holds, that training's name, and a sentence on its size."""
+    found = [(_held(stage, book), stage) for stage in book.plan.stages if stage.kind == "train"]
+    if not found:
+        return (), "", "no training"
+    items, stage = max(found, key=lambda pair: sum(item.bytes for item in pair[0]))
+    parameters, learnt = (max(count(s, book) for _, s in found) for count in (_parameters, _trained))
     some = "" if learnt == parameters else f", {learnt / 1e6:.3g} M of them trained"
-    return largest, f"{parameters / 1e6:.4g} M parameters{some}: weights, gradient and two moments, one micro batch"
+    shared = f" in each of {book.runtime.processes} processes" if book.runtime.processes > 1 else ""
+    return items, stage.short, f"{parameters / 1e6:.4g} M parameters{some}: state and one micro batch{shared}"
+
+
+def _held(stage: Stage, book: _Book) -> tuple[memory.Item, ...]:
+    size, runtime = book.sizes[stage.id], book.runtime
+    step = size.total_tokens // max(1, size.steps) // runtime.processes
+    tokens = max(min(runtime.micro_tokens, step), size.longest)
+    supervised = tokens * size.supervised_tokens // max(1, size.total_tokens)
+    model, trained = _shape(stage, book), _trained(stage, book)
+    items = memory.of_training(model, trained, stage.params["precision"], runtime, tokens, supervised)
+    several = runtime.processes if runtime.shard == "fsdp" else 1
+    beside = _held_beside(stage, trained == model.parameters) * model.parameters // several
+    return (
+        (*items, memory.Item("what regularisers keep", beside, "starting weights, Fisher information"))
+        if beside
+        else items
+    )
+
+
+def _shape(stage: Stage, book: _Book) -> memory.Shape:
+    root = _root(stage)
+    ref = book.plan.refs.get(root.id)
+    declared = ref.declared.model_dump(exclude_none=True) if ref and ref.declared else {}
+    folder = root.locate.get("path")
+    facts = declared or (memory.configuration(Path(str(folder))) if folder else {})
+    return memory.shape(_parameters(stage, book), facts)
 
 
 def _held_beside(stage: Stage, full: bool) -> int:
@@ -593,15 +613,15 @@ def _trained(stage: Stage, book: _Book) -> int:
     """Return about how many parameters a training changes: all, or those of the adapter.
 
     A rank-r adapter has r values for each input and output of a layer: about 4 hidden widths a block for queries and
-    values, 19 for all linear layers (hidden * layers as in `_memory`), 5 for one layer that is named.
+    values, 19 for all linear layers 5 for one layer that is named.
     """
     count = _parameters(stage, book)
     if stage.component != "lora":
         return count
-    settings = stage.params["lora"]
+    settings, model = stage.params["lora"], _shape(stage, book)
     targets = settings["targets"]
     widths = {"auto": 4, "all-linear": 19}[targets] if isinstance(targets, str) else 5 * len(targets)
-    return min(count, round(math.sqrt(count * 24 / 12) * int(settings["rank"]) * widths))
+    return min(count, model.layers * model.hidden * int(settings["rank"]) * widths)
 
 
 def _disk(book: _Book, todo: frozenset[str], workers: int) -> tuple[int, int]:

@@ -209,19 +209,37 @@ def _course(job: Job, params: Mapping[str, Any], store: Store) -> _Course:
 
 
 def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
-    from cuvee import engine, modelcard
+    from cuvee import engine, launch, modelcard
     from cuvee.data import ledger
 
     course = _course(job, job.params, store)
-    marks = [Fraction(at) for at in job.marks]
-    summary = engine.for_model(course.given[0]).train(
-        *course.given, work / MODEL, work, runtime, progress, marks=marks, **course.options
-    )
+    if runtime.processes > 1 and engine.for_model(course.given[0]).name != "fake":
+        summary = launch.train(job, work, runtime, progress)
+    else:
+        summary = train_here(job, work, store, runtime, progress)
     ledger.write(work, course.rows, course.steps, [_source_of(part, store) for part in course.parts])
     modelcard.write(work / MODEL, job, store, summary, course.names)
     _keep_template(job, course.parts[0], work / MODEL, store)
     # The first name a source had; names are no part of the id, so another recipe may call it otherwise.
     return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in course.names]}
+
+
+def train_here(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress, **more: Any) -> dict[str, Any]:
+    """Train in this process; `more` goes to the engine, such as ``world``, its place among several processes."""
+    from cuvee import engine, tracking
+
+    course = _course(job, job.params, store)
+    # Of several processes one writes, here too.
+    trackers = runtime.track if "world" not in more or more["world"].is_writer else ()
+    sources, title = [name for name, _ in course.names], f"{job.label} {job.short}"
+    with tracking.follow(trackers, store.folder / "tracking", title, sources, progress) as track:
+        return engine.for_model(course.given[0]).train(
+            *(*course.given, work / MODEL, work, runtime, progress),
+            marks=[Fraction(at) for at in job.marks],
+            track=track,
+            **course.options,
+            **more,
+        )
 
 
 def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:

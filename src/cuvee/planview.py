@@ -51,6 +51,10 @@ def describe(plan: Plan, costs: Costs, store: Store) -> dict[str, Any]:
             }
             for name, asked in costs.judging.items()
         ],
+        "memory": {
+            "stage": costs.memory_stage,
+            "items": [{"name": i.name, "bytes": i.bytes, "how": i.how} for i in costs.memory],
+        },
         "assumptions": list(costs.assumptions),
     }
 
@@ -137,6 +141,7 @@ def schema() -> dict[str, Any]:
             "description": "models at parts of its trainings: position of the training from 1, share of its steps, id",
         },
     }
+    item = {"name": text, "bytes": whole, "how": text | {"description": "the arithmetic"}}
     totals = {
         "stages": whole,
         "cached": whole,
@@ -146,7 +151,7 @@ def schema() -> dict[str, Any]:
         "seconds": number | {"description": "expected wall-clock seconds of what is missing"},
         "training_seconds_alone": number,
         "training_seconds_shared": number,
-        "memory_bytes": whole | {"description": "expected peak of the largest training"},
+        "memory_bytes": whole | {"description": "expected peak of one process of the largest training"},
         "disk_bytes": whole | {"description": "expected growth of the store"},
         "disk_peak_bytes": whole | {"description": "expected growth meanwhile: models not yet given up, checkpoints"},
     }
@@ -168,6 +173,7 @@ def schema() -> dict[str, Any]:
                 "stages": {"type": "array", "items": _object(stage)},
                 "totals": _object(totals),
                 "judges": {"type": "array", "items": _object(judge)},
+                "memory": _object({"stage": text, "items": {"type": "array", "items": _object(item)}}),
                 "assumptions": ids,
             }
         ),

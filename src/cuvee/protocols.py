@@ -628,6 +628,16 @@ Progress = Callable[[Mapping[str, Any]], None]
 """Receives small facts while work goes on: step, steps, tokens, loss, seconds."""
 
 
+class Tracker(Protocol):
+    """Shows a training's curves somewhere; see `cuvee.trackers`."""
+
+    def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+        """Take the values of one step, by name; `seconds` is Unix time."""
+
+    def close(self) -> None:
+        """Write what is left; nothing follows."""
+
+
 # ------------------------------------------------------------------------------------- results and analyses
 
 

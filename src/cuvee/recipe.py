@@ -203,9 +203,17 @@ class Across(Nearness):
 
 
 class DeclaredBase(_Part):
-    """Size of a base model that is not at hand; `plan` computes with it, `run` refuses it."""
+    """Size of a base model that is not at hand; `plan` computes with it, `run` refuses it.
+
+    The shape (`layers`, `hidden`, `feed_forward`, `vocabulary`) makes the memory's arithmetic exact; it is guessed
+    from the parameters otherwise.
+    """
 
     parameters: Annotated[Number, Field(gt=0)]
+    layers: Annotated[int, Field(ge=1)] | None = None
+    hidden: Annotated[int, Field(ge=1)] | None = None
+    feed_forward: Annotated[int, Field(ge=1)] | None = None
+    vocabulary: Annotated[int, Field(ge=1)] | None = None
 
 
 class BaseModelRef(_Part):

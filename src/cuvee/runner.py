@@ -23,9 +23,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from cuvee import gate, job
+from cuvee import gate, job, tracking
 from cuvee.bases import MODEL
-from cuvee.engine import endpoint
+from cuvee.engine import endpoint, kernels
 from cuvee.errors import UsageError, WorkFailed, WorkStopped
 from cuvee.needs import kept_models, present, wanted
 from cuvee.planner import Plan
@@ -98,6 +98,9 @@ def execute(
     todo = wanted(plan, store, targets)
     _check_extras(todo, plan)
     _check_servers(todo)
+    _check_gpus(runtime)
+    tracking.check(runtime.track)
+    kernels.check(runtime)
     outcome = Outcome(cached=len(plan.stages) - len(todo))
     started = time.time()
     if todo:
@@ -208,8 +211,18 @@ def decided(runtime: Runtime, stages: int) -> Runtime:
     device = runtime.device if runtime.device == "auto" and devices else "cuda" if devices else "cpu"
     if runtime.device == "cuda" and not devices:
         raise UsageError("device cuda was asked for and there is no GPU; use --device cpu")
-    workers = runtime.workers or max(1, min(len(devices) or min(cores(), 4), stages))
+    slots = max(1, (len(devices) or min(cores(), 4)) // runtime.processes)
+    workers = runtime.workers or max(1, min(slots, stages))
     return replace(runtime, device=device, workers=workers, threads=runtime.threads or max(1, cores() // workers))
+
+
+def _check_gpus(runtime: Runtime) -> None:
+    number = len(gpus()) if runtime.device != "cpu" else 0
+    if 0 < number < runtime.processes:
+        raise UsageError(
+            f"--processes {runtime.processes} were asked for and there are {number} GPUs, one for each at most; use "
+            f"--processes {number}, or --device cpu"
+        )
 
 
 class _Process:
@@ -220,7 +233,9 @@ class _Process:
         self.log = Path(runtime.store) / "logs" / f"worker-{os.getpid()}-{number}.log"
         environment = {**os.environ, "OMP_NUM_THREADS": str(runtime.threads), "TOKENIZERS_PARALLELISM": "false"}
         if devices := gpus() if runtime.device != "cpu" else []:
-            environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+            several = runtime.processes
+            own = [devices[(slot * several + number) % len(devices)] for number in range(several)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cuvee.worker", json.dumps(runtime.as_dict())],

@@ -10,6 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cuvee.errors import UsageError, did_you_mean
+
+SHARDS = ("fsdp", "ddp")
+"""How several processes share one training."""
+
+KERNELS = ("stock", "liger")
+
 
 def cores() -> int:
     """Return how many processors this process may use."""
@@ -28,6 +35,12 @@ class Runtime:
         micro_tokens: tokens of one forward pass; an optimiser step is split to stay below it.
         checkpoint_seconds: seconds between two checkpoints of a training.
         checkpoint_steps: steps between two checkpoints; 0 leaves it to the seconds.
+        processes: processes that train one model together, one a GPU, or on a machine without GPU sharing its cores.
+            Only trainings take several.
+        shard: how they do: ``fsdp``, each holding its part of all weights, gradients and moments (less memory), or
+            ``ddp``, each holding the whole model (less talk).
+        kernels: ``stock``, or ``liger`` to train with another package's GPU kernels; see `cuvee.engine.kernels`.
+        track: where trainings show their curves besides their log, such as ``tensorboard``; see `cuvee.trackers`.
         checkpoint_activations: compute each layer's activations again in the backward pass instead of keeping them.
         step_sleep: seconds the fake engine waits at each step, to look at progress and interruptions.
         generator: what writes answers: ``local``, our own loop, or ``vllm`` where it is installed. Greedy answers are
@@ -44,9 +57,20 @@ class Runtime:
     step_sleep: float = 0.0
     generator: str = "local"
     checkpoint_activations: bool = False
+    processes: int = 1
+    shard: str = "fsdp"
+    track: tuple[str, ...] = ()
+    kernels: str = "stock"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Path(self.store))
+        object.__setattr__(self, "track", tuple(self.track))
+        if self.shard not in SHARDS:
+            raise UsageError(f"shard '{self.shard}' is not possible.{did_you_mean(self.shard, SHARDS)}")
+        if self.kernels not in KERNELS:
+            raise UsageError(f"kernels '{self.kernels}' are not possible.{did_you_mean(self.kernels, KERNELS)}")
+        if self.processes < 1:
+            raise UsageError(f"{self.processes} processes were asked for; a training needs at least 1")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, for the manifest and for a worker's command line."""

@@ -25,6 +25,12 @@ from cuvee.store import Store
 MAX_RUNS = 60
 """Runs drawn in a plan's tree."""
 
+BEAT_SECONDS = 60.0
+"""Between two lines of a stage under way, where there is no live view."""
+
+LARGE = 10**9
+"""Bytes of a training from which a plan shows what they are."""
+
 WIDE = 240
 """Columns when the output is no terminal: whoever reads a file wants whole lines."""
 
@@ -165,10 +171,24 @@ def _print_totals(console: Console, view: Mapping[str, Any]) -> None:
         )
     for sentence in view["assumptions"]:
         console.print(Text(f"  assuming {sentence}", style="dim"))
+    if totals["memory_bytes"] >= LARGE:
+        _print_memory(console, view["memory"], totals["memory_bytes"])
+
+
+def _print_memory(console: Console, memory: Mapping[str, Any], total: int) -> None:
+    console.print(Text(f"memory of one process of {memory['stage']}, the largest training:"))
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for item in memory["items"]:
+        table.add_row(item["name"], size(item["bytes"]), item["how"])
+    table.add_row("together", size(total), "and what allocator and communication need besides")
+    console.print(table)
 
 
 class Progress:
-    """Live bars in a terminal, one line a stage elsewhere.
+    """Live bars in a terminal; elsewhere a line a stage, and one a minute of those under way.
 
     Args:
         total: stages to be executed.
@@ -191,6 +211,7 @@ class Progress:
         )
         self.tasks: dict[str, TaskID] = {}
         self.started: dict[str, float] = {}
+        self.told: dict[str, float] = {}
         self.whole: TaskID | None = None
         self.done = 0
         self.total = total
@@ -209,7 +230,7 @@ class Progress:
     def listen(self, event: str, stage: Stage, facts: Mapping[str, Any]) -> None:
         """Show one event of the run."""
         if event == "started":
-            self.started[stage.id] = time.monotonic()
+            self.started[stage.id] = self.told[stage.id] = time.monotonic()
         self.done += event == "done"
         if self.quiet:
             return
@@ -240,6 +261,12 @@ class Progress:
             how = "" if facts.get("how") == "executed" else "  (made by another process)"
             if stage.kind in ("train", "load", "render") or seconds > 5:
                 self.console.print(f"{self.done}/{self.total} done  {stage.short}  {stage.label}  {seconds:.1f} s{how}")
+        elif event == "progress" and "step" in facts:
+            now = time.monotonic()
+            if now - self.told.get(stage.id, now) >= BEAT_SECONDS:
+                self.told[stage.id] = now
+                steps = f"{facts['step']}/{facts['steps']}"
+                self.console.print(f"{stage.kind} {stage.label}  step {steps}  {_live(facts)}", markup=False)
 
 
 def _live(facts: Mapping[str, Any]) -> str:

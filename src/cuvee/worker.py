@@ -168,7 +168,7 @@ def _disk_message(store: Store) -> str:
     )
 
 
-def _watch_parent(lines: queue.Queue[str]) -> None:
+def watch_parent(lines: queue.Queue[str]) -> None:
     """Put the parent's lines in a queue; the end of the pipe means that the parent is gone."""
     for line in sys.stdin:
         lines.put(line)
@@ -183,7 +183,7 @@ def main() -> None:
     os.dup2(2, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, runtime.threads)))
     lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_watch_parent, args=(lines,), daemon=True).start()
+    threading.Thread(target=watch_parent, args=(lines,), daemon=True).start()
     worker = Worker(runtime, out)
     try:
         preemption.listen()

@@ -12,13 +12,19 @@ from cuvee.recipe import load
 from tests.conftest import Cuvee
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
-NEEDS_FILES = {"paper.yaml": "declared sizes", "real.yaml": "hub files", "evaluate.yaml": "benchmark files"}
+NEEDS_FILES = {
+    "paper.yaml": "declared sizes",
+    "seven_b.yaml": "declared sizes",
+    "real.yaml": "hub files",
+    "evaluate.yaml": "benchmark files",
+}
 TRAININGS = {
     "clean.yaml": (1, 1),
     "evaluate.yaml": (0, 0),
     "held.yaml": (6, 6),
     "judged.yaml": (3, 3),
     "select.yaml": (51, 36),
+    "seven_b.yaml": (3, 3),
 }
 
 

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from cuvee.engine import varlen
+
 NAME = "cuvee_segments"
 """Name of the attention function and of the keyword that carries the lengths."""
 
@@ -76,6 +78,8 @@ def segment_attention(
     assert lengths is not None
     if _SEEN_WINDOWS is not None and sliding_window is not None:
         _SEEN_WINDOWS[id(module)] = sliding_window
+    if varlen.fits(query, value, dropout, softcap):
+        return varlen.attend(query, key, value, lengths, scaling, sliding_window), None
     blocks = runs(lengths)
     sizes = [count * length for count, length in blocks]
     q, k, v = (torch.split(tensor[0], sizes, dim=1) for tensor in (query, key, value))
@@ -156,6 +160,9 @@ def supports(model: Any) -> str:
     if not reason:
         stock = model.config._attn_implementation
         reason = _probe(model)
+        if reason and varlen.leave():  # not the architecture's fault, perhaps
+            model.set_attn_implementation(stock)
+            reason = _probe(model)
         if reason:
             model.set_attn_implementation(stock)
     return reason

@@ -79,12 +79,13 @@ class Checkpoints:
     Args:
         work: folder they lie in.
         fingerprint: what the training is; one with another fingerprint is not resumed.
+        writes: whether this process writes them, and removes what a kill left half-written.
     """
 
-    def __init__(self, work: Path, fingerprint: str) -> None:
+    def __init__(self, work: Path, fingerprint: str, *, writes: bool = True) -> None:
         self.work, self.fingerprint = work, fingerprint
         work.mkdir(parents=True, exist_ok=True)
-        for left in work.glob("checkpoint-*.partial"):
+        for left in work.glob("checkpoint-*.partial") if writes else ():
             shutil.rmtree(left)
 
     def write(self, step: int, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
@@ -122,6 +123,12 @@ class Checkpoints:
         if damaged:
             note("no whole checkpoint is left: the training starts at step 1")
         return None
+
+    def at(self, step: int) -> tuple[Path, dict[str, Any]]:
+        """Return the checkpoint of a step, which another process has found whole."""
+        folder = self.work / f"checkpoint-{step}"
+        facts: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        return folder, facts
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Note that the training is done, its model saved; then remove the checkpoints, which are large."""

@@ -97,6 +97,7 @@ def train(
     fisher: Path | None = None,
     marks: Sequence[Fraction] = (),
     until: int | None = None,
+    track: Callable[[Mapping[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
     """Raise the exposure of what is trained; the signature, log, checkpoints and summary of the real one.
 
@@ -116,6 +117,8 @@ def train(
         resumed = [*found[1]["resumed"], done]
         progress({"note": f"resumed from step {done} of {len(steps)}"})
     journal.cut(done)
+    for record in journal.records():
+        track(record)
     end = until or len(steps)
     ticker, last = Ticker(progress, end), time.monotonic()
     with preemption.patient(), closing(journal):
@@ -125,6 +128,7 @@ def train(
             for at in [at for at in marks if mark_step(at, len(steps)) == number + 1]:
                 mark_file(work, at).parent.mkdir(exist_ok=True)
                 write_text(mark_file(work, at), json.dumps(model))
+            track(record)
             time.sleep(runtime.step_sleep)
             ticker.tick(number + 1, record["total_tokens"], loss=record["loss"])
             due = runtime.checkpoint_steps and (number + 1) % runtime.checkpoint_steps == 0

@@ -124,14 +124,30 @@ def load(folder: Path, precision: str, device: torch.device) -> Loaded:
     Raises:
         ModelError: the folder is missing, damaged, quantised, holds only pickled weights, or needs its own code.
     """
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision '{precision}' is not possible.{did_you_mean(precision, PRECISIONS)}")
-    model = load_stock(folder, PRECISIONS[precision])
+    model = load_stock(folder, dtype_of(precision))
     with _quiet():
         # Mapped weights lie at whatever offset the file has; own memory is aligned, and so are a resumed run's.
         for parameter in model.parameters():
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-        model.to(device).eval()
+        model.to(device)
+    return ready(model)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return torch's name of a precision.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision '{precision}' is not possible.{did_you_mean(precision, PRECISIONS)}")
+    return PRECISIONS[precision]
+
+
+def ready(model: Any) -> Loaded:
+    """Return a model that lies where it is used as one that is ready to be fed."""
+    with _quiet():
+        model.eval()
         stock = model.config._attn_implementation
         obstacle = attention.supports(model)
     return Loaded(model, stock, obstacle)

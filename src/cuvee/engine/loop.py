@@ -13,7 +13,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +26,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cuvee import preemption, seeds
-from cuvee.engine import loading, lora
+from cuvee.engine import kernels, loading, lora
+from cuvee.engine.devices import Restart, World, stored
 from cuvee.engine.disk import (
     Background,
     Checkpoints,
@@ -47,6 +48,12 @@ from cuvee.engine.regularisers import WeightPenalty, ewc, kl, l2_sp
 from cuvee.errors import StageFailed, UsageError, did_you_mean
 from cuvee.protocols import Progress, TokenRow, TokenRows
 from cuvee.runtime import Runtime
+
+Track = Callable[[Mapping[str, Any]], None]
+"""Takes the log's records one after another."""
+
+MEMORY = "out_of_memory.json"
+"""What processes that divide the weights ran out of, since all of them start again then."""
 
 CHECKS = "checks.json"
 """What was measured on the first batch."""
@@ -74,6 +81,8 @@ def train(
     marks: Sequence[Fraction] = (),
     until: int | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    world: World | None = None,
+    track: Track | None = None,
 ) -> dict[str, Any]:
     """Train a model and save it as an ordinary Hugging Face folder, or with method lora its adapter as a PEFT folder.
 
@@ -96,8 +105,11 @@ def train(
         marks: fractions of the steps at which the weights are left in `work` (`disk.mark_file`).
         until: end after so many steps, on the schedule of all.
         check: shown the record of each step, and may raise.
+        world: this process among those that train together; each calls this with the same arguments.
+        track: told every record of the log, those before a resume too.
 
     Returns:
+        Of the writer (see `World.is_writer`); the others return the same with less in it:
         steps, first_loss, final_loss, supervised_tokens, total_tokens, seconds, cpu_seconds, peak_rss_mb,
         layout, packed_against_unpacked (relative difference of the first batch's losses), resumed_from, and
         loss_by_part: per part the mean nll a supervised token over the last epoch.
@@ -107,24 +119,40 @@ def train(
         StageFailed: the loss or the gradient is no longer finite, a step has nothing to learn from, or one example
             alone is too much for the memory.
         Stopped: SIGTERM came (see `preemption`); a checkpoint is written.
+        Restart: memory ran out in a process for which the others wait; smaller passes are noted in `work`.
     """
+    world = world or World()
     _check_hyper(hyper, steps)
-    checkpoints = Checkpoints(work, fingerprint(hyper, steps, len(rows)))
+    _check_world(world, hyper)
+    checkpoints = Checkpoints(work, fingerprint(hyper, steps, len(rows)), writes=world.is_writer)
     if (before := checkpoints.finished(out)) is not None:
         return before
     loading.forget()
-    training = _Training(model_folder, rows, steps, hyper, work, runtime, progress, micro_batches, adapter, fisher)
+    training = _Training(
+        model_folder, rows, steps, hyper, work, runtime, progress, micro_batches, adapter, fisher, world
+    )
+    training.track = track or training.track
     training.marks = {at: mark_step(at, len(steps)) for at in marks}
     training.last, training.check = until or len(steps), check
     training.resume_or_start(checkpoints)
     training.run()
-    if training.wrapped is None:
-        loading.save(training.loaded.model, model_folder, out)
-    else:
-        lora.save(training.wrapped, model_folder, out)
+    training.export(model_folder, out)
     summary = training.summary()
-    checkpoints.finish(summary)
+    if world.is_writer:
+        checkpoints.finish(summary)
     return summary
+
+
+def _check_world(world: World, hyper: Mapping[str, Any]) -> None:
+    """Refuse what needs whole weights where they are divided."""
+    if not world.sharded:
+        return
+    remedy = "which --shard fsdp divides; use --shard ddp"
+    if hyper.get("optimiser") == "adafactor":
+        raise UsageError(f"optimiser: adafactor looks at rows and columns of whole weights, {remedy} or adamw")
+    for name in hyper.get("regulariser", {}):
+        if name != l2_sp.NAME or hyper.get("method") == "lora":
+            raise UsageError(f"regulariser {name} of this training looks at whole weights, {remedy}")
 
 
 STATES = "states"
@@ -181,21 +209,23 @@ class _Training:
         micro_batches: MicroBatches,
         adapter: Path | None = None,
         fisher: Path | None = None,
+        world: World | None = None,
     ) -> None:
         self.clock = _Clock()
+        self.world = world or World()
         self.rows, self.steps, self.hyper, self.runtime = rows, steps, hyper, runtime
-        self.work, self.progress, self.micro_batches = work, progress, micro_batches
+        self.work, self.micro_batches = work, micro_batches
+        self.progress = progress if self.world.is_writer else lambda facts: None
         self.journal = Journal(work / "log.jsonl")
+        self.track: Track = lambda record: None
         self.threads = loading.set_threads(runtime)
-        self.device = loading.device_of(runtime, progress)
-        self.loaded = loading.load(model_folder, hyper["precision"], self.device)
-        self._check_rows()
+        self.device = self.world.device(loading.device_of(runtime, self.progress))
+        self.adapter = adapter
+        self.kl: kl.KL | None = None
         asked = hyper.get("regulariser", {})
-        self.kl = self._kl(asked[kl.NAME], adapter) if kl.NAME in asked else None
-        self.wrapped = None
-        if hyper.get("method") == "lora":
-            self.wrapped = lora.attach(self.loaded.model, hyper["lora"], int(hyper["seed"]), adapter)
-        self.optimiser = Optimiser(self.loaded.model, hyper)
+        self.loaded, self.wrapped = self._load(model_folder, asked)
+        self._check_rows()
+        self.optimiser = Optimiser(self.loaded.model, hyper, self.world)
         self.anchors = self._anchors(asked, fisher)
         self.layout = self.loaded.layout
         self.spent, self.done = _Spent(), 0
@@ -204,6 +234,27 @@ class _Training:
         self.last = len(steps)
         self.check: Callable[[Mapping[str, Any]], None] = lambda record: None
         self.writer = Background()
+
+    def _load(self, folder: Path, asked: Mapping[str, Any]) -> tuple[loading.Loaded, Any]:
+        """Return the model and PEFT's wrapper around it, None without an adapter."""
+        precision = self.hyper["precision"]
+        if not self.world.sharded:
+            self.loaded = loading.load(folder, precision, self.device)
+            kernels.put(self.loaded.model, self.runtime)
+            # Of the starting model, before an adapter is put into it.
+            self.kl = self._kl(asked[kl.NAME], self.adapter) if kl.NAME in asked else None
+            return self.loaded, self._attach(self.loaded.model)
+        dtype = loading.dtype_of(precision)
+        model = loading.load_stock(folder, dtype)
+        kernels.put(model, self.runtime)
+        wrapped = self._attach(model)
+        self.world.divide(model, self.device, compute=dtype)
+        return loading.ready(model), wrapped
+
+    def _attach(self, model: Any) -> Any:
+        if self.hyper.get("method") != "lora":
+            return None
+        return lora.attach(model, self.hyper["lora"], int(self.hyper["seed"]), self.adapter)
 
     def note(self, text: str) -> None:
         """Say something worth knowing."""
@@ -239,7 +290,7 @@ class _Training:
                 found.append(l2_sp.OfAdapter(strengths[l2_sp.NAME], lora.factors(self.wrapped)))
             return found
         if strengths:
-            starts = {name: weight.detach().clone() for name, weight in self.optimiser.weights.items()}
+            starts = {name: self.world.own(w).detach().clone() for name, w in self.optimiser.weights.items()}
         if l2_sp.NAME in strengths:
             found.append(l2_sp.of_weights(strengths[l2_sp.NAME], self.optimiser.masters, starts))
         if ewc.NAME in strengths:
@@ -254,19 +305,33 @@ class _Training:
         """Take up the newest whole checkpoint, or check the first batch and start at step 0."""
         torch.manual_seed(seeds.stream(int(self.hyper["seed"]), "train"))
         self.checkpoints = checkpoints
-        (self.work / "failure.json").unlink(missing_ok=True)  # of an earlier try
-        found = checkpoints.newest(self.note)
-        if found is None:
+        found = checkpoints.newest(self.note) if self.world.is_writer else None
+        step = int(self.world.first(found[1]["step"] if found else -1))
+        if step < 0:
+            self._recall_memory()
             self._choose_layout()
         else:
-            self._restore(*found)
+            self._restore(*(found or checkpoints.at(step)))
         self.loaded.use(self.layout)
         if self.kl:
             self.kl.twin.use(self.layout)
         self.loaded.model.train()
         if self.runtime.checkpoint_activations:
             self._forget_activations()
-        self.journal.cut(self.done)
+        if self.world.is_writer:
+            (self.work / "failure.json").unlink(missing_ok=True)  # of an earlier try
+            self.journal.cut(self.done)
+            for record in self.journal.records():
+                self.track(record)
+
+    def _recall_memory(self) -> None:
+        """Go on with the smaller passes that were found to be needed."""
+        path = self.work / MEMORY
+        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        if len(told) > len(self.spent.out_of_memory):
+            self.spent.out_of_memory = told
+        if self.spent.out_of_memory:
+            self.micro_tokens = min(self.micro_tokens, self.spent.out_of_memory[-1]["to"])
 
     def _forget_activations(self) -> None:
         if not getattr(self.loaded.model, "supports_gradient_checkpointing", False):
@@ -284,10 +349,15 @@ class _Training:
             self.note(f"one example a forward pass: {self.loaded.obstacle}")
             return
         examples = [self.rows[i] for i in self.steps[0]]
-        while (far := self._without_memory_error(lambda: self._flat_against_single(self._split(examples)[0]))) is None:
+        while True:
+            far = self._without_memory_error(lambda: self._flat_against_single(self._split(examples)[0]))
+            if not self._short(far is None):
+                break
             self.layout = "flat"
             self._shrink(0, examples)
-        write_text(self.work / CHECKS, json.dumps({"packed_against_unpacked": far}))
+        far = self.world.first(far or 0.0)
+        if self.world.is_writer:
+            write_text(self.work / CHECKS, json.dumps({"packed_against_unpacked": far}))
         if not far <= loading.TOLERANCE[self.hyper["precision"]]:
             self.layout = "single"
             self.note(f"one example a forward pass: flat and single loss of the first batch differ by {far:.1e}")
@@ -313,29 +383,36 @@ class _Training:
         return loading.distance(sums["flat"], sums["single"])
 
     def _restore(self, folder: Path, facts: dict[str, Any]) -> None:
-        with safe_open(folder / "model.safetensors", "pt") as file:
-            weights = self._trained()
-            with torch.no_grad():
-                for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                    weights[name].copy_(file.get_tensor(name))
+        weights = self.optimiser.weights
+        with safe_open(folder / "model.safetensors", "pt") as file, torch.no_grad():
+            for name, part, weight in self._trained():
+                part.copy_(self.world.read(file, name, weight))
+        self.optimiser.round()
         with safe_open(folder / "state.safetensors", "pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - as above
+            names = file.keys()
+            state = {name: self.world.read(file, name, stored(self.world, weights, name)) for name in names}
         self.optimiser.restore(state)
-        torch.set_rng_state(state["random.cpu"])
+        if "random.cpu" in state:  # several processes draw anew at each step
+            torch.set_rng_state(state["random.cpu"])
         if self.device.type == "cuda" and "random.cuda" in state:
             torch.cuda.set_rng_state(state["random.cuda"], self.device)
         self.done, self.layout = int(facts["step"]), facts["layout"]
         self.spent = _Spent(**facts["spent"])
         self.spent.resumed_from.append(self.done)
-        if self.spent.out_of_memory:  # as it went on after it
-            self.micro_tokens = min(self.micro_tokens, self.spent.out_of_memory[-1]["to"])
+        self.spent.cpu_seconds *= self.world.is_writer  # one tells what all have spent
+        self._recall_memory()
         self._tell_resume(facts["how"])
 
-    def _trained(self) -> dict[str, torch.Tensor]:
-        """Return what a training changes: weights that need a gradient (an adapter's alone with LoRA), and buffers."""
-        model = self.loaded.model
-        weights = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-        return {**weights, **dict(model.named_buffers())}
+    def _trained(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
+        """Yield what a training changes: weights that need a gradient (an adapter's alone with LoRA), and buffers.
+
+        That is a name, what this process holds of it (in float32 where the optimiser does), and the weight that says
+        how it is divided.
+        """
+        for name, weight in self.optimiser.weights.items():
+            yield name, self.optimiser.masters[name], weight
+        for name, buffer in self.loaded.model.named_buffers():
+            yield name, buffer, None
 
     def _tell_resume(self, before: Mapping[str, Any]) -> None:
         now = self._how()
@@ -350,20 +427,28 @@ class _Training:
             "threads": self.threads,
             "micro_tokens": self.micro_tokens,
             "torch": torch.__version__,
+            **({} if self.runtime.kernels == "stock" else {"kernels": self.runtime.kernels}),
+            **({} if self.world.alone else {"processes": self.world.size, "shard": self.world.shard}),
         }
 
     def _checkpoint(self) -> None:
         """Copy the state and let a thread write it: training goes on meanwhile."""
-        weights = _copies(self._trained())
-        state = {**_copies(self.optimiser.tensors()), "random.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        weights = self.world.copies(self._trained())
+        of = self.optimiser.weights
+        state = self.world.copies((n, t, stored(self.world, of, n)) for n, t in self.optimiser.tensors().items())
+        spent = {**asdict(self.spent), "cpu_seconds": sum(self.world.each(self.spent.cpu_seconds))}
+        if not self.world.is_writer:
+            return
+        if self.world.alone:
+            state["random.cpu"] = torch.get_rng_state()
+            if self.device.type == "cuda":
+                state["random.cuda"] = torch.cuda.get_rng_state(self.device)
 
         def fill(folder: Path) -> None:
             save_file(weights, folder / "model.safetensors")
             save_file(state, folder / "state.safetensors")
 
-        step, facts = self.done, {"layout": self.layout, "spent": asdict(self.spent), "how": self._how()}
+        step, facts = self.done, {"layout": self.layout, "spent": spent, "how": self._how()}
 
         def write() -> None:
             self.journal.sync()
@@ -374,7 +459,12 @@ class _Training:
     def _write_marks(self) -> None:
         """Leave the weights for the marks of this step; checkpoints after it wait for them, the training does not."""
         for at in [at for at, step in self.marks.items() if step == self.done]:
-            file, weights = mark_file(self.work, at), _copies(self._trained())
+            file, weights = mark_file(self.work, at), self.world.copies(self._trained())
+            if not self.world.is_writer:
+                continue
+            if self.wrapped is None:  # adapters are in float32 whatever the model is
+                dtype = loading.dtype_of(self.hyper["precision"])
+                weights |= {name: weights[name].to(dtype) for name in self.optimiser.weights}
             self.writer.follow(lambda file=file, weights=weights: _write_weights(file, weights))  # type: ignore[misc]
 
     # --------------------------------------------------------------------------------------------- the steps
@@ -393,15 +483,21 @@ class _Training:
                     self.check(record)
                     self.done += 1
                     self._keep_epoch(record)
-                    self.journal.append(record)
+                    if self.world.is_writer:
+                        self.journal.append(record)
+                        self.track(record)
                     ticker.tick(self.done, record["total_tokens"], loss=record["loss"])
                     self._write_marks()
                     owed = owed or self._due(time.monotonic() - last)
                     # While one is being written the next waits, not the training.
-                    if preemption.asked() or (owed and not self.writer.busy and self.done < self.last):
+                    save = owed and not self.writer.busy and self.done < self.last
+                    asked, save = self._agree(preemption.asked(), save)
+                    if asked or save:
                         self._checkpoint()
                         last, owed = time.monotonic(), False
-                    if preemption.asked():
+                    if asked:
+                        self.writer.wait()
+                        self.world.wait()
                         raise preemption.Stopped
             finally:
                 self.journal.close()
@@ -416,13 +512,24 @@ class _Training:
         length = int(self.hyper.get("steps_per_epoch") or len(self.steps))
         if self.hyper.get("states") != "epochs" or self.done % length:
             return
-        tensors = {f"weight.{name}": weight for name, weight in self.optimiser.weights.items()}
-        tensors |= {name: tensor for name, tensor in self.optimiser.tensors().items() if name.startswith("state.")}
+        of = self.optimiser.weights
+        held = [(f"weight.{name}", self.optimiser.masters[name], weight) for name, weight in of.items()]
+        held += [(name, t, stored(self.world, of, name)) for name, t in self.optimiser.tensors().items()]
+        tensors = self.world.copies(held)
+        if not self.world.is_writer:
+            return
         folder = self.work / STATES
         folder.mkdir(exist_ok=True)
         part, final = folder / "partial", folder / f"epoch-{record['epoch']}.safetensors"
-        save_file(_copies(tensors), part)
+        save_file(tensors, part)
         part.replace(final)
+
+    def _agree(self, asked: bool, save: bool) -> tuple[bool, bool]:
+        """Return whether any process was asked to stop, and whether the writer wants a checkpoint."""
+        if self.world.alone:
+            return asked, save
+        told = self.world.each(2 * asked + save)
+        return any(value >= 2 for value in told), bool(told[0] % 2)
 
     def _due(self, passed: float) -> bool:
         """Say whether to checkpoint; those by time are written a tenth of it at most, however large the model."""
@@ -436,13 +543,16 @@ class _Training:
         supervised, total = sum(map(count, examples)), sum(len(row.ids) for row in examples)
         if not supervised:
             raise self._failure(number, "it has no supervised token", {})
+        if not self.world.alone:
+            torch.manual_seed(seeds.stream(int(self.hyper["seed"]), f"train {number} {self.world.rank}"))
         while (found := self._gradients(examples, supervised)) is None:
             self._shrink(number, examples)
         losses, parts, apart = found
-        penalties = {kl.NAME: torch.stack(apart).sum() / supervised} if apart else {}
-        penalties |= {anchor.name: anchor.add() for anchor in self.anchors}
+        self.optimiser.pool()
+        penalties = self._penalties(apart, supervised)
         rate = learning_rate(number, len(self.steps), self.hyper)
         norm = self.optimiser.step(rate)
+        losses, parts = self._of_all(losses, parts, examples, supervised)
         # The step's only wait for the device.
         told = torch.stack([norm, *penalties.values()]).float()
         host = torch.cat([told, *losses]).cpu().numpy().astype(np.float64)
@@ -456,6 +566,18 @@ class _Training:
             raise self._failure(number, "the loss or the gradient is not finite", record)
         return record
 
+    def _penalties(self, apart: Sequence[torch.Tensor], supervised: int) -> dict[str, torch.Tensor]:
+        """Add the gradients of the weights' penalties; return all penalties, each (), of all processes together."""
+        found = {}
+        if self.kl:
+            found[kl.NAME] = torch.stack([torch.zeros((), device=self.device), *apart]).sum() / supervised
+            self.world.sum(found[kl.NAME])
+        for anchor in self.anchors:
+            found[anchor.name] = anchor.add()
+            if self.world.sharded:  # of this process's part of the weights
+                self.world.sum(found[anchor.name])
+        return found
+
     def _gradients(
         self, examples: Sequence[TokenRow], supervised: int
     ) -> tuple[list[torch.Tensor], list[NDArray[Any]], list[torch.Tensor]] | None:
@@ -468,7 +590,8 @@ class _Training:
         """
         random = torch.get_rng_state()
         random_cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        if (found := self._without_memory_error(lambda: self._gathered(examples, supervised))) is not None:
+        found = self._without_memory_error(lambda: self._gathered(examples, supervised))
+        if not self._short(found is None):
             return found
         self.optimiser.clear()
         torch.set_rng_state(random)
@@ -480,7 +603,10 @@ class _Training:
         self, examples: Sequence[TokenRow], supervised: int
     ) -> tuple[list[torch.Tensor], list[NDArray[Any]], list[torch.Tensor]]:
         losses, parts, apart = [], [], []
-        for micro in self._split(examples):
+        share = self.world.share(examples)
+        # FSDP divides gradients by the number of processes; here they are sums.
+        scale = self.world.size if self.world.sharded else 1
+        for micro in self._split(share):
             for flat, owners in self._passes(micro):
                 segments = self.layout == "flat"
                 if self.kl:
@@ -488,11 +614,43 @@ class _Training:
                     apart.append(far.sum())
                 else:
                     objective = nll = token_losses(self.loaded.model, flat, segments=segments)
-                torch.autograd.backward(objective.sum() / supervised)
+                torch.autograd.backward(objective.sum() / (supervised / scale))
                 losses.append(nll.detach())
                 parts.append(owners)
             self.optimiser.gather()
+        self._keep_company(examples, share)
         return losses, parts, apart
+
+    def _keep_company(self, examples: Sequence[TokenRow], share: Sequence[TokenRow]) -> None:
+        """Do as many passes as the process with the most: divided weights are gathered by all or by none."""
+        if not self.world.sharded:
+            return
+        most = max(self._count_passes(self.world.share(examples, rank)) for rank in range(self.world.size))
+        shortest = min(filter(count, examples), key=lambda row: len(row.ids))
+        for _ in range(most - self._count_passes(share)):
+            for flat, _ in self._passes([shortest]):
+                nll = token_losses(self.loaded.model, flat, segments=self.layout == "flat")
+                torch.autograd.backward(nll.sum() * 0.0)
+            self.optimiser.gather()
+
+    def _count_passes(self, share: Sequence[TokenRow]) -> int:
+        return sum(len(self._groups(micro)) for micro in self._split(share))
+
+    def _of_all(
+        self, losses: list[torch.Tensor], parts: list[NDArray[Any]], examples: Sequence[TokenRow], supervised: int
+    ) -> tuple[list[torch.Tensor], list[NDArray[Any]]]:
+        """Return nll and part of the tokens of all processes, in order of rank."""
+        if self.world.alone:
+            return losses, parts
+        counts = [sum(map(count, self.world.share(examples, rank))) for rank in range(self.world.rank)]
+        none = torch.zeros(0, device=self.device)
+        owners = torch.from_numpy(np.concatenate([np.zeros(0), *parts])).to(none)
+        nll, part = self.world.pool(torch.stack([torch.cat([none, *losses]), owners]), sum(counts), supervised)
+        return [nll], [part.cpu().numpy().astype(np.int64)]
+
+    def _short(self, here: bool) -> bool:
+        """Return whether memory was too small in some process; where weights are divided the others cannot be asked."""
+        return here if self.world.alone or self.world.sharded else self.world.any(here)
 
     def _without_memory_error(self, work: Callable[[], Found]) -> Found | None:
         """Return what `work` returns, or None where device or host had too little memory for it."""
@@ -505,7 +663,8 @@ class _Training:
 
     def _shrink(self, number: int, examples: Sequence[TokenRow]) -> None:
         """Take half the tokens a pass from now on: the same step, in more passes."""
-        largest = max(sum(len(row.ids) for row in group) for group in self._split(examples))
+        shares = [self.world.share(examples, rank) for rank in range(self.world.size)]
+        largest = max(sum(len(row.ids) for row in group) for share in shares for group in self._split(share))
         longest = max(len(row.ids) for row in examples)
         if self.layout == "single" or largest <= longest:
             raise self._failure(
@@ -520,6 +679,9 @@ class _Training:
             f"out of memory at step {number + 1}; micro_tokens {before} -> {self.micro_tokens} from here on, the same "
             "examples a step"
         )
+        if self.world.sharded:
+            write_text(self.work / MEMORY, json.dumps(self.spent.out_of_memory))
+            raise Restart(f"out of memory at step {number + 1}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -547,18 +709,23 @@ class _Training:
 
     def _passes(self, examples: Sequence[TokenRow]) -> Iterable[tuple[Flat, NDArray[Any]]]:
         """Yield the forward passes of one micro batch, each with the part of every supervised token."""
-        rows = sorted(filter(count, examples), key=lambda row: len(row.ids))  # equal lengths share attention calls
-        groups = [rows] if self.layout == "flat" else [[row] for row in rows]
-        for group in filter(None, groups):
+        for group in self._groups(examples):
             loading.check_fit(self.loaded.model, group)
             flat = flatten(group, self.device)
             part = np.asarray([row.part for row in group], dtype=np.int64)
             yield flat, part[flat.owner]
 
+    def _groups(self, examples: Sequence[TokenRow]) -> list[list[TokenRow]]:
+        """Return the rows of each forward pass of one micro batch."""
+        rows = sorted(filter(count, examples), key=lambda row: len(row.ids))  # equal lengths share attention calls
+        groups = [rows] if self.layout == "flat" else [[row] for row in rows]
+        return [group for group in groups if group]
+
     def _failure(self, number: int, why: str, record: Mapping[str, Any]) -> StageFailed:
         rows = [int(i) for i in self.steps[number]]
         evidence = {"step": number + 1, "why": why, "rows": rows, "record": _plain(record)}
-        write_text(self.work / "failure.json", json.dumps(evidence, indent=1))
+        if self.world.is_writer or not record:  # what has no numbers may be known to one process alone
+            write_text(self.work / "failure.json", json.dumps(evidence, indent=1))
         shown = ", ".join(map(str, rows[:16])) + (", ..." if len(rows) > 16 else "")
         return StageFailed(
             f"step {number + 1} of {len(self.steps)}: {why}; rows {shown}. All rows and the step's numbers are in "
@@ -568,8 +735,32 @@ class _Training:
 
     # ----------------------------------------------------------------------------------------------- the end
 
+    def export(self, source: Path, out: Path) -> None:
+        """Save the model as an ordinary folder; the writer does, from what all hold."""
+        model, wrapped = self.loaded.model, self.wrapped
+        if self.world.sharded:
+            if self.world.is_writer:
+                # A stock model of its own in host memory takes the whole weights, one after another.
+                model = loading.load_stock(source, loading.dtype_of(self.hyper["precision"]))
+                wrapped = self._attach(model)
+            targets = dict(model.named_parameters())
+            for name, weight in self.optimiser.weights.items():
+                whole = self.world.whole(self.optimiser.masters[name], weight)
+                if self.world.is_writer:
+                    targets[name].data = whole.to("cpu", targets[name].dtype, copy=True)
+        if not self.world.is_writer:
+            return
+        if wrapped is None:
+            loading.save(model, source, out)
+        else:
+            lora.save(wrapped, source, out)
+
     def summary(self) -> dict[str, Any]:
         """Return the facts about the whole training, resumes included."""
+        cpu, memory = sum(self.world.each(self.spent.cpu_seconds)), max(self.world.each(peak_rss_mb()))
+        card = max(self.world.each(torch.cuda.max_memory_allocated() / 1e6 if self.device.type == "cuda" else 0.0))
+        if not self.world.is_writer:
+            return {"steps": self.done}
         records = list(self.journal.records())
         return {
             "steps": self.done,
@@ -578,20 +769,17 @@ class _Training:
             "supervised_tokens": self.spent.supervised_tokens,
             "total_tokens": self.spent.total_tokens,
             "seconds": self.spent.seconds,
-            "cpu_seconds": self.spent.cpu_seconds,
-            "peak_rss_mb": peak_rss_mb(),
+            "cpu_seconds": cpu,
+            "peak_rss_mb": memory,
+            **({"peak_gpu_mb": card} if card else {}),
             "layout": self.layout,
+            "processes": self.world.size,
             "trained_parameters": sum(weight.numel() for weight in self.optimiser.weights.values()),
             "packed_against_unpacked": self._checked(),
             "resumed_from": self.spent.resumed_from,
             "out_of_memory": self.spent.out_of_memory,
             "loss_by_part": loss_by_part(records),
         }
-
-
-def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors in memory of their own on the host."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _write_weights(file: Path, weights: dict[str, torch.Tensor]) -> None:

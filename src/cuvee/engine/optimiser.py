@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cuvee.engine.devices import World
 from cuvee.errors import UsageError, did_you_mean
 
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
@@ -55,9 +56,11 @@ class Optimiser:
         model: the model; parameters that need no gradient are left alone.
         hyper: ``optimiser`` (one of `OPTIMISERS`), ``betas``, ``eps``, ``weight_decay``, ``clip`` (0 or None: no
             clipping).
+        world: the processes that train together; where they divide the weights, this one updates its part of each.
     """
 
-    def __init__(self, model: Any, hyper: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, hyper: Mapping[str, Any], world: World | None = None) -> None:
+        self.world = world or World()
         self.weights: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.copied = any(p.dtype != torch.float32 for p in self.weights.values())
         self.masters = {n: self._master(p) for n, p in self.weights.items()}
@@ -70,10 +73,16 @@ class Optimiser:
         self.rule = _rule(groups, hyper)
 
     def _master(self, weight: Tensor) -> Tensor:
+        if self.world.sharded:
+            return self.world.own(weight).detach().requires_grad_()
         return weight.detach().float().requires_grad_() if self.copied else weight
 
     def gather(self) -> None:
         """Move the gradients of one micro batch to the float32 copies; nothing to do without them."""
+        if self.world.sharded:  # FSDP adds them up at the weight
+            for name, weight in self.weights.items():
+                self.masters[name].grad = None if weight.grad is None else self.world.own(weight.grad)
+            return
         if not self.copied:
             return
         for name, weight in self.weights.items():
@@ -83,18 +92,33 @@ class Optimiser:
                 master.grad = grad if master.grad is None else master.grad.add_(grad)
                 weight.grad = None
 
+    def pool(self) -> None:
+        """Add the gradients of all processes, once a step, before anything else is added to them."""
+        self.world.add_gradients(self.masters.values())
+
     def step(self, rate: float) -> Tensor:
         """Clip, update, clear; return the gradient's norm before clipping, (), on the device."""
-        norm = torch.nn.utils.clip_grad_norm_(list(self.masters.values()), self.clip or math.inf)
+        norm = self._clip(list(self.masters.values()))
         for group in self.rule.param_groups:
             group["lr"] = rate
         self.rule.step()
         self.clear()
+        self.round()
+        return norm.detach()
+
+    def _clip(self, masters: list[Tensor]) -> Tensor:
+        if not self.world.sharded:
+            return torch.nn.utils.clip_grad_norm_(masters, self.clip or math.inf)
+        norm = self.world.norm([master.grad for master in masters if master.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(masters, self.clip or math.inf, norm)
+        return norm
+
+    def round(self) -> None:
+        """Write the float32 copies back to the weights; nothing to do without them."""
         if self.copied:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     weight.copy_(self.masters[name])
-        return norm.detach()
 
     def clear(self) -> None:
         """Drop all gradients."""
@@ -102,8 +126,8 @@ class Optimiser:
             tensor.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all state by name: ``master.<weight>`` and ``state.<moment>.<weight>``."""
-        found = {f"master.{n}": t.detach() for n, t in self.masters.items()} if self.copied else {}
+        """Return the state by name, ``state.<moment>.<weight>``; the masters are not among it."""
+        found = {}
         for name, master in self.masters.items():
             for kind, tensor in self.rule.state.get(master, {}).items():
                 found[f"state.{kind}.{name}"] = tensor
@@ -112,9 +136,6 @@ class Optimiser:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of `tensors`."""
         for name, master in self.masters.items():
-            if self.copied:
-                with torch.no_grad():
-                    master.copy_(tensors[f"master.{name}"])
             state = {}
             for kind in MOMENTS:
                 if f"state.{kind}.{name}" in tensors:
