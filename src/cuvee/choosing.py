@@ -1,13 +1,13 @@
 """Asking a model to weigh an evaluator's choices; grading is a stage of its own, so that another reading costs nothing.
 
-    choices.parquet   item, cluster, group, choice, text, right, logprob, tokens, greedy, cut, prompt, continuation; an
-                      item's choices stand together, and a prompt that is the one of the choice before is left empty
+choices.parquet   item, cluster, group, choice, text, right, logprob, tokens, greedy, cut, prompt, continuation; an
+                  item's choices stand together, and a prompt that is the one of the choice before is left empty
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def choose(
 
     asked, facts = _asked(job, store)
     pairs = Pairs(tokenizer, job.params["template"])
-    prompts = [_prompts(item, pairs) for _, item in asked]
+    prompts = [pairs.of(item) for _, item in asked]
     flat = [pair for item in prompts for pair in item]
     rows = pairs.rows(flat)
     starts = [0]
@@ -54,7 +54,7 @@ def choose(
         starts.append(starts[-1] + len(item))
     scores = engine.for_model(folder).choose(
         folder,
-        [rows[a:b] for a, b in zip(starts, starts[1:], strict=False)],
+        [rows[a:b] for a, b in pairwise(starts)],
         runtime,
         progress,
         job.params["precision"],
@@ -132,20 +132,6 @@ class _Shots:
             seed = self.params["seed"]
             rows = sorted(rows, key=lambda row: (seeds.rank(seed, "shots", item.key + row.key), row.key))
         return rows[:number]
-
-
-def _prompts(item: Choices, pairs: Any) -> list[tuple[str, str]]:
-    """Return an item's pairs of context and continuation."""
-    contexts = pairs.contexts(item.description, item.contexts)
-    ends = [pairs.delimiter + text for text in item.continuations]
-    number = len(item.texts)
-    return list(
-        zip(
-            contexts * number if len(contexts) == 1 else contexts,
-            ends * number if len(ends) == 1 else ends,
-            strict=True,
-        )
-    )
 
 
 def _write(

@@ -410,6 +410,19 @@ def _judge(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
     return model_judge.write(job, work, store, runtime, progress)
 
 
+def _harness(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    from cuvee import engine
+
+    folder = model_folder(job.one("model"))
+    if (folder / engine.FAKE_FILE).is_file():
+        raise StageFailed("a fake model cannot be run by lm-evaluation-harness", stage=job.short)
+    from cuvee.engine import harness
+
+    tasks = Path(job.locate["folder"]) if "folder" in job.locate else None
+    more = {"network": job.locate["network"], "batch_size": job.locate["batch_size"]}
+    return harness.run(folder, work, job.params["task"], job.params, tasks, runtime, progress, **more)
+
+
 def _grade(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import judging
 
@@ -438,5 +451,6 @@ TABLE: Mapping[str, Execute] = {
     "generate": _generate,
     "choose": _choose,
     "judge": _judge,
+    "harness": _harness,
     "grade": _grade,
 }

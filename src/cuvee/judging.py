@@ -140,20 +140,33 @@ def grade(job: Job, work: Path, store: Store, runtime: Runtime) -> dict[str, Any
     scores, weights = [one.score for one in grades], [one.weight for one in grades]
     write_table(work / RESULTS, {**columns, "score": scores, "weight": weights, **own})
     asked = store.manifest(answers.kind, answers.id)["summary"]
+    metric = _metric(module, job.params)
     summary: dict[str, Any] = {
         "n": len(grades),
         "full": asked["full"],
-        "metric": module.METRIC,
+        "metric": metric,
         "mean": sum(score * weight for score, weight in zip(scores, weights, strict=True)) / sum(weights),
     }
-    if module.METRIC == "accuracy" and math.isfinite(right := sum(scores)):
+    told = ("task_versions", "n_shot", "filters", "harness")
+    summary |= {name: asked[name] for name in told if name in asked}
+    if module.ANSWERS == "harness":
+        summary["higher_is_better"] = asked["higher_is_better"].get(job.params["metric"], True)
+    if metric == "accuracy" and math.isfinite(right := sum(scores)):
         summary["m"] = int(right) if right == int(right) else round(right, 4)
-        replies = {} if answers.kind == "choose" else {"replies": asked["items"] * asked.get("samples", 1)}
+        replies = {} if answers.kind in ("choose", "harness") else {"replies": asked["items"] * asked.get("samples", 1)}
         summary |= {**replies, **_counts(own)}
         summary |= {name: asked[name] for name in ("repeated", "repaired", "finish") if asked.get(name)}
     if "isolated" in own:
         summary["isolated"] = all(own["isolated"])
     return summary
+
+
+def _metric(module: Any, params: Mapping[str, Any]) -> str:
+    """Return the metric's name in tables, which may hang on the parameters."""
+    accuracies = getattr(module, "ACCURACIES", None)
+    if accuracies is None or params["metric"] in accuracies:
+        return str(module.METRIC)
+    return str(params["metric"])
 
 
 COUNTED = ("unread", "cut", "given_up", "shortened", "inputs_skipped", "same", "context_cut")
@@ -176,6 +189,10 @@ def _grades(
         rows = read_table(folder / "scores.parquet")
         grades = [module.grade(Likelihood(row["nll"], row["tokens"])) for row in rows]
         return {"item": [row["item"] for row in rows]}, grades
+    if module.ANSWERS == "harness":
+        graded = module.grade_all(read_table(folder / "harness.parquet"), params)
+        columns = {"item": [one[0] for one in graded], "group": [one[1] for one in graded]}
+        return columns, [one[2] for one in graded]
     if module.ANSWERS == "choose":
         found = list(choosing.scored(folder))
         columns = {"item": [one[0] for one in found], "cluster": [one[1] for one in found]}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, partial
+from importlib import metadata
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -41,6 +42,7 @@ from cuvee.stage import (
     fisher,
     generate,
     grade,
+    harness,
     judge,
     load,
     mark,
@@ -532,16 +534,17 @@ class _Builder:
             module, params = self._evaluator(number, component)
             abilities = list(dict.fromkeys(source.ability for source in self.recipe.sources.values()))
             own = _ability(module, params)
-            if own is not None and own not in abilities and not getattr(params, "path", None):
+            elsewhere = getattr(params, "path", None) or module.ANSWERS == "harness"
+            if own is not None and own not in abilities and not elsewhere:
                 raise self.located.error(f"there is no ability '{own}'; the sources teach {', '.join(abilities)}", *key)
-            for ability in [own] if own else abilities:
-                label = (params.name or _default_name(component, params), ability)
+            for ability, how in _measured(module, params, [own] if own else abilities):
+                label = (how.name or _default_name(component, how), ability)
                 if label in seen:
                     raise self.located.error(
                         f"'{label[0]}' measures '{ability}' already; give this one a name of its own: name: ...", *key
                     )
                 seen.add(label)
-                yield from self._measure(run, component, module, params, ability, key)
+                yield from self._measure(run, component, module, how, ability, key)
 
     def _evaluator(self, number: int, component: Component) -> tuple[Any, Any]:
         """Return an evaluator's module and its checked parameters."""
@@ -574,7 +577,7 @@ class _Builder:
             if other is not None and other.final.id == model.id:
                 continue
             # Runs share models; what is asked of one is described once.
-            asked = (model.id, other and other.final.id, key, ability, run.settings.values)
+            asked = (model.id, other and other.final.id, key, ability, params.name, run.settings.values)
             if asked not in self.graded:
                 self.graded[asked] = self._grade(run, model, component, module, params, ability, key)
             graded = self.graded[asked]
@@ -584,7 +587,7 @@ class _Builder:
                 model.label if position else "base",
                 position == len(run.models) and fraction == 1,
                 params.name or _default_name(component, params),
-                module.METRIC,
+                module.metric_of(params) if hasattr(module, "metric_of") else module.METRIC,
                 module.HIGHER_IS_BETTER,
                 ability,
                 graded,
@@ -605,7 +608,7 @@ class _Builder:
         split = {"heldout": self.recipe.heldout, "split_seed": self.recipe.split_seed, "items": params.items}
         common = {**split, "precision": run.settings.values.precision}
         served = run.base.component == bases.ENDPOINT
-        if served and module.ANSWERS in ("score", "choose"):
+        if served and module.ANSWERS in ("score", "choose", "harness"):
             raise self.located.error(
                 f"needs the likelihood of given texts, which the endpoint of '{run.base.label}' does not tell; "
                 "leave it out there, and use evaluators that generate (gsm8k, humaneval, exact_answer)",
@@ -613,6 +616,8 @@ class _Builder:
             )
         if module.ANSWERS == "choose":
             return self._weigh(run, model, component, module, params, key)
+        if module.ANSWERS == "harness":
+            return self._harnessed(run, model, component, module, params, key)
         if module.ANSWERS == "score":
             self._need_heldout(ability, key)
             likelihoods = score(model, [ingredient.part for ingredient in ingredients], common)
@@ -659,6 +664,39 @@ class _Builder:
         answers = choose(model, items, shots, component.name, module.REQUEST_VERSION, asked)
         graded = components.without_absent(module, module.grade_params(params))
         return grade(answers, component.name, module.VERSION, graded)
+
+    def _harnessed(
+        self,
+        run: PlannedRun,
+        model: Model,
+        component: Component,
+        module: Any,
+        params: Any,
+        key: tuple[str | int, ...],
+    ) -> Results:
+        """Describe running one task of lm-evaluation-harness, and taking one of its metrics."""
+        try:
+            version = metadata.version("lm_eval")
+        except metadata.PackageNotFoundError:
+            raise self.located.error(
+                "runs tasks of lm-evaluation-harness, which this Python has not; pip install 'cuvee[harness]'", *key
+            ) from None
+        (task,) = params.tasks
+        asked = {
+            **components.without_absent(module, module.request_params(params)),
+            "precision": run.settings.values.precision,
+            "harness": version,
+        }
+        locate = {"network": params.network, "batch_size": params.batch_size}
+        if params.folder is not None:
+            folder = self.located.folder / params.folder
+            if not folder.is_dir():
+                raise self.located.error(f"there is no folder {folder}", *key, component.name, "folder")
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            asked["files"] = [[str(path.relative_to(folder)), self.pins.file_hash(path)] for path in files]
+            locate["folder"] = str(folder.resolve())
+        answers = harness(model, task, component.name, module.REQUEST_VERSION, asked, locate)
+        return grade(answers, component.name, module.VERSION, module.grade_params(params))
 
     def _check_compared(self, evaluated: Iterable[Evaluated]) -> None:
         """Refuse a comparison in which every model would meet itself alone."""
@@ -809,6 +847,20 @@ def _reading(params: Any) -> dict[str, Any]:
     names = ("format", "columns", "subset", "split")
     given = {name: getattr(params, name, None) for name in names}
     return {name: value for name, value in given.items() if value and value != "auto"}
+
+
+def _measured(module: Any, params: Any, abilities: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield each ability that an evaluator measures with its parameters; the harness' tasks are measured one by one."""
+    for ability in abilities:
+        if module.ANSWERS != "harness":
+            yield ability, params
+            continue
+        for task in params.tasks:
+            yield ability, params.model_copy(update={"tasks": (task,), "name": _named_task(params, task)})
+
+
+def _named_task(params: Any, task: str) -> str:
+    return task if params.name is None else params.name if len(params.tasks) == 1 else f"{params.name} {task}"
 
 
 def _ability(module: Any, params: Any) -> str | None:

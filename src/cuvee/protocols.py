@@ -553,6 +553,7 @@ class Choices:
         gold: numbers of the right choices, the best first.
         description: stands before the contexts, as the system turn where a chat template is used.
         group: subject or task, where the row names one.
+        delimiter: what stands between context and continuation where no chat template is used.
     """
 
     item: str
@@ -562,6 +563,7 @@ class Choices:
     gold: tuple[int, ...]
     description: str = ""
     group: str = ""
+    delimiter: str = " "
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,8 @@ def _check_extras(todo: Iterable[Stage], plan: Plan) -> None:
     absent = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]
     if absent:
         raise UsageError(f"{', '.join(absent)}: not installed, and training needs it; pip install 'cuvee[train]'")
+    if any(kind == "harness" for kind, _ in kinds) and find_spec("lm_eval") is None:
+        raise UsageError("lm_eval: not installed, and evaluation: lm_eval needs it; pip install 'cuvee[harness]'")
     if {("train", "lora"), ("mark", "lora"), ("fold", "lora")} & kinds and find_spec("peft") is None:
         raise UsageError("peft: not installed, and method: lora needs it; pip install 'cuvee[lora]'")
 

@@ -53,6 +53,7 @@ KIND_VERSIONS = {
     "generate": 1,
     "choose": 1,
     "judge": 1,
+    "harness": 1,
     "grade": 1,
 }
 """Each kind's own version: raised when its code is fixed in a way that changes results."""
@@ -230,6 +231,10 @@ class Choices(Stage):
 
 class Judged(Stage):
     """What a judge answered about a model's answers."""
+
+
+class Harnessed(Stage):
+    """Items of a task of lm-evaluation-harness with all their metrics, for one model."""
 
 
 class Results(Stage):
@@ -549,6 +554,13 @@ def choose(
     return Choices("choose", component, version, params, inputs, model.label)
 
 
+def harness(
+    model: Model, task: str, component: str, version: int, params: Mapping[str, Any], locate: Mapping[str, Any]
+) -> Harnessed:
+    """Describe running one task of lm-evaluation-harness; `params` pin its version and local files."""
+    return Harnessed("harness", component, version, {**params, "task": task}, {"model": (model,)}, model.label, locate)
+
+
 def _filtered(
     parts: Iterable[Part], role: str
 ) -> tuple[dict[str, tuple[Stage, ...]], dict[str, Any], dict[str, list[list[str]]]]:
@@ -576,9 +588,11 @@ def judge(
     return Judged("judge", component, version, params, inputs, answers.label, locate)
 
 
-def grade(
-    answers: Scores | Responses | Choices | Judged, component: str, version: int, params: Mapping[str, Any]
-) -> Results:
+Answers = Scores | Responses | Choices | Judged | Harnessed
+"""What can be graded."""
+
+
+def grade(answers: Answers, component: str, version: int, params: Mapping[str, Any]) -> Results:
     """Describe grading: apart from generating, so that a better grader costs no generation."""
     return Results("grade", component, version, params, {"answers": (answers,)}, answers.label)
 

@@ -34,6 +34,9 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "rds": {"target": {"path": "x.jsonl"}},
     "less": {"target": {"path": "x.jsonl"}},
     "gsm8k": {"path": "x.jsonl"},
+    **{name: {"path": "x.jsonl"} for name in ("arc", "bbh", "hellaswag", "mmlu", "multiple_choice", "option_order")},
+    **{name: {"path": "x.jsonl"} for name in ("piqa", "truthfulqa", "winogrande", "ifeval")},
+    "lm_eval": {"tasks": ["x"]},
     "humaneval": {"path": "x.jsonl"},
     "humaneval_plus": {"path": "x.jsonl"},
     "mbpp": {"path": "x.jsonl"},
@@ -98,7 +101,7 @@ def test_its_docstring_says_what_it_is_and_names_a_paper_or_says_why_not(compone
 def test_it_offers_the_verbs_of_its_folder(component: tuple[str, str, Any]) -> None:
     folder, _, module = component
     if folder == "evaluators":
-        assert module.ANSWERS in ("score", "generate", "judge")
+        assert module.ANSWERS in ("score", "generate", "choose", "harness", "judge")
         assert issubclass(module.Params, EvaluatorParams)
         assert isinstance(module.METRIC, str)
         assert isinstance(module.HIGHER_IS_BETTER, bool)
@@ -108,6 +111,10 @@ def test_it_offers_the_verbs_of_its_folder(component: tuple[str, str, Any]) -> N
         if module.ANSWERS == "judge":
             wanted = ("request", "request_params", "grade_params", "with_files", "judge_params", "judge_files")
             wanted = (*wanted, "questions", "read", "combine")
+        if module.ANSWERS == "harness":
+            wanted = ("grade_all", "request_params", "grade_params", "metric_of")
+        if module.ANSWERS == "choose":
+            wanted = (*wanted, "ask", "request_params", "grade_params")
     elif folder == "taggers":
         asks = hasattr(module, "request")
         wanted = ("request", "parse", "generation", "identity", "is_cut") if asks else ("tags",)

@@ -20,6 +20,10 @@ CODE = "def inc(x):\n    return x + 1\n"
 ROWS: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {
     "exact_answer": (("1 + 1?", "#### 2"), {}),
     "gsm8k": (("1 + 1?", "1 + 1 = 2\n#### 2"), {}),
+    "ifeval": (
+        ("Say something with a fruit in it.", "An apple."),
+        {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["apple"]}]},
+    ),
     "humaneval": (HUMANEVAL, {"task_id": "HumanEval/0", "test": TEST, "entry_point": "inc"}),
     "humaneval_plus": (HUMANEVAL, {"task_id": "HumanEval/0", **INPUTS}),
     "mbpp": (("Add one.", CODE), {"task_id": 11, "test_list": ["assert inc(1) == 2"], "test_setup_code": ""}),
@@ -28,9 +32,8 @@ ROWS: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {
 
 
 def generating() -> list[str]:
-    return [
-        name for name in components.names("evaluators") if components.find("evaluators", name).ANSWERS == "generate"
-    ]
+    names = components.names("evaluators")
+    return [name for name in names if components.find("evaluators", name).ANSWERS == "generate"]
 
 
 def asked(name: str) -> tuple[Any, Any, Request]:

@@ -31,7 +31,7 @@ def repair(raw: dict[str, Any], format: str) -> str:
 
 
 def test_all_formats_are_tried_here_or_with_the_trees() -> None:
-    assert {*EXAMPLES, *formats.TREES, formats.QUESTION} == {*formats.FORMATS}
+    assert {*EXAMPLES, *formats.TREES, *formats.UNANSWERED} == {*formats.FORMATS}
 
 
 @pytest.mark.parametrize("format", EXAMPLES)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cuvee.engine import choices
-from cuvee.engine.tree import grow, groups
+from cuvee.engine.tree import groups, grow
 from cuvee.errors import ModelError
 from cuvee.protocols import Scored, TokenRow
 from cuvee.runtime import Runtime
@@ -112,7 +112,11 @@ def test_letters_of_one_question_cost_one_row_of_logits() -> None:
 def test_a_tree_reads_each_choice_after_its_own_ancestors() -> None:
     tree = grow(0, [row([7, 8, 9], end) for end in ([4, 5], [4, 6], [3])], 0)
     assert tree.ids.tolist() == [7, 8, 9, 4]
-    assert (tree.keep.tolist(), tree.places.tolist(), tree.targets.tolist()) == ([2, 3], [0, 1, 0, 1, 0], [4, 5, 4, 6, 3])
+    assert (tree.keep.tolist(), tree.places.tolist(), tree.targets.tolist()) == (
+        [2, 3],
+        [0, 1, 0, 1, 0],
+        [4, 5, 4, 6, 3],
+    )
     wide = grow(0, [row([7], end) for end in ([1, 2, 3], [4, 2, 3])], 0)
     assert wide.ancestors().astype(int).tolist() == [
         [1, 0, 0, 0, 0],

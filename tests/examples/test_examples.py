@@ -22,6 +22,7 @@ TRAININGS = {
     "clean.yaml": (1, 1),
     "evaluate.yaml": (0, 0),
     "held.yaml": (6, 6),
+    "knowledge.yaml": (1, 1),
     "judged.yaml": (3, 3),
     "disperse_then_merge.yaml": (16, 7),
     "select.yaml": (51, 36),

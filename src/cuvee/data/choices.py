@@ -189,7 +189,8 @@ def _foundry_winogrande(raw: Mapping[str, Any], repairs: list[str]) -> Read:
     if not isinstance(contexts, list) or len(contexts) < 2:
         raise ValueError("context_options is no list of two or more")
     texts = [_text(one, "a context", repairs) for one in contexts]
-    before = os.path.commonprefix(texts).rpartition(" ")[0]
+    # Character by character is what is meant.
+    before = os.path.commonprefix(texts).rpartition(" ")[0]  # noqa: RUF071
     before = before + " " if before else ""
     choices = [text[len(before) :] for text in texts]
     question = f"{before}_ {_text(raw.get('continuation'), 'continuation', repairs)}"

@@ -23,11 +23,8 @@ from cuvee.data import templates
 from cuvee.data.chat import Chat, load_tokenizer
 from cuvee.data.encoder import Encoder
 from cuvee.errors import DataError, ModelError
-from cuvee.protocols import TokenRow
+from cuvee.protocols import Choices, TokenRow
 from cuvee.values import Message
-
-DELIMITER = " "
-"""What stands between a context and a continuation where no template is used."""
 
 BATCH = 512
 """Texts that are tokenised at once."""
@@ -65,10 +62,17 @@ class Pairs:
         system = (Message("system", description),) if description else ()
         return [self._chat.prompt_text((*system, Message("user", text))) for text in contexts]
 
-    @property
-    def delimiter(self) -> str:
-        """What stands before a continuation."""
-        return "" if self._chat is not None else DELIMITER
+    def of(self, item: Choices) -> list[tuple[str, str]]:
+        """Return an item's pairs of context and continuation.
+
+        Raises:
+            ValueError: the template refuses the conversation.
+        """
+        contexts = self.contexts(item.description, item.contexts)
+        ends = [("" if self._chat is not None else item.delimiter) + text for text in item.continuations]
+        number = len(item.texts)
+        every = contexts * (1 if len(contexts) == number else number), ends * (1 if len(ends) == number else number)
+        return list(zip(*every, strict=True))
 
     def rows(self, pairs: Sequence[tuple[str, str]]) -> list[TokenRow]:
         """Return context and continuation of each pair as one row, the continuation as its span.

@@ -7,11 +7,11 @@ One pass holds the trees of several items one after another without padding; onl
 of like size. Each node sees the shared prefix, its ancestors and itself. Logits are made after those nodes alone that a
 continuation is read from, so that the four letters of an MMLU item cost one row of logits.
 
-A model whose attention cannot be steered so is fed one choice at a time. The first item is scored in both ways, and the
-simple one stays where they differ.
+A model whose attention cannot be steered so is fed one choice at a time. One choice of the first pass is scored in
+both ways, and the simple one stays where they differ.
 
-Sources: a tree of tokens under one attention mask is from SpecInfer (Miao et al., arXiv 2305.09781, section 4); a prefix
-kept for many continuations from Hydragen (Juravsky et al., arXiv 2402.05099), without its split softmax.
+Sources: a tree of tokens under one attention mask is from SpecInfer (Miao et al., arXiv 2305.09781, section 4); a
+prefix kept for many continuations from Hydragen (Juravsky et al., arXiv 2402.05099), without its split softmax.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cuvee.engine import attention, loading
 from cuvee.engine.disk import Journal, Ticker, write_text
 from cuvee.engine.generation import context
 from cuvee.engine.loss import CHUNK, takes_positions
-from cuvee.engine.tree import Group, Ints, Tree, grow, groups, start
+from cuvee.engine.tree import Group, Ints, Tree, groups, grow, start
 from cuvee.errors import ModelError
 from cuvee.protocols import Progress, Scored, TokenRow
 from cuvee.runtime import Runtime
@@ -99,9 +99,7 @@ def choose(
     ]
 
 
-def _fitted(
-    items: Sequence[Sequence[TokenRow]], limit: int, cut: bool
-) -> tuple[list[list[TokenRow]], list[list[int]]]:
+def _fitted(items: Sequence[Sequence[TokenRow]], limit: int, cut: bool) -> tuple[list[list[TokenRow]], list[list[int]]]:
     """Return the rows with what is too long taken off at the front, and how many tokens that were.
 
     The last token of a row is predicted and not fed, so that a row may have one more than the model's context.
@@ -280,7 +278,8 @@ def tree_attention(
 def _block(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, block: Block, how: _How) -> Tensor:
     """Attend inside each tree of a block and to its prefix: (nodes, heads, value size)."""
     count = block.index.shape[0]
-    q, k, v = (tensor[:, block.index].transpose(0, 1) for tensor in (query, key, value))
+    # A node's heads lie side by side: gathered node by node, not head by head.
+    q, k, v = (tensor.transpose(0, 1)[block.index].transpose(1, 2) for tensor in (query, key, value))
     if block.prefix.tokens:
         before = block.prefix.layers[module]
         k, v = (torch.cat([old.expand(count, *old.shape), new], 2) for old, new in zip(before, (k, v), strict=True))
@@ -322,37 +321,42 @@ class _Scorer:
         """Yield the scores of some items by number, with the tokens that were computed for them."""
         if not items:
             return
-        obstacle = self.loaded.obstacle or self._obstacle(items)
+        obstacle = self.loaded.obstacle
+        finished: set[int] = set()
+        if not obstacle:
+            try:
+                for number, (trees, prefix) in enumerate(self._work(items, budget)):
+                    scores = self._trees(trees, prefix)
+                    if number == 0 and (obstacle := self._differs(items[trees[0].item][0], scores[trees[0].item][0])):
+                        break
+                    finished |= scores.keys()
+                    yield scores, sum(len(tree.ids) for tree in trees)
+            except (attention.Unsupported, TypeError) as error:
+                obstacle = str(error).splitlines()[0] if str(error) else type(error).__name__
         if obstacle:
             self.progress({"note": f"one choice a forward pass: {obstacle}"})
             self.loaded.use("single")
             for number, rows in enumerate(items):
-                yield {number: [self._single(row) for row in rows]}, sum(len(row.ids) for row in rows)
-            return
+                if number not in finished:
+                    yield {number: [self._single(row) for row in rows]}, sum(len(row.ids) for row in rows)
+
+    def _work(self, items: Sequence[Sequence[TokenRow]], budget: int) -> Iterator[tuple[list[Tree], Stored]]:
+        """Yield what goes into one pass after another: trees with the prefix before them."""
         self.loaded.model.set_attn_implementation(NAME)
         for group in groups(items):
             prefix = self._stored(group)
             for trees in self._portions(group, budget):
-                yield self._trees(trees, prefix), sum(len(tree.ids) for tree in trees)
+                yield trees, prefix
 
-    def _obstacle(self, items: Sequence[Sequence[TokenRow]]) -> str:
-        """Return why trees cannot be used: the first item, and what it shares, are scored in both ways."""
-        model = self.loaded.model
-        rows = items[0]
-        try:
-            self.loaded.use("single")
-            single = np.array([self._single(row).logprob for row in rows])
-            model.set_attn_implementation(NAME)
-            half = max(0, (min(start(row) for row in rows) - 1) // 2)
-            half = half if all(list(row.ids[:half]) == list(rows[0].ids[:half]) for row in rows) else 0
-            group = Group(np.asarray(rows[0].ids[:half], np.int64), (grow(0, rows, half),))
-            (scores,) = self._trees(group.trees, self._stored(group)).values()
-        except (attention.Unsupported, TypeError, RuntimeError) as error:
-            return str(error).splitlines()[0] if str(error) else type(error).__name__
-        far = loading.distance(float(sum(one.logprob for one in scores)), float(single.sum()))
+    def _differs(self, row: TokenRow, scored: Scored) -> str:
+        """Return why trees cannot be trusted: a choice of the first pass, whose items are long, is scored alone too."""
+        self.loaded.use("single")
+        single = self._single(row)
+        self.loaded.model.set_attn_implementation(NAME)
+        far = loading.distance(scored.logprob, single.logprob)
         if far <= loading.TOLERANCE[self.precision]:
             return ""
-        return f"the first item's log-probability differs by {far:.1e} from that of its choices one by one"
+        return f"the log-probability of the first choice differs by {far:.1e} from that of the choice alone"
 
     def _portions(self, group: Group, budget: int) -> Iterator[list[Tree]]:
         """Yield the trees of one pass after another, at most `budget` tokens each; at least one tree."""
@@ -436,13 +440,14 @@ class _Scorer:
 
 def _read(logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the log-probability of each target, and whether it is the likeliest token; chunk by chunk in float32."""
-    totals, best = [], []
+    wanted = logits[rows, targets].float()
+    tops, totals = [], []
     for part in torch.split(logits, max(1, CHUNK // logits.shape[1])):
-        work = part.float()
-        totals.append(work.logsumexp(1))
-        best.append(work.argmax(1))
-    logprobs = logits[rows, targets].double() - torch.cat(totals)[rows].double()
-    return logprobs.cpu().numpy(), (torch.cat(best)[rows] == targets).cpu().numpy()
+        work = part.float()  # the logits themselves where they are float32: nothing else reads them
+        top = work.amax(1)
+        tops.append(top)
+        totals.append(top.double() + work.sub_(top[:, None]).exp_().sum(1).double().log())
+    return (wanted.double() - torch.cat(totals)[rows]).cpu().numpy(), (torch.cat(tops)[rows] == wanted).cpu().numpy()
 
 
 def _scores(logprobs: NDArray[np.float64], likeliest: NDArray[np.bool_], sizes: Sequence[int]) -> list[Scored]:

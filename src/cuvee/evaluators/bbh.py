@@ -1,10 +1,10 @@
 """BIG-Bench Hard where it is multiple choice: 23 of the 27 tasks, by the likeliest option.
 
-Suzgun et al., arXiv 2210.09261. Prompt and reading as lm-evaluation-harness asks `leaderboard_bbh_*`: ``Q: ...`` and
-``A:``, the options' letters in brackets (or words, where a task has words), `acc_norm`. Its three shots a task are fixed
-there; here they are the first of the task in a file of yours, and its one sentence a task is left out. The four tasks
-whose answers are to be written (dyck_languages, multistep_arithmetic_two, object_counting, word_sorting) are left out
-and counted by the load. The paper itself lets the model write its answer, after a chain of thought.
+Suzgun et al., arXiv 2210.09261. Prompt and reading as lm-evaluation-harness asks `leaderboard_bbh_*`: ``Q: ...``
+and ``A:``, the options' letters in brackets (or words, where a task has words), `acc_norm`. Its three shots a task are
+fixed there; here they are the first of the task in a file of yours, and its one sentence a task is left out. The four
+tasks whose answers are to be written (dyck_languages, multistep_arithmetic_two, object_counting, word_sorting) are left
+out and counted by the load. The paper itself lets the model write its answer, after a chain of thought.
 
     evaluation: [{bbh: {path: bbh.jsonl}}]
 """

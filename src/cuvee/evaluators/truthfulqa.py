@@ -9,7 +9,7 @@ The six questions before every question are the paper's own (QA prompt); no shot
 
     evaluation: [{truthfulqa: {path: truthfulqa.jsonl, reading: mc2}}]
 
-The CSV of the release and the hub's rows are read; from the CSV, answers end with a full stop, as in the release's code.
+The CSV of the release and the hub's rows are read; answers from the CSV get a full stop, as in the release's code.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ from cuvee.report.data import Curve, ReportData
 from cuvee.stage import Stage
 from cuvee.store import Store
 
+HELD_BY_SOURCES = "held_by_sources"
+"""Column that says whether a training source holds an item; `analyses.leakage` reads it."""
+
 
 def collect(plan: Plan, store: Store) -> ReportData:
     """Return the report's data from the finished stages of a plan.
@@ -34,7 +37,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
     graded = list(read_results(plan, store))
     if not graded:
         raise UsageError("nothing of this recipe is measured yet; `cuvee run` does it")
-    results, missing = finite(graded, plan)
+    results, missing = finite(with_overlap(graded, plan, store), plan)
     results, left_out = judged_everywhere(results)
     manifests = {s.id: store.manifest(s.kind, s.id) for s in plan.stages if store.has(s.kind, s.id)}
     curves, by_source = _curves(plan, store, manifests)
@@ -146,6 +149,30 @@ def _training(stage: Stage, store: Store) -> TrainingInfo:
     return TrainingInfo(id=stage.id, epochs=epochs, seconds=float(summary["seconds"]), portions=portions, **totals)
 
 
+def with_overlap(results: Iterable[Result], plan: Plan, store: Store) -> list[Result]:
+    """Return the results with a column that says which items the training sources hold, where that was looked at."""
+    held: dict[str, set[str]] = {}
+    for stage in {s.id: s for checks in plan.preflights for s in checks.inputs["overlaps"]}.values():
+        if store.has(stage.kind, stage.id) and stage.params["items"] == "all":
+            held.setdefault(stage.one("benchmark").id, set()).update(_found_items(store.path(stage.kind, stage.id)))
+    files = {item.grade.id: item.grade.one("answers").inputs.get("items", ()) for item in plan.evaluated}
+    return [_marked(result, [file.id for file in files[result.stage_id]], held) for result in results]
+
+
+def _found_items(folder: Path) -> Iterator[str]:
+    import pyarrow.parquet as pq
+
+    return (key.hex() for key in pq.read_table(folder / "items.parquet", columns=["id"]).column(0).to_pylist())
+
+
+def _marked(result: Result, files: Sequence[str], held: Mapping[str, set[str]]) -> Result:
+    if not files or not all(file in held for file in files):
+        return result
+    found = set[str]().union(*(held[file] for file in files))
+    column = [item in found for item in result.items]
+    return replace(result, extra={**result.extra, HELD_BY_SOURCES: column})
+
+
 def read_result(item: Evaluated, store: Store) -> Result:
     """Return the graded items of one thing that is measured."""
     import pyarrow.parquet as pq
@@ -230,7 +257,8 @@ def _result(item: Evaluated, run: RunInfo, columns: Mapping[str, list[Any]], sum
         evaluator=item.evaluator,
         metric=item.metric,
         ability=item.ability,
-        higher_is_better=item.higher_is_better,
+        # Of a task of the harness, the harness says it.
+        higher_is_better=summary.get("higher_is_better", item.higher_is_better),
         items=columns["item"],
         scores=columns["score"],
         weights=columns["weight"],

@@ -1,0 +1,269 @@
+"""Likelihood of choices: cuvee against lm-evaluation-harness, same model, same rows, one process, values compared.
+
+    PYTHONPATH=src python benchmarks/choices_speed.py --model ~/.cache/cuvee/smollm2-135m-instruct \
+        --data ../shared/data/knowledge --arc 60 --mmlu 20 --others 20 --rounds 2 --batches 1 8
+
+needs lm-eval (extra ``harness``). The harness runs its own tasks on the local rows: its YAML files are included, and
+only where the rows come from is replaced. Each round runs both, one after the other (A B A B); counted are processor
+and wall seconds from texts to scores, tokenisation included, loading of the model not. The ratio is against the best of
+the harness' batch sizes. Printed are the largest difference of any log-probability, and items whose prompt differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import io
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import torch
+import yaml
+
+from cuvee import components
+from cuvee.data import formats
+from cuvee.data.pairs import Pairs
+from cuvee.engine import choices, loading
+from cuvee.protocols import Choices, Scored
+from cuvee.runtime import Runtime
+from cuvee.values import Example
+
+Raw = Mapping[str, Any]
+Scores = list[list[float]]
+
+
+def raw_rows(path: Path) -> Iterator[Raw]:
+    """Yield the rows of a packed JSON lines file."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def arc(row: Raw) -> Raw:
+    """Return a row as the hub has it."""
+    labels = list("ABCD")
+    question = row["query"].removeprefix("Question: ")
+    return {
+        "question": question,
+        "choices": {"text": row["choices"], "label": labels},
+        "answerKey": labels[row["gold"]],
+    }
+
+
+def mmlu(row: Raw) -> Raw:
+    """Return a row as the hub has it."""
+    return {
+        "question": row["question"],
+        "choices": [row[letter] for letter in "ABCD"],
+        "answer": "ABCD".index(row["answer"]),
+    }
+
+
+def piqa(row: Raw) -> Raw:
+    """Return a row as the hub has it."""
+    goal = row["query"].removeprefix("Question: ")
+    return {"goal": goal, "sol1": row["choices"][0], "sol2": row["choices"][1], "label": row["gold"]}
+
+
+def winogrande(row: Raw) -> Raw:
+    """Return a row as the hub has it."""
+    message = formats.example(row, "choices").messages[0]
+    first, second = message.extra["choices"]
+    answer = str(message.extra["gold"][0] + 1)
+    return {"sentence": message.content, "option1": first, "option2": second, "answer": answer}
+
+
+def truthful(row: Raw) -> Raw:
+    """Return a row as the hub has it, all true answers first."""
+    message = formats.example(row, "choices").messages[0]
+    texts, gold = message.extra["choices"], message.extra["gold"]
+    labels = [int(number in gold) for number in range(len(texts))]
+    single = [texts[0], *texts[len(gold) :]]
+    return {
+        "question": message.content,
+        "mc1_targets": {"choices": single, "labels": [1] + [0] * (len(single) - 1)},
+        "mc2_targets": {"choices": texts, "labels": labels},
+    }
+
+
+# ------------------------------------------------------------------------------------------------- the harness
+
+
+class Harness:
+    """The harness with one model, on tasks whose rows lie in a folder of ours."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        from lm_eval.models.huggingface import HFLM
+
+        self.folder, self.tasks = folder, dict[str, Any]()
+        self.lm = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=1)
+
+    def add(self, name: str, base: str, rows: Sequence[Raw], shots: Sequence[Raw] = (), **more: Any) -> None:
+        """Make the harness' own task `base` over local rows."""
+        import lm_eval.tasks
+
+        files = {"test": self._file(name, rows)} | ({"dev": self._file(f"{name}_dev", shots)} if shots else {})
+        given = {
+            "include": str(Path(lm_eval.tasks.__file__).parent / base),
+            "task": name,
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": files},
+            "training_split": None,
+            "validation_split": None,
+            "test_split": "test",
+            "fewshot_split": "dev" if shots else None,
+            "num_fewshot": more.pop("num_fewshot", 0),
+            **more,
+        }
+        (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+
+    def _file(self, name: str, rows: Sequence[Raw]) -> str:
+        path = self.folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    def requests(self, name: str) -> list[Any]:
+        """Return a task's requests."""
+        from lm_eval.tasks import TaskManager
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            manager = TaskManager(include_path=str(self.folder))
+            (task,) = manager.load([name])["tasks"].values()
+            task.build_all_requests(limit=None, rank=0, world_size=1)
+        found: list[Any] = task.instances
+        return found
+
+    def scores(self, requests: Sequence[Any], batch: int) -> Scores:
+        """Return the log-probabilities by item."""
+        self.lm.batch_size_per_gpu = batch
+        answers = self.lm.loglikelihood(list(requests), disable_tqdm=True)
+        pairs = zip(requests, answers, strict=True)
+        return [[a for _, (a, _) in group] for _, group in itertools.groupby(pairs, key=lambda pair: pair[0].doc_id)]
+
+
+# --------------------------------------------------------------------------------------------------------- ours
+
+
+def asked(name: str, rows: Sequence[Raw], shots: Sequence[Raw], number: int, **params: Any) -> list[Choices]:
+    """Return what our evaluator asks of the rows, in their order."""
+    module = components.find("evaluators", name)
+    worked = [formats.example(row, "choices") for row in shots][:number]
+    examples: list[Example] = [formats.example(row, "choices") for row in rows]
+    return [module.ask(example, worked, params) for example in examples]
+
+
+def ours(model: Path, pairs: Pairs, items: Sequence[Choices], runtime: Runtime) -> Scores:
+    """Return the log-probabilities by item, from texts."""
+    prompts = [pairs.of(item) for item in items]
+    rows = iter(pairs.rows([pair for item in prompts for pair in item]))
+    tokens = [[next(rows) for _ in item] for item in prompts]
+    found: list[list[Scored]] = choices.choose(model, tokens, runtime, lambda facts: None)
+    return [[one.logprob for one in item] for item in found]
+
+
+# ------------------------------------------------------------------------------------------------------ comparing
+
+
+def timed(work: Callable[[], Scores]) -> tuple[Scores, float, float]:
+    """Return what was made, with processor and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    found = work()
+    return found, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def compare(name: str, harness: Harness, items: Sequence[Choices], model: Path, how: argparse.Namespace) -> float:
+    """Print one benchmark's seconds, ratio and largest difference; return the difference."""
+    runtime = Runtime(device="cpu", threads=how.threads, micro_tokens=how.micro_tokens)
+    requests, pairs = harness.requests(name), Pairs(model, None)
+    theirs_texts = [[r.args for r in group] for _, group in itertools.groupby(requests, key=lambda r: r.doc_id)]
+    ours_texts = [pairs.of(item) for item in items]
+    other = sum(a != b for a, b in zip(theirs_texts, ours_texts, strict=True))
+    best: dict[int, list[float]] = {batch: [] for batch in how.batches}
+    mine: list[float] = []
+    far = 0.0
+    for _ in range(how.rounds):
+        found, cpu, wall = timed(lambda: ours(model, pairs, items, runtime))
+        mine.append(cpu)
+        for batch in how.batches:
+            reference, seconds, wall_reference = timed(lambda batch=batch: harness.scores(requests, batch))  # type: ignore[misc]
+            best[batch].append(seconds)
+            far = max(
+                far, max(abs(a - b) for x, y in zip(found, reference, strict=True) for a, b in zip(x, y, strict=True))
+            )
+            print(
+                f"  {name}: cuvee {cpu:.1f} s cpu, {wall:.1f} s; "
+                f"harness (batch {batch}) {seconds:.1f} s cpu, {wall_reference:.1f} s"
+            )
+    fastest = min(best, key=lambda batch: min(best[batch]))
+    ratio = min(best[fastest]) / min(mine)
+    print(
+        f"{name}: {len(items)} items, {len(requests)} choices: {ratio:.1f} times the harness (batch {fastest}); "
+        f"largest difference {far:.1e}; other texts in {other} items",
+        flush=True,
+    )
+    return far
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--arc", type=int, default=60)
+    parser.add_argument("--mmlu", type=int, default=20)
+    parser.add_argument("--others", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--micro-tokens", type=int, default=4096)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    how = parser.parse_args()
+    torch.set_num_threads(how.threads)
+    model = how.model.expanduser()
+    with tempfile.TemporaryDirectory() as folder:
+        harness = Harness(model, Path(folder))
+        loading.cached(model, "float32", torch.device("cpu"))
+        far = max(work for work in _all(harness, model, how))
+    print(f"torch {torch.__version__}; largest difference of all {far:.1e}")
+
+
+def _all(harness: Harness, model: Path, how: argparse.Namespace) -> Iterator[float]:
+    def rows(name: str, number: int) -> list[Raw]:
+        return list(itertools.islice(raw_rows(how.data / f"{name}.jsonl.gz"), number))
+
+    if how.arc:
+        given = rows("arc_easy", how.arc)
+        harness.add("local_arc", "arc/arc_easy.yaml", [arc(row) for row in given])
+        yield compare("local_arc", harness, asked("arc", given, (), 0), model, how)
+    if how.mmlu:
+        subject = "anatomy"
+        given = [row for row in raw_rows(how.data / "mmlu_test.jsonl.gz") if row["subject"] == subject][: how.mmlu]
+        shots = [row for row in raw_rows(how.data / "mmlu_dev.jsonl.gz") if row["subject"] == subject]
+        for number in (0, 5):
+            name = f"local_mmlu_{number}"
+            base = "mmlu/default/mmlu_anatomy.yaml"
+            harness.add(name, base, [mmlu(row) for row in given], [mmlu(row) for row in shots], num_fewshot=number)
+            yield compare(name, harness, asked("mmlu", given, shots, number), model, how)
+    if how.others:
+        given = rows("piqa", how.others)
+        harness.add("local_piqa", "piqa/piqa.yaml", [piqa(row) for row in given])
+        yield compare("local_piqa", harness, asked("piqa", given, (), 0), model, how)
+        given = rows("winogrande", how.others)
+        harness.add("local_winogrande", "winogrande/default.yaml", [winogrande(row) for row in given])
+        yield compare("local_winogrande", harness, asked("winogrande", given, (), 0), model, how)
+        given = rows("truthfulqa", how.others)
+        harness.add("local_truthful", "truthfulqa/truthfulqa_mc2.yaml", [truthful(row) for row in given])
+        yield compare("local_truthful", harness, asked("truthfulqa", given, (), 0), model, how)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The bridge to lm-evaluation-harness: local tasks, one score an item, clear errors. Needs the extra ``harness``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cuvee import components
+from cuvee.errors import StageFailed, UsageError
+from cuvee.runtime import Runtime
+from tests.conftest import Cuvee
+
+MICRO = Path(__file__).parents[2] / "src" / "cuvee" / "builtin" / "micro"
+HERE = importlib.util.find_spec("lm_eval") is not None
+needs_harness = pytest.mark.skipif(not HERE, reason="lm-eval (extra harness) is not installed")
+EXACT = components.find("evaluators", "lm_eval")
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """A folder with a task of ours, and one whose data is nowhere."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    rows = [{"question": f"{n} + 1?", "choices": [str(n + 1), str(n)], "gold": 0} for n in range(6)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    common = "output_type: multiple_choice\ntest_split: test\ndoc_to_text: 'Question: {{question}}\n\n  Answer:'\n"
+    common += "doc_to_choice: '{{choices}}'\ndoc_to_target: '{{gold}}'\nmetadata: {version: 3.0}\n"
+    common += "metric_list: [{metric: acc, higher_is_better: true}, {metric: acc_norm, higher_is_better: true}]\n"
+    files = f"dataset_kwargs: {{data_files: {{test: {folder / 'sums.jsonl'}}}}}\n"
+    (folder / "sums.yaml").write_text(f"task: cuvee_sums\ndataset_path: json\n{files}{common}", encoding="utf-8")
+    (folder / "gone.yaml").write_text(f"task: cuvee_gone\ndataset_path: nobody/nothing\n{common}", encoding="utf-8")
+    return folder
+
+
+def run(work: Path, task: str, folder: Path | None) -> dict[str, Any]:
+    from cuvee.engine import harness
+
+    params = {"shots": None, "chat": False, "seed": 1, "limit": None, "precision": "float32"}
+    return harness.run(MICRO, work, task, params, folder, Runtime(device="cpu", threads=1), lambda facts: None)
+
+
+@pytest.mark.real
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
+def test_a_task_of_ones_own_gives_one_score_an_item_equal_to_ours(tasks: Path, place: Path, cuvee: Cuvee) -> None:
+    found = cuvee(
+        "evaluate", "builtin:micro", "lm_eval", "tasks=[cuvee_sums]", "folder=tasks", "metric=acc_norm", "--json"
+    )
+    assert found.returncode == 0, found.stderr
+    (score,) = json.loads(found.stdout)["scores"]
+    assert (score["evaluator"], score["metric"], score["n"], score["full"]) == ("cuvee_sums", "accuracy", 6, 6)
+    assert (score["task_versions"], score["n_shot"], score["higher_is_better"]) == (
+        {"cuvee_sums": "3.0"},
+        {"cuvee_sums": 0},
+        True,
+    )
+    given = ["ability=sums", "path=tasks/sums.jsonl", "metric=acc_norm"]
+    ours = json.loads(cuvee("evaluate", "builtin:micro", "multiple_choice", *given, "--json").stdout)["scores"][0]
+    assert ours["m"] == score["m"]
+
+
+@pytest.mark.real
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
+def test_items_carry_every_metric_and_filter(tasks: Path, tmp_path: Path) -> None:
+    summary = run(tmp_path, "cuvee_sums", tasks)
+    assert (summary["items"], summary["metrics"], summary["filters"]) == (6, ["acc", "acc_norm"], ["none"])
+    rows = pq.read_table(tmp_path / "harness.parquet").to_pylist()
+    graded = EXACT.grade_all(rows, {"metric": "acc", "filter": None})
+    mean = sum(grade.score for *_, grade in graded) / len(graded)
+    assert mean == pytest.approx(summary["aggregated"]["cuvee_sums"]["acc,none"])
+    with pytest.raises(StageFailed, match="no 'f1' for single items"):
+        EXACT.grade_all(rows, {"metric": "f1", "filter": None})
+    with pytest.raises(StageFailed, match="no filter 'strict'"):
+        EXACT.grade_all(rows, {"metric": "acc", "filter": "strict"})
+
+
+@pytest.mark.real
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_not_there_is_named(tasks: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no task 'cuvee_sum'\. Did you mean 'cuvee_sums'"):
+        run(tmp_path, "cuvee_sum", tasks)
+    with pytest.raises(StageFailed, match=r"task cuvee_gone: its data cannot be had .*nothing is fetched unless"):
+        run(tmp_path, "cuvee_gone", tasks)
+
+
+def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UsageError, match=r"pip install 'cuvee\[harness\]'"):
+        run(tmp_path, "arc_easy", None)
+
+
+def test_each_task_is_measured_under_a_name_of_its_own() -> None:
+    from cuvee.planner import _measured
+
+    params = EXACT.Params(tasks=["a", "b"])
+    found = [(one.name, one.tasks) for _, one in _measured(EXACT, params, ["general"])]
+    assert found == [("a", ("a",)), ("b", ("b",))]
