@@ -92,9 +92,17 @@ def models_of(root: Path, method: str) -> list[Path]:
     return [root / f"m{number}" for number in range(1, count + 1)]
 
 
+def params_of(root: Path, method: str) -> dict[str, Any]:
+    """Return cuvee's parameters, weights for the models that there are."""
+    params = dict(METHODS[method][0])
+    if "weights" in params:
+        params["weights"] = params["weights"][: len(models_of(root, method))]
+    return params
+
+
 def ours(root: Path, method: str, out: Path, dtype: str) -> dict[str, float]:
     """Run `cuvee merge`; return whole-process and merge-alone seconds."""
-    params = [f"{key}={json.dumps(value)}" for key, value in METHODS[method][0].items()]
+    params = [f"{key}={json.dumps(value)}" for key, value in params_of(root, method).items()]
     command = [sys.executable, "-m", "cuvee", "merge", method, *map(str, models_of(root, method)), *params]
     command += [f"dtype={dtype}", "--base", str(root / "base"), "--out", str(out), "--json"]
     return measured(command)
@@ -103,7 +111,7 @@ def ours(root: Path, method: str, out: Path, dtype: str) -> dict[str, float]:
 def theirs(python: str, root: Path, method: str, out: Path, dtype: str, *more_arguments: str) -> dict[str, float]:
     """Run mergekit on the same; ``stable`` lets it keep the first of equal magnitudes."""
     models = models_of(root, method)
-    weights = METHODS[method][0].get("weights", [1.0] * len(models))
+    weights = params_of(root, method).get("weights", [1.0] * len(models))
     more = METHODS[method][1]
     each = [
         {
@@ -206,7 +214,7 @@ def limited(root: Path, megabytes: int) -> None:
     for method in ("linear", "ties"):
         out = root / "out-limited"
         shutil.rmtree(out, ignore_errors=True)
-        params = [f"{key}={json.dumps(value)}" for key, value in METHODS[method][0].items()]
+        params = [f"{key}={json.dumps(value)}" for key, value in params_of(root, method).items()]
         watch = (
             "import sys; from cuvee.cli import main\n"
             "try:\n    main()\n"

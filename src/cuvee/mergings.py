@@ -117,7 +117,8 @@ def _adapters(
     base = next(iter(folders.get("base", ())), None)
     if base is None:
         return workshop.save(read, module.combine, weights, out, finish=finish)
-    return workshop.fold(base, names[len(read)], read, module.combine, weights, out, finish=finish)
+    name = names[len(read)]
+    return workshop.fold(base, name, read, module.combine, weights, out, finish=finish, dtype=params.dtype)
 
 
 def command(

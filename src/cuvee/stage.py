@@ -473,9 +473,10 @@ def _reordered(params: Mapping[str, Any], order: list[int]) -> dict[str, Any]:
         return value
 
     found = {name: turned(name, value) for name, value in params.items()}
-    rules = found.get("tensors") or {}
-    changed = [[pattern, {name: turned(name, value) for name, value in rules[pattern].items()}] for pattern in rules]
-    return {**found, "tensors": changed}
+    if "tensors" in found:  # as pairs: an id would lose the order of a mapping, which means something
+        rules = dict(found["tensors"])
+        found["tensors"] = [[one, {name: turned(name, value) for name, value in rules[one].items()}] for one in rules]
+    return found
 
 
 def score(model: Model, data: Iterable[Part], params: Mapping[str, Any]) -> Scores:

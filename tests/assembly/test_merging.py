@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cuvee import api, cost, exposure, needs
+from cuvee import api, components, cost, exposure, needs
 from cuvee.bases import MODEL
 from cuvee.errors import RecipeError
 from cuvee.planner import Plan
-from cuvee.recipe import load
+from cuvee.recipe import load, validate
 from cuvee.runtime import Runtime
 from cuvee.stage import Merged, mix, train, walk
 from cuvee.store import Store
@@ -123,6 +123,8 @@ def test_adapters_are_merged_and_folded_into_the_base(place: Path, merger: Any) 
     asked = f"runs=[{{strategy: disperse_then_merge, portions: 2, merger: {merger}}}]"
     run = plan(place, asked, "training.method=lora").runs[0]
     assert {one.kind for one in run.final.inputs["models"]} == {"train"}
+    module = components.find("mergers", merger)
+    assert validate(module.Params, run.final.identity["params"]).weights is None, "what the worker will read"
     assert run.final.one("base").id == run.base.id
     assert [stage.kind for stage in walk([run.final])].count("fold") == 0
     assert len(run.trainings) == 2

@@ -88,6 +88,17 @@ def test_the_mean_of_products_is_the_mean_of_the_folded_models_whatever_ranks_an
     torch.testing.assert_close(folded["layer.weight"].double(), read(base)["layer.weight"].double() + expected)
 
 
+def test_a_fold_is_in_the_bases_dtype_unless_told(tmp_path: Path) -> None:
+    models = [adapter(tmp_path / "a", {"layer": (torch.randn(2, 7), torch.randn(5, 2))})]
+    base = folder(tmp_path / "base", {"layer.weight": torch.randn(5, 7).bfloat16(), "norm": torch.ones(3).bfloat16()})
+    narrow = read(merged("lora_mean_of_products", models, tmp_path / "narrow", base))
+    wide = read(merged("lora_mean_of_products", models, tmp_path / "wide", base, dtype="float32"))
+    assert {value.dtype for value in narrow.values()} == {torch.bfloat16}
+    assert {value.dtype for value in wide.values()} == {torch.float32}
+    assert torch.equal(wide["layer.weight"].bfloat16(), narrow["layer.weight"])
+    torch.testing.assert_close(wide["layer.weight"], read(base)["layer.weight"].float() + product(models[0]))
+
+
 @pytest.mark.parametrize("name", ["lora_mean_of_products", "lora_product_of_means"])
 def test_equal_adapters_give_that_adapter(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)

@@ -112,7 +112,7 @@ class TestRefused:
             ("ties", {}, "needs the base"),
             ("task_arithmetic", {}, "needs the base"),
             ("selective", {}, "needs the base"),
-            ("ties", {"density": [0.5]}, "needs the base"),
+            ("ties", {"density": [0.5]}, "density has 1 values for 2 models"),
             ("wise_ft", {}, "merges exactly 1 model, got 2"),
             ("fisher", {}, "needs 2 of Fisher information"),
         ],

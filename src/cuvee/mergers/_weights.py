@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,9 +34,11 @@ def each(value: float | tuple[float, ...], count: int) -> tuple[float, ...]:
 class AdapterParams(Params):
     """Args:
     weights: one number an adapter, divided by their sum; all equal when absent.
+    dtype: what the folded model is written in; the base's when None.
     """
 
     weights: tuple[Number, ...] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
 
     @property
     def normalize(self) -> bool:

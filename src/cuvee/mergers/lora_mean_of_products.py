@@ -30,6 +30,7 @@ ORDERED = False
 class Params(_weights.AdapterParams):
     """Args:
     weights: one number an adapter, divided by their sum; all equal when absent.
+    dtype: what the folded model is written in; the base's when None.
     """
 
 

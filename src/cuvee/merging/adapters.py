@@ -197,7 +197,7 @@ def fold(
     out: Path,
     **how: Any,
 ) -> dict[str, Any]:
-    """Add the merged adapter to a full-precision base: sums in float32, rounded once to the base's dtype.
+    """Add the merged adapter to a full-precision base: sums in float32, rounded once to the base's dtype or `how`'s.
 
     Args:
         base: the model the adapters were trained on.
@@ -209,7 +209,7 @@ def fold(
     """
     check(adapters)
     model = matching.open_model(base, name)
-    matched = matching.match([model])
+    matched = matching.match([model], dtype=how.get("dtype"))
     inner = {f"{module}.weight": module for module in adapters[0].modules}
     turned = bool(adapters[0].config.get("fan_in_fan_out"))
     slots = {slot.name: slot for slot in matched.slots}
