@@ -26,7 +26,7 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from engine import test_loop as t
+from tests.engine import test_loop as t
 from cuvee import preemption
 folder, place, wanted, method = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 more = t.METHODS[method]
@@ -86,7 +86,7 @@ def test_kills_and_requests_to_stop_at_random_moments_change_no_bit(
     if method == "lora":
         pytest.importorskip("peft")
     run(model_folder("llama"), tmp_path / "whole", **METHODS[method])
-    script = KILLS.format(tests=str(Path(__file__).parents[1]))
+    script = KILLS.format(tests=str(Path(__file__).parents[2]))
     found = subprocess.run(
         [sys.executable, "-c", script, str(model_folder("llama")), str(tmp_path), str(kills), method],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

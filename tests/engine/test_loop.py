@@ -260,7 +260,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from engine import test_loop as t
+from tests.engine import test_loop as t
 class Slow(t.Breaks):
     def __getitem__(self, index):
         time.sleep(float(sys.argv[3]))
@@ -272,7 +272,7 @@ t.run(Path(sys.argv[1]), Path(sys.argv[2]), t.EVERY, rows=Slow(-1, 0))
 def test_kill_9_and_resume_leaves_no_trace(
     whole: tuple[Path, Any], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    script = SCRIPT.format(tests=str(Path(__file__).parents[1]))
+    script = SCRIPT.format(tests=str(Path(__file__).parents[2]))
     command = [sys.executable, "-c", script, str(model_folder("llama")), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([*command, "0.02"], env=environment)
