@@ -157,7 +157,13 @@ def test_no_finding_is_supported_more_often_than_the_level_where_nothing_is_true
 @pytest.mark.parametrize(("ties", "verdict"), [(0.45, "supported"), (0.6, "contradicted")])
 def test_the_average_suffices_where_no_merger_gains(ties, verdict):
     runs = [
-        final(f"dtm {merger}", "disperse_then_merge", {"math": level, "general": 0.5}, portions=4, merger=merger)
+        final(
+            f"dtm {merger}",
+            "disperse_then_merge",
+            {"math": level, "general": 0.5},
+            portions=4,
+            merger={"name": merger, "params": {}},
+        )
         for merger, level in (("linear", 0.5), ("ties", ties))
     ]
     results = planted.results(runs, 8000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cuvee.analyses._amounts import setting
 from cuvee.analyses._claims._evidence import Evidence, Outcome
 from cuvee.protocols import RunInfo
@@ -30,6 +32,6 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
 
 
 def merger(run: RunInfo) -> str:
-    """Return the name of a run's merger, which is written as a name or with its parameters."""
+    """Return the name of a run's merger, which comes as a name, or as ``{name, params}``."""
     asked = run.params.get("merger")
-    return str(getattr(asked, "name", asked))
+    return str(asked["name"] if isinstance(asked, Mapping) else asked)
