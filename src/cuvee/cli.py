@@ -573,12 +573,14 @@ def report(recipe: Path, overrides: tuple[str, ...], store: Path, out: Path | No
     cuvee report examples/demo.yaml --out reports/demo
     """
     located, planned, opened = _open(recipe, overrides, store)
-    from cuvee.report import stamp
+    from cuvee.report import findings, stamp
 
     written = _write_report(planned, opened, out or _default_report(located.name))
     if written is None:
         raise UsageError(f"nothing of {recipe} is measured yet in {opened.folder}; `cuvee run {recipe}` does it")
     click.echo(f"{written}{'' if stamp.is_complete(planned, opened) else '  (some stages are missing)'}")
+    for line in findings.lines(written.parent):
+        click.echo(line)
 
 
 @app.command()

@@ -151,6 +151,22 @@ def _orders(head: Head) -> list[str]:
     return ["{strategy: multi_task}", *(f"{{strategy: sequential, order: {_list(order)}}}" for order in found)]
 
 
+def _disperse(head: Head) -> list[str]:
+    return [
+        "{strategy: multi_task}                                       # everything in one training, as many tokens",
+        "{strategy: disperse_then_merge, portions: [2, 8], merger: linear}",
+        "{strategy: disperse_then_merge, portions: 4, merger: [linear, ties, task_arithmetic, dare_linear]}",
+    ]
+
+
+def _selection(head: Head) -> list[str]:
+    return [
+        "{strategy: multi_task}                                       # all rows; the reference of LoBaSS",
+        "{strategy: multi_task, select: [{by: random, share: 0.06}, {by: lobass, share: 0.06}]}",
+        "{strategy: multi_task, select: [{by: random, share: 1/6}, {by: lobass, share: 1/6}]}",
+    ]
+
+
 def _dmt(head: Head) -> list[str]:
     """Every run of RQ1 to RQ4 and the k sweep, each line once; shares of 1 stand in the first lines."""
     strategies = [line for line in _strategies(head) if "single" not in line and "dmt" not in line]
@@ -213,6 +229,18 @@ STUDIES: Mapping[str, Study] = {
         "No paper: Dong et al. (arXiv 2310.05492) try code, math, general alone",
         _orders,
         ("scores", "forgetting", "strategy_table", "claims"),
+    ),
+    "disperse": Study(
+        "Is it better to train on portions and merge, and by which merger?",
+        "Fu et al., arXiv 2405.13432",
+        _disperse,
+        ("scores", "strategy_table", "cost", "claims"),
+    ),
+    "selection": Study(
+        "Do a few chosen rows teach as much as all of them?",
+        "Li et al. (LoBaSS), arXiv 2310.13008",
+        _selection,
+        ("scores", "strategy_table", "selections", "cost", "claims"),
     ),
     "dmt": Study(
         "All of it: amounts, mixing, ratios, strategies and k in one store, where equal trainings are done once.",

@@ -152,3 +152,39 @@ def test_no_finding_is_supported_more_often_than_the_level_where_nothing_is_true
         test = evidence.test(Measure("exact_answer", "math", "accuracy", True), new, old)
         supported += evidence.rises(test) == "supported"
     assert supported <= 16
+
+
+@pytest.mark.parametrize(("ties", "verdict"), [(0.45, "supported"), (0.6, "contradicted")])
+def test_the_average_suffices_where_no_merger_gains(ties, verdict):
+    runs = [
+        final(
+            f"dtm {merger}",
+            "disperse_then_merge",
+            {"math": level, "general": 0.5},
+            portions=4,
+            merger={"name": merger, "params": {}},
+        )
+        for merger, level in (("linear", 0.5), ("ties", ties))
+    ]
+    results = planted.results(runs, 8000)
+    assert verdicts(results, "average_suffices") == [verdict]
+
+
+def test_merging_beats_joint_training_where_it_does():
+    merged = final("dtm", "disperse_then_merge", {"math": 0.6, "general": 0.6}, portions=4, merger="linear")
+    joint = final("multi_task", "multi_task", {"math": 0.5, "general": 0.5})
+    assert verdicts(planted.results([merged, joint], 1000), "merging_beats_joint") == ["supported"]
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0.6, "supported"), (0.4, "contradicted")])
+def test_few_selected_rows_beat_all_where_they_do(level, verdict):
+    whole, chosen, chance = (
+        planted.run(name, {"math": n}, strategy="multi_task")
+        for name, n in (("all", 1000), ("few", 60), ("chance", 60))
+    )
+    runs = [
+        (whole, {"math": 0.5}),
+        (replace(chosen, select="lobass 3/50"), {"math": level}),
+        (replace(chance, select="random 3/50"), {"math": 0.9}),
+    ]
+    assert verdicts(planted.results(runs, 2000), "selected_beats_all") == [verdict]

@@ -193,3 +193,50 @@ def test_without_the_extra_it_says_what_to_install(made, monkeypatch):
     monkeypatch.setattr(collect, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"scipy and matplotlib, not installed here; pip install 'cuvee\[report\]'"):
         gathered(made)
+
+
+def test_results_say_what_each_training_saw(place):
+    plan = api.plan(place / "r.yaml", Runtime(place / ".cuvee"))
+    results = [r for r in collect.read_results(plan, Store(place / ".cuvee")) if r.final]
+    by_run = {result.run.name: result.run for result in results}
+    (multi,) = by_run["multi_task"].trainings
+    assert {(p.source, p.ability) for p in multi.portions} == {
+        ("FIRST", "math"),
+        ("SECOND", "reasoning"),
+        ("few", "math"),
+    }
+    assert {p.source: p.rows for p in multi.portions}["few"] == 10
+    first, second = by_run["dmt k=1/2"].trainings if "dmt k=1/2" in by_run else by_run["dmt"].trainings
+    assert {p.source for p in first.portions} == {"FIRST", "SECOND"}
+    rows = {p.source: p.rows for p in first.portions}
+    assert {p.source: p.rows for p in second.portions}["FIRST"] == rows["FIRST"] // 2
+    assert multi.supervised_tokens == sum(p.supervised_tokens for p in multi.portions)
+
+
+def test_a_run_with_an_unfinished_training_says_nothing_of_what_it_saw(place):
+    plan = api.plan(place / "r.yaml", Runtime(place / ".cuvee"))
+    store = Store(place / ".cuvee")
+    shutil.rmtree(store.path("mix", plan.runs[0].models[0].training.one("data").id))
+    result = next(r for r in collect.read_results(plan, store) if r.final and r.run.name == "multi_task")
+    assert result.run.trainings == ()
+
+
+def test_the_findings_of_a_report_are_told_in_the_terminal(tmp_path):
+    from cuvee.protocols import Table
+    from cuvee.report import findings
+
+    row = {"finding": "It rises.", "on": "math", "verdict": "supported", "95 % interval": "+1.0..+3.0"}
+    table = Table(
+        "Findings of the papers on these runs",
+        [*row, "effect (+ is better)"],
+        [
+            {**row, "effect (+ is better)": "+2.0 points"},
+            {**row, "verdict": "not tested", "effect (+ is better)": None},
+        ],
+    )
+    (tmp_path / "tables").mkdir()
+    page.write_parquet(table, tmp_path / "tables" / "findings-of-the-papers-on-these-runs.parquet")
+    assert list(findings.lines(tmp_path)) == [
+        "supported     It rises. [math: +2.0 points (+1.0..+3.0)]",
+        "not tested    1 findings whose runs the recipe does not have; the report says which to add",
+    ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cuvee import planner, studies
+from cuvee.analyses._claims.average_suffices import merger
 from cuvee.errors import UsageError
 from cuvee.pins import Pins
 from cuvee.planner import Plan
@@ -89,6 +90,11 @@ def test_equal_amounts_have_as_many_rows_as_equal_proportions(tmp_path: Path) ->
     lopsided = studies.Head("base: x", {"a": {}, "general": {}}, "general", {"a": 64000, "general": 3})
     with pytest.raises(UsageError, match="the smallest source has 3 of 64,003 rows"):
         studies.write("equal_amount", lopsided)
+
+
+def test_the_mergers_of_a_planned_run_are_known_to_the_findings(tmp_path: Path) -> None:
+    plan = planned(studies.write("disperse", studies.head(None)), tmp_path)
+    assert [merger(run.info) for run in plan.runs[-4:]] == ["linear", "ties", "task_arithmetic", "dare_linear"]
 
 
 def test_one_source_cannot_be_compared() -> None:

@@ -1,0 +1,36 @@
+"""A few chosen rows beat all of them: every selection of at most a tenth against the same strategy on all rows."""
+
+from __future__ import annotations
+
+from cuvee.analyses._claims._evidence import Evidence, Outcome
+from cuvee.protocols import RunInfo
+
+FINDING = "About 6 % of the rows, chosen by learnability, teach more than all of them."
+SOURCE = "Li et al. (LoBaSS), arXiv 2310.13008, abstract"
+NEEDS = "{strategy: multi_task} and {strategy: multi_task, select: {by: lobass, share: 0.06}}"
+
+MOST = 0.1
+"""Share of the rows up to which a selection counts as few."""
+
+
+def outcomes(evidence: Evidence) -> list[Outcome]:
+    """Return one outcome a selection that is not random: every ability has to rise."""
+    runs = evidence.runs("multi_task")
+    found = []
+    for whole in (run for run in runs if not run.select):
+        for chosen in (run for run in runs if run.select and not run.select.startswith("random")):
+            alike = dict(chosen.params) == dict(whole.params) and dict(chosen.training) == dict(whole.training)
+            rows = _rows(whole)
+            if not alike or dict(chosen.sources) != dict(whole.sources) or not 0 < _rows(chosen) <= MOST * rows:
+                continue
+            tests = {
+                m: evidence.test(m, evidence.sample(chosen, m), evidence.sample(whole, m)) for m in evidence.measures
+            }
+            parts = [(m.ability, evidence.rises(t), t) for m, t in tests.items() if t is not None]
+            if parts:
+                found.append(evidence.together(f"{chosen.name} minus {whole.name}", parts))
+    return found
+
+
+def _rows(run: RunInfo) -> int:
+    return sum(portion.rows for training in run.trainings for portion in training.portions)

@@ -1,0 +1,24 @@
+"""The ledger of findings of a report that is there, as lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+PATTERN = "findings-of-the-papers*.parquet"
+"""The ledger's tables in a report's folder, one a base model."""
+
+
+def lines(folder: Path) -> Iterator[str]:
+    """Yield one line a finding that was tested; nothing where the recipe did not ask for claims."""
+    import pyarrow.parquet as pq
+
+    for file in sorted((folder / "tables").glob(PATTERN)):
+        rows = pq.read_table(file).to_pylist()
+        untested = sum(row["verdict"] == "not tested" for row in rows)
+        for row in rows:
+            if row["verdict"] != "not tested":
+                effect = f": {row['effect (+ is better)']} ({row['95 % interval']})"
+                yield f"{row['verdict']:12}  {row['finding']} [{row['on']}{effect}]"
+        if untested:
+            yield f"not tested    {untested} findings whose runs the recipe does not have; the report says which to add"
