@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cuvee import api, launch, preemption
+from cuvee import api, launch, preemption, runner
 from cuvee.errors import StageFailed, UsageError
 from cuvee.job import Job
 from cuvee.runner import _check_gpus, decided
@@ -137,7 +137,7 @@ else:
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr(runner, "gpus", lambda: ["0", "1", "2", "3"])
     assert decided(Runtime(device="cuda", processes=2), 10).workers == 2
     assert decided(Runtime(device="cuda", processes=4), 10).workers == 1
     with pytest.raises(UsageError, match="there are 4 GPUs"):
