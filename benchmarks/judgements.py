@@ -58,7 +58,12 @@ def _stored(store: Store, rows: list[dict[str, Any]]) -> Job:
     columns = {name: [row[place] for row in found] for place, name in enumerate(NAMES)}
     write_table(folder / model_judge.JUDGEMENTS, {**columns, "key": [f"{number:064x}" for number in range(len(rows))]})
     about = [json.dumps({"question_id": str(number), "category": "math"}) for number in range(len(rows))]
-    items = {"item": columns["item"], "cluster": columns["item"], "reference": about, "turns": [1] * len(rows)}
+    items: dict[str, list[Any]] = {
+        "item": columns["item"],
+        "cluster": columns["item"],
+        "reference": about,
+        "turns": [1] * len(rows),
+    }
     write_table(folder / model_judge.ITEMS, items)
     manifest = {
         "id": ids["stage"],

@@ -243,6 +243,7 @@ def cuvee(folder: Path, out: Path) -> None:
     """Train with cuvee's loop."""
     from cuvee.data.batches import micro_batches
     from cuvee.engine import loop
+    from cuvee.engine.disk import Checkpoints
     from cuvee.protocols import TokenRow
     from cuvee.runtime import Runtime
 
@@ -268,7 +269,7 @@ def cuvee(folder: Path, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     training = loop._Training(folder, rows, steps, hyper, out, runtime, lambda facts: None, micro_batches)
-    training.resume_or_start(loop.Checkpoints(out, ""))
+    training.resume_or_start(Checkpoints(out, ""))
     inner = training._step
 
     def step(number: int) -> Any:
@@ -291,7 +292,7 @@ WAYS: dict[str, Any] = {
 }
 
 
-def _python(name: str, options: argparse.Namespace) -> str | None:
+def _python(name: str, options: argparse.Namespace) -> Any:
     if name.startswith("llama"):
         return options.lf_python
     return sys.executable if name == "cuvee" else options.trl_python
