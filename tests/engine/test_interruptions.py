@@ -25,7 +25,7 @@ from .test_loop import EVERY, METHODS, ROWS, Breaks, Stop, log, run, weights, wi
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path.append({tests!r})
 from tests.engine import test_loop as t
 from cuvee import preemption
 folder, place, wanted, method = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

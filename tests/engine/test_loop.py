@@ -259,7 +259,7 @@ def test_a_resume_under_another_runtime_is_said(model_folder: Callable[[str], Pa
 SCRIPT = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path.append({tests!r})
 from tests.engine import test_loop as t
 class Slow(t.Breaks):
     def __getitem__(self, index):

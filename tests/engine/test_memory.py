@@ -148,7 +148,7 @@ def test_weights_gradients_and_moments_are_what_the_arithmetic_says(precision: s
 MEASURE = """
 import resource, sys, torch
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path.append({tests!r})
 from tests.engine.conftest import hyper, micro_batches, silent
 from cuvee.engine import loop
 from cuvee.protocols import TokenRow
