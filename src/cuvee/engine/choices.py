@@ -415,7 +415,8 @@ class _Scorer:
             n = len(tree.ids)
             index[row, :n], depth[row, :n], valid[row, :n] = np.arange(at, at + n), tree.depth, True
             seen[row, :n, :n] = tree.ancestors()
-        return Block(prefix, *(torch.from_numpy(a).to(self.device) for a in (index, valid, seen, depth)))
+        tensors = [torch.from_numpy(array).to(self.device) for array in (index, valid, seen, depth)]
+        return Block(prefix, tensors[0], tensors[1], tensors[2], tensors[3])
 
     def _single(self, row: TokenRow) -> Scored:
         """Return the score of one choice under the stock attention."""

@@ -137,7 +137,7 @@ def _rows(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[dict[s
     for task, found in samples.items():
         for sample in found:
             for metric in sample["metrics"]:
-                value = sample.get(metric)
+                value: Any = sample.get(metric)
                 if isinstance(value, bool | int | float) or hasattr(value, "item"):
                     yield {
                         "item": f"{task}/{sample['doc_id']}/{sample['doc_hash'][:16]}",
