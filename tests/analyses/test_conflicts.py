@@ -124,3 +124,11 @@ def test_without_a_general_source_the_ratio_has_no_sides():
 def test_differences_without_noise_have_no_crossing_and_no_warning():
     (found,) = conflicts.conflicts(study([0.0] * 5, [1.0] * 5, items=50), FAST)
     assert found.crossing is None
+
+
+def test_differences_that_follow_no_line_say_between_which_amounts_the_sign_changes():
+    alone, mixed = [0.3, 0.5, 0.5, 0.5, 0.5], [0.6, 0.51, 0.49, 0.49, 0.49]
+    (found,) = conflicts.conflicts(study(alone, mixed, items=4000), FAST)
+    assert not found.crossing.holds
+    assert (found.crossing.low, found.crossing.high) == (None, None)
+    assert conflicts.crossing_words(found.crossing).endswith("no straight line")

@@ -141,3 +141,12 @@ def test_intervals_hold_the_planted_truth_about_as_often_as_they_say(seeds):
         low, high = np.quantile(fitted.draws[:, 1], [0.025, 0.975])
         held.append(low <= 0.05 <= high)
     assert 0.90 <= np.mean(held) <= 0.987
+
+
+def test_a_law_that_does_not_hold_has_no_interval_and_no_band():
+    """Two steps with a level between them follow neither law."""
+    tables = scaling.table(amounts([0.2, 0.5, 0.5, 0.5, 0.8], items=2000), FAST)
+    (row,) = tables[0].rows
+    assert row["per doubling"].endswith("(law does not hold)")
+    (band,) = [points for name, points in tables[0].figures[0].series.items() if "law" in name]
+    assert all(point["low"] is None for point in band)

@@ -10,6 +10,7 @@ Zhang et al., arXiv 2402.17193 (fine-tuning data), fit losses so; for accuracies
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +33,20 @@ class Fit:
         parameters: (a, b) or (a, s, c).
         draws: the same of each draw, (resamples, parameters).
         error: root mean square of what each point is off when the law is fitted to the others.
+        p: chance that noise alone takes the points so far off the law; see `holds`.
     """
 
     law: str
     parameters: Floats
     draws: Floats
     error: float
+    p: float = 1.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether noise explains how far the points are off. Where it does not, no interval of the law means anything:
+        the points follow another law, or the luck of single trainings, which one seed does not show."""
+        return self.p >= MISFIT
 
     def at(self, x: Floats) -> tuple[Floats, Floats]:
         """Return the curve at some x, (k,), and its draws, (resamples, k)."""
@@ -52,6 +61,10 @@ class Fit:
         return bool(inside.mean() > 0.95)
 
 
+MISFIT = 0.01
+"""Chance of the points' distance from a law under noise alone, below which the law does not hold."""
+
+
 def fit(law: str, x: Floats, values: Floats, draws: Floats) -> Fit | None:
     """Return a law through points; None where there are too few of them, or all are the same.
 
@@ -64,7 +77,16 @@ def fit(law: str, x: Floats, values: Floats, draws: Floats) -> Fit | None:
         return None
     weights = weights_of(draws)
     solve = _logarithmic if law == "logarithmic" else _power
-    return Fit(law, solve(x, values[None, :], weights)[0], solve(x, draws, weights), _error(law, x, values, weights))
+    found = solve(x, values[None, :], weights)
+    p = misfit(values, _curve(found, x)[0], draws, weights, lambda ys: _curve(solve(x, ys, weights), x))
+    return Fit(law, found[0], solve(x, draws, weights), _error(law, x, values, weights), p)
+
+
+def misfit(values: Floats, fitted: Floats, draws: Floats, weights: Floats, refit: Callable[[Floats], Floats]) -> float:
+    """Return the chance that noise alone takes points as far off a law, by refitting the law plus the draws' noise."""
+    noisy = fitted + (draws - values)
+    by_noise = (noisy - refit(noisy)) ** 2 @ weights
+    return float((np.count_nonzero(by_noise >= (values - fitted) ** 2 @ weights) + 1) / (len(draws) + 1))
 
 
 def weights_of(draws: Floats) -> Floats:

@@ -25,7 +25,7 @@ from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen, setting
 from cuvee.analyses._draws import cloud, interval
-from cuvee.analyses._fits import line, weights_of
+from cuvee.analyses._fits import MISFIT, line, misfit, weights_of
 from cuvee.analyses._paired import BETTER, SIGNS, WORSE, Tested, test_note, tested
 from cuvee.analyses._results import Measure
 from cuvee.analyses._stats import RESAMPLES, Floats, Sample, estimate
@@ -62,6 +62,8 @@ class Crossing:
         at: the rows where the line passes 0; None where it does so far outside the amounts.
         low, high: ends of the interval; None where these runs set no end.
         turns: whether the slope's interval leaves out 0.
+        holds: whether noise explains how far the points are off the line; where it does not, there is no interval.
+        between: the first two neighbouring amounts between which the difference changes its sign.
     """
 
     slope: float
@@ -70,6 +72,8 @@ class Crossing:
     low: float | None
     high: float | None
     turns: bool
+    holds: bool = True
+    between: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +217,16 @@ def crossing_of(rows: Floats, gains: Floats, draws: Floats) -> Crossing | None:
     if ends[0] is None or ends[1] is None:
         return None
     turns = ends[0] > 0 or ends[1] < 0
+
+    def refit(ys: Floats) -> Floats:
+        found = line(u, ys, weights)[0]
+        return np.asarray(found[:, :1] + found[:, 1:] * u, dtype=np.float64)
+
+    p = misfit(gains, refit(gains[None, :])[0], draws, weights, refit)
+    changes = [(float(a), float(b)) for a, b, x, y in zip(rows, rows[1:], gains, gains[1:], strict=False) if x * y < 0]
+    between = changes[0] if changes else None
+    if p < MISFIT:
+        return Crossing(float(one[1]), (ends[0], ends[1]), None, None, None, turns, False, between)
     span = float(u[-1] - u[0])
     root = float(-one[0] / one[1]) if one[1] else float("inf")
     at = float(2.0**root) if abs(root - float(u.mean())) <= 1.5 * span else None
@@ -224,7 +238,7 @@ def crossing_of(rows: Floats, gains: Floats, draws: Floats) -> Crossing | None:
         inside = np.flatnonzero(holds)
         first = None if holds[0] else float(2.0 ** grid[inside[0]])
         last = None if holds[-1] else float(2.0 ** grid[inside[-1]])
-    return Crossing(float(one[1]), (ends[0], ends[1]), at if turns else None, first, last, turns)
+    return Crossing(float(one[1]), (ends[0], ends[1]), at if turns else None, first, last, turns, True, between)
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -244,7 +258,9 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
         "Mixed runs see the same rows of the ability and those of the other sources besides: equal in this ability's "
         "data, not in compute.",
         "The crossing point is where a straight line through (mixed minus alone) against log2(rows) passes 0, and its "
-        "interval are the amounts where the line's 95 % band holds 0. It is given only where the slope differs from 0.",
+        "interval are the amounts where the line's 95 % band holds 0. It is given only where the slope differs from 0. "
+        "Where the points are further off the line than their noise allows (p < 0.01), only the amounts between which the sign "
+        "changes are given.",
         test_note(tests),
     ]
     return [Table(title, list(rows[0]), rows, notes, figures), Table(f"{title}, every pair", list(pairs[0]), pairs)]
@@ -263,7 +279,7 @@ def _row(each: Conflict) -> dict[str, Any]:
         "difference at the least": f"{to.signed(first.comparison.difference)} {SIGNS[first.reading]}",
         "largest rows": round(each.rows[-1]),
         "difference at the largest": f"{to.signed(last.comparison.difference)} {SIGNS[last.reading]}",
-        "gain per doubling": crossing and f"{_gain(crossing.slope, to)} ({_span(crossing, to)})",
+        "gain per doubling": crossing and _gain(crossing.slope, to) + _span(crossing, to),
         "crossing (rows)": crossing_words(crossing),
         "reading": each.reading,
     }
@@ -274,7 +290,9 @@ def _gain(value: float, to: _results.Scale) -> str:
 
 
 def _span(crossing: Crossing, to: _results.Scale) -> str:
-    return f"{_gain(crossing.slope_ends[0], to)}..{_gain(crossing.slope_ends[1], to)}"
+    if not crossing.holds:
+        return " on average"
+    return f" ({_gain(crossing.slope_ends[0], to)}..{_gain(crossing.slope_ends[1], to)})"
 
 
 def crossing_words(crossing: Crossing | None) -> str | None:
@@ -283,6 +301,9 @@ def crossing_words(crossing: Crossing | None) -> str | None:
         return None
     if not crossing.turns:
         return "none seen"
+    if not crossing.holds:
+        where = crossing.between
+        return f"between {where[0]:,.0f} and {where[1]:,.0f}, no straight line" if where else "no straight line"
     low = "no lower end" if crossing.low is None else f"{crossing.low:,.0f}"
     high = "no upper end" if crossing.high is None else f"{crossing.high:,.0f}"
     at = "outside these amounts" if crossing.at is None else f"{crossing.at:,.0f}"

@@ -182,10 +182,12 @@ def _row(each: Scaled) -> dict[str, Any]:
 def _with_interval(found: Fit | None, column: int, text: Any) -> str | None:
     if found is None:
         return None
-    if column and not found.determined:
-        return "not determined by these amounts"
+    if found.law == "power" and not found.determined:
+        return "not determined by these amounts" if column else None
+    if not found.holds:
+        return f"{text(found.parameters[column])} (law does not hold)"
     low, high = interval(found.draws[:, column])
-    if low is None or high is None or not found.determined:
+    if low is None or high is None:
         return None if found.law == "power" else str(text(found.parameters[column]))
     return f"{text(found.parameters[column])} ({text(low)}..{text(high)})"
 
@@ -209,8 +211,9 @@ def _sentences(every: Sequence[Scaled]) -> list[str]:
         who = f"{each.curve.ability} {each.curve.label} ({each.measure.evaluator})"
         log, to = each.fits.get("logarithmic"), each.measure.scale
         if log is not None:
-            ends = interval(log.draws[:, 1])
-            span = f", 95 % {to.signed(ends[0])}..{to.signed(ends[1])}" if ends[0] is not None and ends[1] else ""
+            ends = interval(log.draws[:, 1]) if log.holds else (None, None)
+            known = ends[0] is not None and ends[1] is not None
+            span = f", 95 % {to.signed(ends[0] or 0.0)}..{to.signed(ends[1] or 0.0)}" if known else " on average"
             gain = f"{to.signed(float(log.parameters[1]))} {to.unit} a doubling{span}; "
         else:
             gain = f"no law is fitted: {each.refusal or _few(each)}; "
@@ -235,6 +238,8 @@ def _notes(every: Sequence[Scaled], tests: int) -> list[str]:
         "Logarithmic: score = a + b log2(rows), b is the gain per doubling. Power: score = a + s rows^-exponent, a is "
         "what it tends to. 'Off by' is the root mean square error at each amount when the law is fitted to the others; "
         "the figure draws the law that is less off.",
+        "A law does not hold where the points are further off it than their noise allows (p < 0.01): it is drawn without "
+        "a band, and its numbers have no interval. They follow another law, or the luck of single trainings.",
         luck,
         test_note(tests),
     ]
@@ -285,7 +290,7 @@ def band(found: Fit, points: Sequence[Seen], ability: str, to: Scale, like: str)
     xs = np.geomspace(rows[0], rows[-1], 41)
     middle, draws = found.at(xs)
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    flat = bool((low == high).all())
+    flat = bool((low == high).all()) or not found.holds
     return [
         {
             "x": float(x),
