@@ -259,8 +259,8 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
         "data, not in compute.",
         "The crossing point is where a straight line through (mixed minus alone) against log2(rows) passes 0, and its "
         "interval are the amounts where the line's 95 % band holds 0. It is given only where the slope differs from 0. "
-        "Where the points are further off the line than their noise allows (p < 0.01), only the amounts between which the sign "
-        "changes are given.",
+        "Where the points are further off the line than their noise allows (p < 0.01), only the amounts between which "
+        "the sign changes are given.",
         test_note(tests),
     ]
     return [Table(title, list(rows[0]), rows, notes, figures), Table(f"{title}, every pair", list(pairs[0]), pairs)]
@@ -312,7 +312,7 @@ def crossing_words(crossing: Crossing | None) -> str | None:
 
 def _sentence(each: Conflict) -> str:
     found = crossing_words(each.crossing)
-    tail = f"; crossing at {found} rows" if each.crossing and each.crossing.turns else ""
+    tail = f"; crossing (rows): {found}" if each.crossing and each.crossing.turns else ""
     why = f"; no crossing point: {each.refusal}" if each.refusal else ""
     return f"{each.reading}{tail}{why}."
 

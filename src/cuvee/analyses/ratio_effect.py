@@ -205,7 +205,9 @@ def contrasts(found: Sequence[Effect]) -> list[Contrast]:
             continue
         own, ratio = (abs(_mean([f.parameters[None, 1] for f in fitted[kind]]))[0] for kind in (True, False))
         draws = abs(_mean([f.draws[:, 1] for f in fitted[True]])) - abs(_mean([f.draws[:, 1] for f in fitted[False]]))
-        contrasted.append(Contrast(measure, float(own), float(ratio), float(own - ratio), *interval(draws)))
+        holds = all(f.holds for kind in fitted.values() for f in kind)
+        ends = interval(draws) if holds else (None, None)
+        contrasted.append(Contrast(measure, float(own), float(ratio), float(own - ratio), *ends))
     return contrasted
 
 
@@ -225,6 +227,7 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     notes = [
         "Size of the change per doubling: of the ability's own rows while the others are held (amount), and of the "
         "others' rows while its own are held (ratio); setups of one kind are averaged.",
+        "A change per doubling has an interval only where a straight line against log2(rows) holds within the noise.",
         "Intervals are 95 %, from a bootstrap over items"
         + (" (one seed: another training could give something else)." if _one_seed(found) else " and seeds."),
     ]
@@ -260,7 +263,7 @@ def _contrast_row(each: Contrast) -> Mapping[str, Any]:
 
 def _effect_row(each: Effect) -> Mapping[str, Any]:
     to, fitted = each.measure.scale, each.fitted
-    low, high = interval(fitted.draws[:, 1]) if fitted else (None, None)
+    low, high = interval(fitted.draws[:, 1]) if fitted and fitted.holds else (None, None)
     span = f" ({to.signed(low)}..{to.signed(high)})" if low is not None and high is not None else ""
     first, last = estimate(each.samples[0]), estimate(each.samples[-1])
     change = f"{to.signed(each.test.comparison.difference)} {SIGNS[each.test.reading]}" if each.test else None

@@ -238,8 +238,8 @@ def _notes(every: Sequence[Scaled], tests: int) -> list[str]:
         "Logarithmic: score = a + b log2(rows), b is the gain per doubling. Power: score = a + s rows^-exponent, a is "
         "what it tends to. 'Off by' is the root mean square error at each amount when the law is fitted to the others; "
         "the figure draws the law that is less off.",
-        "A law does not hold where the points are further off it than their noise allows (p < 0.01): it is drawn without "
-        "a band, and its numbers have no interval. They follow another law, or the luck of single trainings.",
+        "A law does not hold where the points are further off it than their noise allows (p < 0.01): it is drawn "
+        "without a band, and its numbers have no interval. They follow another law, or the luck of single trainings.",
         luck,
         test_note(tests),
     ]
