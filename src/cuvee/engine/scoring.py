@@ -26,6 +26,9 @@ from cuvee.runtime import Runtime
 PROBED = 32
 """Tokens on which a model's head by itself is compared with the whole model."""
 
+CPU_TOKENS = 1024
+"""Tokens of a pass on a CPU: more of them leave its cache (3,900 against 3,300 tokens a second at 4,096)."""
+
 COMPARED = 2
 """Rows, the longest, that are scored in both layouts."""
 
@@ -72,7 +75,8 @@ def score(
         loaded = loading.cached(model_folder, precision, device)
         scorer = _Scorer(loaded, device, precision, progress, entropy)
         ticker, done = Ticker(progress, len(rows)), len(rows) - len(left)
-        budget = runtime.micro_tokens if loaded.layout == "flat" else 0
+        most = min(runtime.micro_tokens, CPU_TOKENS) if device.type == "cpu" else runtime.micro_tokens
+        budget = most if loaded.layout == "flat" else 0
         with torch.inference_mode(), closing(log or _Nothing()):
             for batch in batches(rows, left, budget):
                 examples = [rows[i] for i in batch]
