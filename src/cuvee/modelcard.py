@@ -113,7 +113,8 @@ def _base(model: Input, lineage: Sequence[Mapping[str, Any]]) -> Mapping[str, An
     by_id = {item["id"]: item for item in lineage}
     item = by_id[model.id]
     while item["kind"] != "base":
-        item = by_id[item["inputs"]["model"][0].partition("-")[2]]
+        inputs = item["inputs"]
+        item = by_id[(inputs.get("model") or inputs["models"])[0].partition("-")[2]]
     return item
 
 

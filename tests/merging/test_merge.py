@@ -131,6 +131,18 @@ class TestRefused:
         with pytest.raises(UsageError, match="exists; name another folder"):
             merge.write(prepared, pair[1])
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_model_that_holds_no_number_somewhere(self, pair: list[Path], tmp_path: Path, value: float) -> None:
+        folder(pair[1], {**near(BASE, 2), "norm.weight": torch.tensor([1.0, value, 1.0, 1.0])})
+        prepared = merge.prepare(merge.Inputs(tuple(pair)), method("linear"))
+        with pytest.raises(ModelError, match=r"/b: tensor norm.weight holds NaN or infinity"):
+            merge.write(prepared, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_fisher_weights_that_could_cancel(self) -> None:
+        with pytest.raises(UsageError, match="greater than or equal to 0"):
+            method("fisher", weights=[1.0, -1.0])
+
     def test_a_disk_that_is_too_small(self, pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
         prepared = merge.prepare(merge.Inputs(tuple(pair)), method("linear"))

@@ -26,8 +26,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cuvee import preemption, seeds
 from cuvee.engine.decoding import Decoding, Prompt
 from cuvee.engine.disk import (
@@ -306,6 +304,8 @@ def embed(
     part_names: Sequence[str] = (),
 ) -> int:
     """Write a vector a row that hangs on its first tokens and a little on the others; the signature of the real one."""
+    import numpy as np  # here: a dry run without vectors does without it
+
     width = 8
     found = np.lib.format.open_memmap(out, "w+", np.float32, (len(rows), width))
     for index, row in enumerate(rows[i] for i in range(len(rows))):

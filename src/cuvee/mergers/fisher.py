@@ -31,13 +31,14 @@ EXTRAS = "Fisher information"
 
 class Params(_weights.WeightedParams):
     """Args:
-    weights: one number a model; all 1 when absent.
+    weights: one number a model, none negative: an element's weights must not cancel; all 1 when absent.
     floor: least Fisher information of an element.
     normalize: divide each model's Fisher information by its length.
     """
 
     BY_TENSOR: ClassVar[tuple[str, ...]] = ("weights",)
 
+    weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
     floor: Annotated[float, Field(gt=0)] = 1e-6
     normalize: bool = False
 

@@ -11,6 +11,7 @@ size.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cuvee.errors import ModelError
 from cuvee.merging.matching import Slot
 
 PIECE = 1 << 17
@@ -187,7 +189,11 @@ class Stream:
             with self._state:
                 self._add(group, number, partial)
             return
-        self.put(slot, start, self.module.merge(piece, params))
+        merged = self.module.merge(piece, params)
+        # The sum tells of nearly all pieces that each number is finite, and costs less than to look at each.
+        if not math.isfinite(float(merged.sum())) and not bool(torch.isfinite(merged).all()):
+            raise _not_finite(slot, start, stop)
+        self.put(slot, start, merged)
         with self._state:
             group.merged += 1
             self.done += stop - start
@@ -235,3 +241,13 @@ class Stream:
             after = self.slots[which + 1]
             for view in [*after.models, *([after.base] if after.base else []), *after.extras]:
                 view.ahead(0, min(AHEAD * PIECE, after.size))
+
+
+def _not_finite(slot: Slot, start: int, stop: int) -> ModelError:
+    """Return what to say of a merged piece with numbers that are none."""
+    views = [*slot.models, *([slot.base] if slot.base else []), *slot.extras]
+    broken = [view for view in views if not bool(torch.isfinite(view.read(start, stop).float()).all())]
+    if broken:
+        one = broken[0]
+        return ModelError(f"{one.weights.folder}: tensor {one.name} holds NaN or infinity; nothing is merged")
+    return ModelError(f"tensor {slot.name}: the merge is no finite number there; choose smaller weights or scales")
