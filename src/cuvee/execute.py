@@ -6,7 +6,7 @@ Heavy libraries are imported inside, so that a worker that only mixes never impo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,10 @@ def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     from cuvee.data import ledger
 
     training, at = job.one("training"), Fraction(job.params["fraction"])
-    course = _course(job, store.manifest(training.kind, training.id)["identity"]["params"], store)
+    manifest = store.manifest(training.kind, training.id)
+    course = _course(job, manifest["identity"]["params"], store)
+    # Passes of another size draw another dropout.
+    runtime = replace(runtime, micro_tokens=manifest["runtime"]["micro_tokens"])
     left = engine.mark_file(training.folder, at)
     summary = engine.for_model(course.given[0]).mark(
         *course.given,
@@ -258,6 +261,7 @@ def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
         fraction=at,
         written=left,
         log=training.folder / "log.jsonl",
+        then=_how(manifest),
         **course.options,
     )
     modelcard.write_marked(work / MODEL, job, store, summary)
@@ -266,6 +270,15 @@ def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     ledger.write(work, course.rows, course.steps, sources, until=summary["step"])
     left.unlink(missing_ok=True)  # it is in this stage now
     return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in course.names]}
+
+
+def _how(manifest: Mapping[str, Any]) -> str:
+    """Return in words how a training was done, as far as its numbers may hang on it."""
+    summary, runtime, versions = manifest["summary"], manifest["runtime"], manifest["versions"]
+    found = [f"{summary.get('processes', 1)} process(es)", f"device {runtime['device']}"]
+    found += [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
+    shrunk = [f"from step {one['step']} on passes of {one['to']} tokens" for one in summary.get("out_of_memory", ())]
+    return ", ".join([*found, *shrunk])
 
 
 def _fisher(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:

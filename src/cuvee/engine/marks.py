@@ -38,6 +38,7 @@ def mark(
     fraction: Fraction,
     written: Path,
     log: Path,
+    then: str = "",
     micro_batches: loop.MicroBatches,
     adapter: Path | None = None,
     fisher: Path | None = None,
@@ -48,6 +49,7 @@ def mark(
         fraction: of the training's steps.
         written: where the training left the weights, if it did.
         log: the training's own ``log.jsonl``.
+        then: how the training was done, for the message where a replay differs.
 
     Returns:
         step, steps, loss (of that step), supervised_tokens (until then), made (``taken`` or ``replayed``), and of a
@@ -62,7 +64,7 @@ def mark(
         raise StageFailed(f"{log} ends after step {len(records)} of {len(steps)}, so nothing can be checked by it")
     replay = Journal(work / "log.jsonl")
     if not out.is_dir() and not (written.is_file() and _taken(written, model_folder, hyper, out, adapter, progress)):
-        check = _comparison(records, TOLERANCE[hyper["precision"]])
+        check = _comparison(records, TOLERANCE[hyper["precision"]], then)
         train = partial(loop.train, micro_batches=micro_batches, adapter=adapter, fisher=fisher)
         progress({"note": f"the training left no weights at {fraction}: steps 1 to {step} are done again"})
         train(model_folder, rows, steps, hyper, out, work, runtime, progress, until=step, check=check)
@@ -106,15 +108,16 @@ def _taken(
     return True
 
 
-def _comparison(records: Sequence[Mapping[str, Any]], limit: float) -> Callable[[Mapping[str, Any]], None]:
+def _comparison(records: Sequence[Mapping[str, Any]], limit: float, then: str) -> Callable[[Mapping[str, Any]], None]:
     def check(record: Mapping[str, Any]) -> None:
         first = records[record["step"] - 1]
         if not _far(record, first) <= limit or record["supervised_tokens"] != first["supervised_tokens"]:
             raise StageFailed(
                 f"step {record['step']}: done again its loss is {record['loss']:.6g} over "
                 f"{record['supervised_tokens']} tokens, and was {first['loss']:.6g} over "
-                f"{first['supervised_tokens']} in the training; the versions of torch and transformers, or the stored "
-                "data, are others than then. Delete the training to make it and its marks anew"
+                f"{first['supervised_tokens']} in the training, which was done with {then}. Ask for the mark under the "
+                "same conditions; otherwise a training with other settings, such as another seed, leaves its marks on "
+                "the way"
             )
 
     return check
