@@ -695,7 +695,9 @@ def merge(
     from cuvee import mergings
     from cuvee.recipe import override
 
-    given = override({}, [one for one in models if "=" in one])
+    # A folder may have an equals sign in its name.
+    settings = [one for one in models if "=" in one and not Path(one).exists()]
+    given = override({}, settings)
     if weights:
         given["weights"] = list(weights)
 
@@ -705,7 +707,7 @@ def merge(
 
     summary = mergings.command(
         method,
-        [one for one in models if "=" not in one],
+        [one for one in models if one not in settings],
         given,
         out,
         store,

@@ -5,6 +5,7 @@ Heavy libraries are imported inside, so that a worker that only mixes never impo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -317,6 +318,8 @@ def _merge(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
         from cuvee.engine import fake
 
         return fake.merge(models, job.params.get("weights"), work / MODEL)
+    if (loading := sys.modules.get("cuvee.engine.loading")) is not None:
+        loading.forget()  # the model that this process used last is no part of the bound
     folders = {role: [model_folder(item) for item in job.inputs.get(role, ())] for role in ("models", "base")}
     folders["fishers"] = [item.folder for item in job.inputs.get("fishers", ())]
     names = [f"{item.label} ({item.kind}-{item.id[:12]})" for role in folders for item in job.inputs.get(role, ())]

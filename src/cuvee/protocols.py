@@ -162,7 +162,11 @@ class MergerParams(Params):
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         """Take [pattern, values] pairs as well: in an id they keep the order, which means something."""
-        return dict(value) if isinstance(value, list | tuple) else value
+        if not isinstance(value, list | tuple):
+            return value
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+            raise ValueError("is a mapping of name patterns to what differs there, such as {'*.mlp.*': {t: 0.3}}")
+        return dict(value)
 
 
 class Merger(Protocol):

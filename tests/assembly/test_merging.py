@@ -110,6 +110,10 @@ def test_a_merged_model_can_be_trained_further(place: Path) -> None:
         ("{strategy: disperse_then_merge, merger: {ties: {dnsity: 1}}}", "Did you mean 'density'?"),
         ("{strategy: disperse_then_merge, portions: 3, merger: slerp}", "merges exactly 2 models, got 3"),
         ("{strategy: disperse_then_merge, merger: lora_mean_of_products}", "say training: {method: lora}"),
+        ("{strategy: data_orders, merger: lora_product_of_means}", "say lora_mean_of_products"),
+        ("{strategy: data_orders, merger: {linear: {tensors: {'*.mlp.*': {wieghts: [1, 2]}}}}}", "mean 'weights'?"),
+        ("{strategy: data_orders, merger: {linear: {tensors: {'*.mlp.*': {weights: [1]}}}}}", "weights has 1 values"),
+        ("{strategy: data_orders, merger: {linear: {tensors: [1, 2]}}}", "is a mapping of name patterns"),
     ],
 )
 def test_a_wrong_merger_is_refused_before_anything_runs(place: Path, run: str, message: str) -> None:

@@ -54,6 +54,11 @@ class TestRefused:
         folder(pair[1], BASE, model_type="other")
         assert "/b and /a are of different architectures (model_type other and toy)" in refused(pair)
 
+    def test_a_setting_that_changes_what_the_weights_mean(self, pair: list[Path]) -> None:
+        folder(pair[0], near(BASE, 1), num_attention_heads=4)
+        folder(pair[1], near(BASE, 2), num_attention_heads=2)
+        assert "use equal weights differently (num_attention_heads 2 and 4" in refused(pair)
+
     def test_another_dtype_unless_the_results_is_named(self, pair: list[Path], tmp_path: Path) -> None:
         folder(pair[1], near(tensors(0, dtype=torch.bfloat16), 2))
         assert "tensor embed.weight is BF16 in /b and F32 in /a; say what the result shall be" in refused(pair)

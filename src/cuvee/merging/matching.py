@@ -195,6 +195,23 @@ def _with_rows(extra: Model, model: Model) -> Model:
     return Model(extra.name, extra.weights, model.config, model.rows)
 
 
+MEANINGS = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "hidden_activation",
+    "activation_function",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "rope_theta",
+    "rope_parameters",
+    "sliding_window",
+)
+"""Settings that change what weights of one shape mean."""
+
+
 def _same_architecture(first: Model, other: Model) -> None:
     for key in ("model_type", "architectures"):
         mine, theirs = first.config.get(key), other.config.get(key)
@@ -202,6 +219,14 @@ def _same_architecture(first: Model, other: Model) -> None:
             raise ModelError(
                 f"{other.name} and {first.name} are of different architectures ({key} {theirs} and {mine}); "
                 "only models of one architecture can be merged"
+            )
+    # Versions of transformers write other keys for the same, so only what both have tells.
+    for key in (key for key in MEANINGS if key in first.config and key in other.config):
+        mine, theirs = first.config[key], other.config[key]
+        if mine != theirs:
+            raise ModelError(
+                f"{other.name} and {first.name} use equal weights differently ({key} {theirs} and {mine} in their "
+                "config.json), so their mean would mean nothing; merge models that were trained from one base"
             )
 
 

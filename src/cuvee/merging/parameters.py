@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cuvee.errors import UsageError
+from cuvee.merging.patterns import changed
 
 
 def check(name: str, module: Any, params: Any, models: int) -> None:
@@ -18,6 +19,8 @@ def check(name: str, module: Any, params: Any, models: int) -> None:
         wanted = f"exactly {least} model" if least == most else f"{least} or more model"
         raise UsageError(f"{name}: merges {wanted}{'' if least == most == 1 else 's'}, got {models}")
     check_values(name, params, models)
+    for changes in getattr(params, "tensors", {}).values():
+        check_values(name, changed(params, [changes]), models)
 
 
 def check_values(name: str, params: Any, models: int) -> None:

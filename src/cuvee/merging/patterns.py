@@ -37,12 +37,12 @@ def resolve(params: Any, names: Iterable[str]) -> dict[str, Any]:
     for name in names:
         hits = tuple(number for number, (rule, _) in enumerate(rules) if rule(name))
         if hits not in made:
-            made[hits] = _changed(params, [rules[number][1] for number in hits])
+            made[hits] = changed(params, [rules[number][1] for number in hits])
         found[name] = made[hits]
     return found
 
 
-def _changed(params: Any, changes: Iterable[Mapping[str, Any]]) -> Any:
+def changed(params: Any, changes: Iterable[Mapping[str, Any]]) -> Any:
     values = {**dict(params), "tensors": {}}
     for change in changes:
         for name, value in change.items():

@@ -17,6 +17,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cuvee import protocols, seeds
+from cuvee.errors import RecipeError
 from cuvee.protocols import Hyper, Ingredient
 from cuvee.recipe import Merger
 from cuvee.stage import Merged, Model
@@ -36,7 +37,14 @@ class Params(protocols.Params):
 
 
 def plan(sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: Params) -> Merged:
-    """Return the merge of one model an order."""
+    """Return the merge of one model an order.
+
+    Raises:
+        RecipeError: the merger is one for adapters that began alike, and each order draws its own.
+    """
+    if hyper.merging(params.merger, params.orders).name == "lora_product_of_means":
+        message = "lora_product_of_means is for adapters that began alike, and each order begins with its own draw"
+        raise RecipeError(f"{message}; say lora_mean_of_products", key="merger")
     seed = hyper.training()["seed"]
     models = [
         train_on(start, sources.values(), hyper, label=f"order {number + 1}/{params.orders}", seed=drawn)
