@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Params(BaseModel):
     """Base of every component's parameters: frozen, unknown names refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------- strategies

@@ -78,7 +78,7 @@ def _expression(value: str) -> str:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class Amount(_Part):
@@ -591,7 +591,7 @@ class Run(BaseModel):
         select: stands in place of every other selection of the recipe; several are one run each, null is none at all.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     strategy: str
     name: str | None = None

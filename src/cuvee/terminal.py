@@ -155,7 +155,13 @@ def _selection_branch(branch: Tree, view: Mapping[str, Any]) -> None:
         return
     by_id = {stage["id"]: stage for stage in view["stages"]}
     models = {name for run in view["runs"] for name in run["models"]}
-    models |= {name for one in models for name in by_id[one]["inputs"].get("training", ())}
+    # Behind folds their trainings, behind merges what they are merged from.
+    roles, seen = ("training", "models"), list(models)
+    while seen:
+        one = by_id.get(seen.pop(), {"inputs": {}})
+        found = {name for role in roles for name in one["inputs"].get(role, ())} - models
+        models |= found
+        seen += found
     for stage in view["stages"]:
         if stage["kind"] == "train" and stage["id"] not in models:
             branch.add(_training_line(stage, shared=False))

@@ -49,6 +49,10 @@ def test_a_good_recipe_is_read_with_defaults_of_the_paper() -> None:
         ((", ability: math", ""), "r.yaml:3: sources.math.ability: is required and missing"),
         (("base: fake:x\n", ""), "r.yaml:1: needs exactly one of base and bases"),
         (
+            ("learning_rate: 2e-5", "learning_rate: .inf"),
+            "training.learning_rate: input should be a finite number, got inf",
+        ),
+        (
             ("learning_rate: 2e-5", "learning_rate: -1"),
             "training.learning_rate: input should be greater than 0, got -1",
         ),
