@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cuvee import api, cost, exposure, planview
+from cuvee.analyses import alignment_tax
 from cuvee.errors import RecipeError
 from cuvee.planner import Plan
 from cuvee.protocols import Result
@@ -55,6 +56,11 @@ def test_marks_leave_all_other_stages_as_they_are(method: str, place: Path) -> N
     assert sorted(stage.kind for stage in new if stage.kind not in ("score", "grade")) == [*folds, *["mark"] * 6]
 
 
+def done_after(shares: list[Fraction]) -> list[tuple[int, Fraction]]:
+    """The base, then the shares of three trainings of equal steps."""
+    return [(0, Fraction(0)), *((stage, share) for stage in range(3) for share in shares)]
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_marks_are_judged_where_all_models_are_and_results_tell_the_share(method: str, place: Path) -> None:
     asked = (SEQUENTIAL, MARKS, f"training.method={method}")
@@ -70,6 +76,9 @@ def test_marks_are_judged_where_all_models_are_and_results_tell_the_share(method
     assert [r.fraction for r in found if r.evaluator == "exact_answer"] == [1], "final means the end"
     means = [sum(r.scores) / len(r.scores) for r in found[1:4]]
     assert means == sorted(means, reverse=True), "the loss falls along the training"
+    _, points = alignment_tax.table(found, alignment_tax.Params(resamples=2000))
+    done = [float(row["done"]) for row in points.rows if row["evaluator"] == "heldout_loss"]
+    assert done == pytest.approx([(stage + float(share)) / 3 for stage, share in done_after(shares)], abs=2e-3)
 
 
 def test_marks_asked_for_later_are_made_without_the_training(place: Path) -> None:
