@@ -39,16 +39,17 @@ def named(name: str, given: Mapping[str, Any], models: int) -> Merging:
     """
     try:
         module = module_of(name)
-        params = validate(module.Params, given)
+        # What only a recipe says decides the Fisher stages, and is in their ids.
+        params = validate(getattr(module, "RecipeParams", module.Params), given)
         parameters.check(name, module, params, models)
     except RecipeError as error:
         raise RecipeError(error.message, key=".".join(filter(None, ("merger", error.key)))) from None
     except UsageError as error:
         raise RecipeError(str(error), key="merger") from None
     plain = components.without_absent(module, dict(params))
-    return Merging(
-        name, module.VERSION, plain, module.needs_base(params), module.ORDERED, getattr(module, "OF", "") == "adapters"
-    )
+    fisher = {key: plain.pop(key) for key in list(plain) if key not in module.Params.model_fields}
+    adapters = getattr(module, "OF", "") == "adapters"
+    return Merging(name, module.VERSION, plain, module.needs_base(params), module.ORDERED, adapters, fisher)
 
 
 def write(

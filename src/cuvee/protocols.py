@@ -97,6 +97,7 @@ class Merging:
         needs_base: whether it needs the model that the others were trained from.
         ordered: whether the order of models means something.
         adapters: whether it merges adapters of LoRA trainings in place of models.
+        fisher: how the Fisher information of each model is taken, where it needs that; else empty.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Merging:
     needs_base: bool
     ordered: bool
     adapters: bool = False
+    fisher: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Hyper(Protocol):
@@ -176,7 +178,7 @@ class Merger(Protocol):
     `Params.BY_TENSOR` which parameters may differ by tensor. One of adapters (`OF` is ``adapters``) has
     `combine(adapters, module, weights)` in place of `merge`. A module may have `looks(params)`, what it must see of
     all elements before; `whole_model(params)`, whether these look at the model as one vector; `EXTRAS`, what folder it
-    needs beside each model.
+    needs beside each model; `RecipeParams`, what a recipe says of how the Fisher information for these is taken.
     """
 
     VERSION: int

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cuvee import api, components, cost, exposure, needs
 from cuvee.bases import MODEL
@@ -132,3 +134,78 @@ def test_adapters_are_merged_and_folded_into_the_base(place: Path, merger: Any) 
     assert run.final.one("base").id == run.base.id
     assert [stage.kind for stage in walk([run.final])].count("fold") == 0
     assert len(run.trainings) == 2
+
+
+# ------------------------------------------------------------------------------------- Fisher information in recipes
+
+
+def fisher_runs(merger: str) -> str:
+    return f"runs=[{{strategy: disperse_then_merge, portions: 2, merger: {merger}}}]"
+
+
+def test_fisher_takes_each_models_information_on_the_rows_that_it_was_trained_on(place: Path) -> None:
+    final = plan(place, fisher_runs("{fisher: {samples: 8, labels: data}}")).runs[0].final
+    models, fishers = final.inputs["models"], final.inputs["fishers"]
+    assert len({one.id for one in fishers}) == 2
+    for model, information in zip(models, fishers, strict=True):
+        assert information.one("model").id == model.id
+        assert information.one("data").id == model.one("data").id
+        asked = {name: information.params[name] for name in ("samples", "labels", "precision")}
+        assert asked == {"samples": 8, "labels": "data", "precision": model.params["precision"]}
+    assert not {"samples", "labels"} & set(final.params), "they are in the ids of the Fisher stages"
+
+
+def test_what_fisher_merges_with_changes_no_training_and_other_floors_share_the_information(place: Path) -> None:
+    mergers = "[linear, fisher, {fisher: {floor: 1e-3}}, {fisher: {samples: 8}}]"
+    kinds = [stage.kind for stage in plan(place, fisher_runs(mergers)).stages]
+    assert (kinds.count("train"), kinds.count("fisher"), kinds.count("merge")) == (2, 4, 4)
+
+
+def test_with_lora_the_information_is_that_of_the_folded_models(place: Path) -> None:
+    final = plan(place, fisher_runs("fisher"), "training.method=lora").runs[0].final
+    assert [one.one("model").kind for one in final.inputs["fishers"]] == ["fold", "fold"]
+    assert {one.one("data").kind for one in final.inputs["fishers"]} == {"mix"}
+
+
+def test_orders_of_the_same_rows_are_asked_about_the_same_ones(place: Path) -> None:
+    final = plan(place, "runs=[{strategy: data_orders, orders: 2, merger: fisher}]").runs[0].final
+    assert len({one.one("data").id for one in final.inputs["fishers"]}) == 1
+    assert len({one.params["seed"] for one in final.inputs["fishers"]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("merger", "message"),
+    [("{fisher: {smples: 3}}", "Did you mean 'samples'?"), ("{fisher: {samples: 0}}", "greater than or equal to 1")],
+)
+def test_wrong_settings_of_the_information_are_refused(place: Path, merger: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan(place, fisher_runs(merger))
+    assert message in str(caught.value)
+
+
+def test_models_that_were_given_up_are_made_again_for_their_information(place: Path, cuvee: Cuvee) -> None:
+    asked = (fisher_runs("linear"), "keep_models=leaves")
+    assert cuvee("run", "r.yaml", *asked, "--no-report").returncode == 0
+    again = (fisher_runs("fisher"), "keep_models=leaves")
+    done = json.loads(cuvee("run", "r.yaml", *again, "--no-report", "--json").stdout)
+    assert done["failed"] == {}
+    kinds = [name.split("-")[0] for name in done["executed"]]
+    assert (kinds.count("train"), kinds.count("fisher"), kinds.count("merge")) == (2, 2, 1)
+
+
+def test_the_real_engine_weighs_every_element_by_the_information(place: Path, cuvee: Cuvee) -> None:
+    """Compared with sums in float64 over the stored models and what the Fisher stages have left."""
+    few = [f"sources.{name}.amount={{count: 16}}" for name in ("math", "code", "general")]
+    loss = "evaluation=[{heldout_loss: {items: 2, stages: final}}]"
+    asked = ("base=builtin:tiny", fisher_runs("{fisher: {samples: 6}}"), loss, "heldout=1/4", *few)
+    done = json.loads(cuvee("run", "r.yaml", *asked, "--no-report", "--json").stdout)
+    assert done["failed"] == {}
+    final, store = plan(place, *asked).runs[0].final, Store(place / ".cuvee")
+    models = [load_file(store.path("train", one.id) / MODEL / "model.safetensors") for one in final.inputs["models"]]
+    fishers = [load_file(store.path("fisher", one.id) / "fisher.safetensors") for one in final.inputs["fishers"]]
+    merged = load_file(store.path("merge", final.id) / MODEL / "model.safetensors")
+    assert all((one != 0).any() for one in fishers[0].values())
+    for name, found in merged.items():
+        weights = [one[name].double().clamp(min=1e-6) for one in fishers]
+        expected = sum(w * one[name].double() for w, one in zip(weights, models, strict=True)) / sum(weights)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)

@@ -6,13 +6,15 @@ Matena and Raffel, Merging Models with Fisher-Weighted Averaging, arXiv 2111.098
 
 F_j is the diagonal of the Fisher information, a folder of safetensors with the model's tensor names beside each model.
 ``normalize: true`` divides each F_j by its length over the whole model first, so that no model outweighs the others.
+In a recipe F_j is taken on rows that model j was trained on.
 
     cuvee merge fisher A B --fishers FA FB --out DIR
+    runs: [{strategy: disperse_then_merge, merger: {fisher: {samples: 256}}}]
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -41,6 +43,16 @@ class Params(_weights.WeightedParams):
     weights: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
     floor: Annotated[float, Field(gt=0)] = 1e-6
     normalize: bool = False
+
+
+class RecipeParams(Params):
+    """Args:
+    samples: at most so many rows that a model was trained on, chosen by a hash of each.
+    labels: ``sampled`` from the model, or the rows' own (``data``, the empirical Fisher).
+    """
+
+    samples: Annotated[int, Field(ge=1)] = 256
+    labels: Literal["sampled", "data"] = "sampled"
 
 
 class _Lengths:

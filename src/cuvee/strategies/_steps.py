@@ -7,7 +7,7 @@ from typing import Any
 
 from cuvee.errors import RecipeError, did_you_mean
 from cuvee.protocols import Hyper, Ingredient
-from cuvee.stage import Merged, Model, Trained, merge, mix, train
+from cuvee.stage import Fisher, Merged, Mixture, Model, Trained, fisher, merge, mix, train
 
 
 def train_on(
@@ -52,9 +52,20 @@ def merge_all(models: Sequence[Trained], start: Model, hyper: Hyper, merger: Any
         method.version,
         method.params,
         start if method.needs_base else None,
+        fishers=[_information(model, hyper, method.fisher) for model in models] if method.fisher else (),
         ordered=method.ordered,
         label=f"{method.name} of {len(models)}",
     )
+
+
+def _information(model: Trained, hyper: Hyper, asked: Mapping[str, Any]) -> Fisher:
+    """Return the Fisher information of a model on the rows that it was trained on."""
+    training = hyper.training()
+    # The run's seed, whatever the training's: models of the same rows are asked about the same ones.
+    more = {"seed": training["seed"], "precision": training["precision"]}
+    rows = model.training.one("data")
+    assert isinstance(rows, Mixture)
+    return fisher(model, rows, {**asked, **more})
 
 
 def pick(sources: Mapping[str, Ingredient], name: str, key: str) -> Ingredient:
