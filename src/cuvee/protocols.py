@@ -903,11 +903,52 @@ class Choice:
     reasons: Mapping[str, int]
 
 
+@dataclass(frozen=True, eq=False)
+class VectorPart:
+    """One tensor of the task vectors (weights minus the base's) of m models.
+
+    Args:
+        layer: its number; None outside numbered layers.
+        module: which kind of module, such as ``self_attn.q_proj``.
+        size: elements.
+        base: squared norm of the base's tensor.
+        dots: inner products, (m, m).
+        moved: elements that both models have moved, (m, m).
+        conflicts: of those, the ones moved in opposite directions, (m, m).
+    """
+
+    layer: int | None
+    module: str
+    size: int
+    base: float
+    dots: NDArray[np.float64]
+    moved: NDArray[np.int64]
+    conflicts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TaskVectors:
+    """The task vectors of one base's models.
+
+    Args:
+        base: the base's name.
+        models: names, (m,).
+        parts: one a tensor; none where there are no models.
+        missing: models that are not looked at, with the reason.
+    """
+
+    base: str
+    models: Sequence[str]
+    parts: Sequence[VectorPart]
+    missing: Mapping[str, str]
+
+
 class Analysis(Protocol):
     """A pure function from results to a table and its figures.
 
     It is given the results of finished trainings; with ``MARKS = True`` in its module those of marks as well, and with
-    ``OF = "selections"`` the recipe's selections (`Choice`) in place of results.
+    ``OF = "selections"`` the recipe's selections (`Choice`) in place of results, with ``OF = "task_vectors"`` its
+    models' changes (`TaskVectors`), one a base.
     """
 
     VERSION: int

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cuvee import api, components, cost, exposure, needs
+from cuvee import api, components, cost, exposure, needs, task_vectors
+from cuvee.analyses.task_vectors import Params, whole
 from cuvee.bases import MODEL
 from cuvee.errors import RecipeError
 from cuvee.planner import Plan
-from cuvee.recipe import load, validate
+from cuvee.recipe import Component, load, validate
+from cuvee.report.collect import collect
 from cuvee.runtime import Runtime
 from cuvee.stage import Merged, mix, train, walk
 from cuvee.store import Store
-from tests.conftest import Cuvee
+from tests.conftest import SMALL, Cuvee
+
+TASK_VECTORS = Component(name="task_vectors", params={})
 
 RUNS = (
     "runs=[{strategy: multi_task}, {strategy: disperse_then_merge, portions: 2, "
@@ -193,19 +200,90 @@ def test_models_that_were_given_up_are_made_again_for_their_information(place: P
     assert (kinds.count("train"), kinds.count("fisher"), kinds.count("merge")) == (2, 2, 1)
 
 
-def test_the_real_engine_weighs_every_element_by_the_information(place: Path, cuvee: Cuvee) -> None:
-    """Compared with sums in float64 over the stored models and what the Fisher stages have left."""
+@pytest.fixture(scope="module")
+def merged_for_real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, Store]:
+    """Two portions of a few rows, trained on the tiny model and merged by their information."""
+    place = tmp_path_factory.mktemp("real")
+    (place / "r.yaml").write_text(SMALL, encoding="utf-8")
     few = [f"sources.{name}.amount={{count: 16}}" for name in ("math", "code", "general")]
     loss = "evaluation=[{heldout_loss: {items: 2, stages: final}}]"
-    asked = ("base=builtin:tiny", fisher_runs("{fisher: {samples: 6}}"), loss, "heldout=1/4", *few)
-    done = json.loads(cuvee("run", "r.yaml", *asked, "--no-report", "--json").stdout)
-    assert done["failed"] == {}
-    final, store = plan(place, *asked).runs[0].final, Store(place / ".cuvee")
-    models = [load_file(store.path("train", one.id) / MODEL / "model.safetensors") for one in final.inputs["models"]]
+    asked = ["base=builtin:tiny", fisher_runs("{fisher: {samples: 6}}"), loss, "heldout=1/4", *few]
+    outcome = api.run(load(place / "r.yaml", asked), runtime(place))
+    assert outcome.failed == {}
+    return place, plan(place, *asked), Store(place / ".cuvee")
+
+
+def stored(store: Store, stage: Any) -> dict[str, torch.Tensor]:
+    return load_file(store.path(stage.kind, stage.id) / MODEL / "model.safetensors")
+
+
+def test_the_real_engine_weighs_every_element_by_the_information(merged_for_real: tuple[Path, Plan, Store]) -> None:
+    """Compared with sums in float64 over the stored models and what the Fisher stages have left."""
+    _, found, store = merged_for_real
+    final = found.runs[0].final
+    models = [stored(store, one) for one in final.inputs["models"]]
     fishers = [load_file(store.path("fisher", one.id) / "fisher.safetensors") for one in final.inputs["fishers"]]
-    merged = load_file(store.path("merge", final.id) / MODEL / "model.safetensors")
     assert all((one != 0).any() for one in fishers[0].values())
-    for name, found in merged.items():
+    for name, merged in stored(store, final).items():
         weights = [one[name].double().clamp(min=1e-6) for one in fishers]
         expected = sum(w * one[name].double() for w, one in zip(weights, models, strict=True)) / sum(weights)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(merged.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+# -------------------------------------------------------------------------------------------------- task vectors
+
+
+def test_task_vectors_are_those_of_the_stored_weights(merged_for_real: tuple[Path, Plan, Store]) -> None:
+    """The members, and the merged model between them; compared with float64 over whole models."""
+    _, found, store = merged_for_real
+    run = found.runs[0]
+    (gathered,) = task_vectors.gather(found, store, Params())
+    assert gathered.models == (f"{run.info.name}: portion 1/2", f"{run.info.name}: portion 2/2", run.info.name)
+    assert gathered.missing == {}
+    base = load_file(Path(run.base.locate["path"]) / "model.safetensors")
+    members = sorted(run.final.inputs["models"], key=lambda one: one.label)
+    flat = [
+        torch.cat([(stored(store, one)[name].double() - base[name].double()).ravel() for name in sorted(base)])
+        for one in (*members, run.final)
+    ]
+    total = whole(gathered.parts)
+    for i, one in enumerate(flat):
+        assert total.norm(i) == pytest.approx(float(one.norm()), rel=1e-9)
+        for j, other in enumerate(flat):
+            assert total.cosine(i, j) == pytest.approx(float(torch.cosine_similarity(one, other, dim=0)), rel=1e-9)
+            moved = (one != 0) & (other != 0)
+            assert total.moved[i, j] == int(moved.sum())
+            assert total.conflicts[i, j] == int((moved & (one.sign() != other.sign())).sum())
+    (only,) = task_vectors.gather(found, store, Params(models="final"))
+    assert only.models == (run.info.name,)
+
+
+def test_task_vectors_of_models_that_were_given_up_are_said_to_be_missing(
+    merged_for_real: tuple[Path, Plan, Store], tmp_path: Path
+) -> None:
+    place, found, _ = merged_for_real
+    shutil.copytree(place / ".cuvee", tmp_path / ".cuvee")
+    shed = Store(tmp_path / ".cuvee")
+    first = found.runs[0].final.inputs["models"][0]
+    manifest = shed.path(first.kind, first.id) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "shed": MODEL}))
+    (gathered,) = task_vectors.gather(found, shed, Params())
+    assert len(gathered.models) == 2
+    assert list(gathered.missing.values()) == ["its weights were given up"]
+    (nothing,) = task_vectors.gather(found, Store(tmp_path / "other"), Params())
+    assert set(nothing.missing.values()) == {"it is not made yet"}
+
+
+def test_the_report_shows_task_vectors(merged_for_real: tuple[Path, Plan, Store]) -> None:
+    _, found, store = merged_for_real
+    located = copy.copy(found.located)
+    located.recipe = found.located.recipe.model_copy(update={"analyses": (TASK_VECTORS,)})
+    tables = collect(replace(found, located=located), store).tables["task_vectors"]
+    titles = [table.title for table in tables]
+    assert titles == [f"Task vectors{rest}" for rest in (": norms", ": pairs", " by layer", " by kind of module")]
+
+
+def test_fake_models_have_no_task_vectors_and_that_is_said(place: Path, cuvee: Cuvee) -> None:
+    found = plan(place, "runs=[{strategy: multi_task}]")
+    (gathered,) = task_vectors.gather(found, Store(place / ".cuvee"), Params())
+    assert list(gathered.missing.values()) == ["its base has no weights here"]

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuvee import canonical, components, gate, planview, selections
+from cuvee import canonical, components, gate, planview, selections, task_vectors
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
 from cuvee.planner import Evaluated, Plan, PlannedRun, display_name
@@ -284,13 +284,19 @@ def _analyses(plan: Plan, store: Store, results: list[Result]) -> tuple[dict[str
         times = sum(earlier.name == component.name for earlier in plan.located.recipe.analyses[:number])
         name = f"{component.name} {times + 1}" if times else component.name
         try:
-            # Most analyses look at results, some at what was selected.
-            selected = getattr(module, "OF", "") == "selections"
-            about = selections.gather(plan, store) if selected else _asked(results, module)
-            found[name] = list(module.table(about, params))
+            found[name] = list(module.table(_looked_at(module, params, plan, store, results), params))
         except (CuveeError, ValueError, ArithmeticError) as error:
             failures[name] = str(error) or type(error).__name__
     return found, failures
+
+
+def _looked_at(module: Any, params: Any, plan: Plan, store: Store, results: list[Result]) -> Sequence[Any]:
+    """Return what an analysis is about: most look at results, some at what was selected or at stored weights."""
+    if getattr(module, "OF", "") == "selections":
+        return selections.gather(plan, store)
+    if getattr(module, "OF", "") == "task_vectors":
+        return task_vectors.gather(plan, store, params)
+    return _asked(results, module)
 
 
 def _asked(results: list[Result], module: Any) -> list[Result]:
