@@ -63,29 +63,42 @@ def score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
 
 
 class _Firsts:
-    """The first piece of each row of a pool; implements `protocols.TokenRows`."""
+    """The first piece of each row of a pool, or what of it is prompt or answer; implements `protocols.TokenRows`."""
 
-    def __init__(self, rows: MixtureRows) -> None:
-        self._rows = rows
+    def __init__(self, rows: MixtureRows, of: str | None = None) -> None:
+        self._rows, self._of = rows, of
         self.places, self._first = np.unique(rows.rows, return_index=True)
         self.lengths = rows.lengths[self._first]
+        if of is not None:
+            answers = rows.supervised[self._first]
+            self.lengths = answers if of == "answer" else self.lengths - answers
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> TokenRow:
-        return self._rows[int(self._first[index])]
+        row = self._rows[int(self._first[index])]
+        return row if self._of is None else _only(row, answer=self._of == "answer")
+
+
+def _only(row: TokenRow, *, answer: bool) -> TokenRow:
+    """Return the tokens of a row that the loss counts, or the others, as a row without a loss."""
+    inside = np.zeros(len(row.ids), np.bool_)
+    for start, end in row.spans:
+        inside[start:end] = True
+    return TokenRow(np.asarray(row.ids)[inside == answer].tolist(), (), row.part)
 
 
 def embed(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     """Write a vector for each row of a pool, of a split row for its first piece; finished batches survive a kill."""
     from cuvee import engine
 
-    rows, model = _Firsts(pool_rows(job.one("data").id, store)), job.one("model")
+    of = job.params.get("of")
+    rows, model = _Firsts(pool_rows(job.one("data").id, store), of), job.one("model")
     if job.component == "gradients":
         return _gradients(job, rows, work, store, runtime, progress)
     folder = Path(model.locate["path"]) if "path" in model.locate else model.folder / MODEL
-    given = {name: value for name, value in job.params.items() if name != "precision"}
+    given = {name: value for name, value in job.params.items() if name not in ("precision", "of")}
     width = engine.for_model(folder).embed(
         folder,
         rows,

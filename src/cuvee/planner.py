@@ -86,10 +86,12 @@ class Settings:
         more = {"seed": self.seed, "precision": self.values.precision}
         return fisher(start, data, {"samples": asked.samples, "labels": asked.labels, **more})
 
-    def banded(self, sources: Mapping[str, Ingredient], by: Component, rule: Mapping[str, Any]) -> list[Ingredient]:
+    def banded(
+        self, sources: Mapping[str, Ingredient], by: Component, rule: Mapping[str, Any], at: str = "difficulty"
+    ) -> list[Ingredient]:
         """Return the sources reduced to the rows whose score lies in a band."""
         assert self.bands is not None
-        return self.bands(sources, by, rule)
+        return self.bands(sources, by, rule, at)
 
     def merging(self, merger: Any, models: int) -> Merging:
         """Return a merger by name with its parameters checked for so many models.
@@ -433,6 +435,8 @@ class _Builder:
             sources = self._chosen(run, trained, key)
             final = module.plan(sources, base, replace(settings, bands=bands), params)
         except RecipeError as error:
+            if error.key.startswith(".".join(map(str, key))):  # it knows its place in the recipe
+                raise
             raise self.located.error(error.message, *key, *filter(None, error.key.split("."))) from error
         models = _chain(final)
         if models and base.component == bases.ENDPOINT:

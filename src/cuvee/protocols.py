@@ -123,13 +123,16 @@ class Hyper(Protocol):
     def fisher(self, start: Model) -> Fisher | None: ...
     def merging(self, merger: Any, models: int) -> Merging: ...
 
-    def banded(self, sources: Mapping[str, Ingredient], by: Any, rule: Mapping[str, Any]) -> list[Ingredient]:
+    def banded(
+        self, sources: Mapping[str, Ingredient], by: Any, rule: Mapping[str, Any], at: str = "difficulty"
+    ) -> list[Ingredient]:
         """Return the sources reduced to the rows whose score by a selector lies in a band.
 
         Args:
             sources: what there is; amounts are taken first.
             by: the selector with its parameters (`recipe.Component`).
             rule: the band, as in `data.selection`.
+            at: the strategy's parameter that names the selector, for errors.
         """
 
 

@@ -132,6 +132,7 @@ class Selecting:
         sources: Mapping[str, Ingredient],
         by: Component,
         rule: Mapping[str, Any],
+        at: str,
         *,
         key: Key,
         base: Model,
@@ -142,7 +143,7 @@ class Selecting:
         selection = Selection(by=by, share=Fraction(1))
         settings = replace(settings, bands=None)
         pool = RowPool(self, key, _ordered(sources.values(), settings, settings.seed), base, settings, settings.seed)
-        stage = self.choose(selection, key, pool, rule, "difficulty")
+        stage = self.choose(selection, key, pool, rule, at)
         taken = [replace(one, how={k: v for k, v in one.how.items() if k != "amounts"}) for one in pool.ingredients]
         found = {one.name: _without(one, stage, number) for number, one in enumerate(taken)}
         return [found[name] for name in sources]

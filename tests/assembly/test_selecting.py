@@ -347,6 +347,57 @@ def test_wrong_phases_are_refused(tmp_path: Path, params: dict[str, Any], messag
         phased(tmp_path, **params)
 
 
+def dispersed(place: Path, **params: Any) -> Plan:
+    return recipe(place, {"strategy": "disperse_then_merge", "portions": 3, **params}, {})
+
+
+@pytest.mark.parametrize("by", ["clusters", {"clusters": {"of": "prompt"}}, {"clusters": {"of": "both"}}])
+def test_clusters_part_what_one_training_would_see(tmp_path: Path, by: Any) -> None:
+    plan = dispersed(tmp_path, by=by)
+    assert counted(plan, "embed") == len(SOURCES)
+    assert counted(plan, "select", "clusters") == 3
+    store = done(plan, tmp_path)
+    (one_off,) = plan.runs[1].models
+    parts = [rows_of(store, model) for model in plan.runs[0].final.inputs["models"]]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(rows_of(store, one_off))
+    assert set.union(*parts) == rows_of(store, one_off)
+    assert all(parts)
+    (stage,) = [s for s in plan.stages if s.kind == "select" and s.params["rule"]["between"] == [0, 1]]
+    assert summary(store, stage)["kept"] == max(map(len, parts)), "the largest cluster is the first portion"
+
+
+def test_what_is_embedded_is_the_prompt_the_answer_or_the_whole_row(tmp_path: Path) -> None:
+    sizes = {}
+    for of in ("prompt", "answer", "both"):
+        plan = dispersed(tmp_path, by={"clusters": {"of": of}})
+        store = done(plan, tmp_path)
+        embeds = [stage for stage in plan.stages if stage.kind == "embed"]
+        sizes[of] = sum(summary(store, stage)["total_tokens"] for stage in embeds)
+    assert sizes["prompt"] + sizes["answer"] == sizes["both"]
+    assert min(sizes.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"by": "cluster"}, "clusters"),
+        ({"by": {"clusters": {"of": "answers"}}}, "s.yaml:9: runs.0.by.clusters.of: input should be"),
+        ({"by": {"clusters": {"clusters": 3}}}, "as many clusters as portions"),
+        ({"by": "clusters", "sizes": "binomial"}, "sizes are of random portions"),
+    ],
+)
+def test_a_wrong_way_to_disperse_is_refused(tmp_path: Path, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        dispersed(tmp_path, **params)
+    assert message in str(caught.value)
+
+
+def test_rows_that_are_repeated_are_in_no_single_cluster(tmp_path: Path) -> None:
+    twice = {name: {**source, "amount": 2} for name, source in SOURCES.items()}
+    with pytest.raises(UsageError, match="a row lies in one cluster"):
+        recipe(tmp_path, {"strategy": "disperse_then_merge", "by": "clusters"}, sources=twice)
+
+
 def test_the_papers_thresholds_and_rows_without_a_score() -> None:
     scores = np.array([1.0, 1.49, 1.5, 3.49, 3.5, 5.0, 4.0, np.nan])
     found = []
