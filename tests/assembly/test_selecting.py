@@ -393,7 +393,7 @@ def test_a_wrong_way_to_disperse_is_refused(tmp_path: Path, params: dict[str, An
 
 
 def test_rows_that_are_repeated_are_in_no_single_cluster(tmp_path: Path) -> None:
-    twice = {name: {**source, "amount": 2} for name, source in SOURCES.items()}
+    twice = {name: {**source, "amount": {"share": 2}} for name, source in SOURCES.items()}
     with pytest.raises(UsageError, match="a row lies in one cluster"):
         recipe(tmp_path, {"strategy": "disperse_then_merge", "by": "clusters"}, sources=twice)
 
