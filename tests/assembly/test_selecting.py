@@ -220,6 +220,21 @@ def test_wrong_selections_are_refused_before_anything_runs(tmp_path: Path, asked
         recipe(tmp_path, {"select": asked})
 
 
+TURNS = {"rds": {"target": {"path": "dev.jsonl"}}}
+
+
+@pytest.mark.parametrize("by", [TURNS, "k_center"])
+@pytest.mark.parametrize("rule", [{"threshold": 0.5}, {"between": ["0", "1/2"]}, {"count": 9, "take": "lowest"}])
+def test_a_selector_with_an_order_of_its_own_refuses_rules_about_scores(tmp_path: Path, by: Any, rule: Any) -> None:
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"runs\.0\.select.*in an order of its own"):
+        recipe(tmp_path, {"select": {"by": by, **rule}})
+    with pytest.raises(UsageError, match=r"runs\.0.difficulty.*in an order of its own"):
+        phased(tmp_path, difficulty=by)
+    highest = {"rds": {**TURNS["rds"], "choose": "highest"}}
+    assert recipe(tmp_path, {"select": {"by": highest, **rule}}).runs
+
+
 def test_more_than_there_is_fails_with_the_numbers(tmp_path: Path) -> None:
     plan = recipe(tmp_path, {"select": {"by": "length", "count": 500, "pool": POOL}})
     outcome = api.run(plan, Runtime(tmp_path / "store", workers=1, threads=1))

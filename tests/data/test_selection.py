@@ -90,6 +90,15 @@ def test_an_order_of_its_own_is_followed() -> None:
         kept({"count": 4}, np.arange(5.0), order=order)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [{"threshold": 1.0}, {"between": ["0", "1/2"]}, {"count": 2, "lowest": True}, {"share": "1/2", "lowest": True}],
+)
+def test_an_order_of_its_own_knows_no_rule_about_scores(rule: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="in an order of its own.*say share or count"):
+        kept(rule, np.arange(5.0), order=np.array([4, 2, 0]))
+
+
 def test_the_table_counts_every_row_with_its_reason(tmp_path: Path) -> None:
     rows = candidates(8)
     refused = [("IFD above 1", np.arange(8) == 7)]

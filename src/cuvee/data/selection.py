@@ -17,6 +17,8 @@ takes as many rows by hash, and ``unscored: true`` adds the rows without a score
 ``lowest: true`` beside a share, a count or a threshold takes from the other end.
 
 A share of n rows is floor(share * n) of all rows of the group, those without a score included.
+
+A selector that takes rows in an order of its own needs a share or a count: `takes_some`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from numpy.typing import NDArray
 from cuvee.data import ranks
 from cuvee.data.ranks import Ints, Keys
 from cuvee.errors import DataError
-from cuvee.protocols import Candidates, Judged
+from cuvee.protocols import IN_ORDER, Candidates, Judged, takes_some
 
 FILE = "selection.parquet"
 PURPOSE = "selection ties"
@@ -72,8 +74,11 @@ def keep(candidates: Candidates, judged: Judged, rule: Mapping[str, Any]) -> Kep
         rule: as in the head of this file.
 
     Raises:
-        DataError: the rule keeps no row, or more rows than have a score.
+        DataError: the rule keeps no row, or more rows than have a score; it is no share or count of the first rows
+            where the selector has an order of its own.
     """
+    if judged.order is not None and not takes_some(rule):
+        raise DataError(IN_ORDER)
     allowed, reasons, why = _allowed(judged)
     order, sign = judged.order, -1.0 if rule.get("lowest") else 1.0
     if order is None:
