@@ -220,6 +220,41 @@ def test_wrong_selections_are_refused_before_anything_runs(tmp_path: Path, asked
         recipe(tmp_path, {"select": asked})
 
 
+def pools_of(plan: Plan, number: int) -> dict[str, Any]:
+    """Return how each source of a run's selection makes its pool."""
+    excluded = [one for item in plan.runs[number].ingredients.values() for one, _ in item.excluded]
+    (stage,) = {one.id: one for one in excluded}.values()
+    pools = [
+        (name, pool.identity["params"]["parts"][0])
+        for (name, _), pool in zip(stage.locate["pools"], stage.inputs["pools"], strict=True)
+    ]
+    return dict(pools)
+
+
+@pytest.mark.parametrize("place", ["run", "top"])
+def test_the_pool_has_the_runs_own_sources_after_its_drop_and_keep(tmp_path: Path, place: str) -> None:
+    asked = {"select": {"by": "random", "share": "1/4"}}
+    own, top = (asked, {}) if place == "run" else ({}, asked)
+    sources = {**SOURCES, "more": {"path": "math.jsonl", "ability": "math", "replay": True}}
+    changed = {"math": {"drop": {"answer_longer_than": 14}, "amount": {"count": 20}}}
+    plan = recipe(tmp_path, {"sources": changed, **own}, {"sources": ["math"], **own}, own, sources=sources, **top)
+    first, second, third = (pools_of(plan, number) for number in range(3))
+    assert [set(first), set(second), set(third)] == [{"math"}, {"math"}, {"math", "code"}]
+    assert "drop" in first["math"]
+    assert "drop" not in second["math"]
+    assert "amounts" not in first["math"]
+    store = done(plan, tmp_path)
+    assert summary(store, plan.runs[0].models[0].one("data"))["rows"] == 20
+    sizes = [summary(store, stage)["rows"] for stage in selections.stages(plan)]
+    assert 80 <= sizes[0] < sizes[1] < sizes[2]
+
+
+def test_a_selection_of_a_source_that_the_run_has_not_is_refused(tmp_path: Path) -> None:
+    asked = {"sources": ["math"], "select": {"by": "random", "share": "1/4", "sources": ["code"]}}
+    with pytest.raises(UsageError, match="this run does not train on 'code', only on math"):
+        recipe(tmp_path, asked)
+
+
 TURNS = {"rds": {"target": {"path": "dev.jsonl"}}}
 
 

@@ -95,7 +95,7 @@ def test_an_order_of_its_own_is_followed() -> None:
     [{"threshold": 1.0}, {"between": ["0", "1/2"]}, {"count": 2, "lowest": True}, {"share": "1/2", "lowest": True}],
 )
 def test_an_order_of_its_own_knows_no_rule_about_scores(rule: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="in an order of its own.*say share or count"):
+    with pytest.raises(DataError, match=r"in an order of its own.*say share or count"):
         kept(rule, np.arange(5.0), order=np.array([4, 2, 0]))
 
 
