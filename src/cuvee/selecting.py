@@ -143,7 +143,8 @@ class Selecting:
         selection = Selection(by=by, share=Fraction(1))
         settings = replace(settings, bands=None)
         pool = RowPool(self, key, _ordered(sources.values(), settings, settings.seed), base, settings, settings.seed)
-        stage = self.choose(selection, key, pool, rule, "difficulty")
+        # A score that is no reason to train on a row is still its difficulty.
+        stage = self.choose(selection, key, pool, {**rule, "refused": True}, "difficulty")
         taken = [replace(one, how={k: v for k, v in one.how.items() if k != "amounts"}) for one in pool.ingredients]
         found = {one.name: _without(one, stage, number) for number, one in enumerate(taken)}
         return [found[name] for name in sources]

@@ -362,6 +362,13 @@ def test_phases_part_what_one_training_would_see(tmp_path: Path) -> None:
     assert [model.start.id for model in phases] == [plan.runs[0].base.id, phases[0].id, phases[1].id]
 
 
+def test_phases_by_ifd_are_equal_parts_although_ifd_refuses_rows(tmp_path: Path) -> None:
+    # So low a bound refuses nearly all rows, as a base that has seen no instructions makes IFD above 1.
+    plan = phased(tmp_path, difficulty={"ifd": {"largest": 0.001}})
+    store = done(plan, tmp_path)
+    assert [len(rows_of(store, model)) for model in plan.runs[0].models] == [100, 100, 100]
+
+
 def test_the_other_orders_have_the_same_parts_or_parts_of_the_same_size(tmp_path: Path) -> None:
     plan = phased(tmp_path, order=["easy_first", "hard_first", "random"], thresholds=[6.0, 12.0])
     easy, hard, random = (run.models for run in plan.runs[:3])

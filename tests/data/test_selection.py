@@ -78,6 +78,19 @@ def test_what_cannot_be_kept_is_said_with_numbers(rule: dict[str, Any], message:
         kept(rule)
 
 
+def test_bands_may_count_refused_rows_by_the_score_they_have() -> None:
+    scores = np.array([0.1, 0.5, 0.9, 1.2, 1.5, 2.0, np.nan])
+    refused = [("IFD above 1.0", scores > 1), ("no supervised token", np.isnan(scores))]
+    ends = list(pairwise(["0", "1/3", "2/3", "1"]))
+    rules = [{"between": list(pair), "refused": True} for pair in ends]
+    rules[-1]["unscored"] = True
+    assert [kept(rule, scores, refused=refused) for rule in rules] == [[0, 1], [2, 3], [4, 5, 6]]
+    assert [kept({"between": list(pair)}, scores, refused=refused) for pair in ends] == [[0], [1], [2]]
+    found = selection.keep(candidates(7), Judged(scores, refused), rules[0])
+    told = [found.reasons[number] for number in found.why]
+    assert told == ["kept", "kept", *["outside the band"] * 4, "no supervised token"]
+
+
 def test_rows_without_any_score_are_an_error() -> None:
     with pytest.raises(DataError, match="none has a score"):
         kept({"threshold": 0.0}, [np.nan, np.nan])

@@ -12,7 +12,8 @@ come first. Ties at the border go by hash(example), so that no order of files or
          | {"between": ["1/4", "3/4"]}  rows from the lowest score up, by their share: the middle half
 
 Beside ``between``, ``values: true`` makes the ends scores (null: none; the upper one is excluded), ``shuffled: SEED``
-takes as many rows by hash, and ``unscored: true`` adds the rows without a score.
+takes as many rows by hash, ``refused: true`` counts rows that the selector refuses by the score they have, and
+``unscored: true`` adds the rows without a score.
 
 ``lowest: true`` beside a share, a count or a threshold takes from the other end.
 
@@ -79,7 +80,7 @@ def keep(candidates: Candidates, judged: Judged, rule: Mapping[str, Any]) -> Kep
     """
     if judged.order is not None and not takes_some(rule):
         raise DataError(IN_ORDER)
-    allowed, reasons, why = _allowed(judged)
+    allowed, reasons, why = _allowed(judged, refused=bool(rule.get("refused")))
     order, sign = judged.order, -1.0 if rule.get("lowest") else 1.0
     if order is None:
         kept = _by_score(candidates, sign * judged.scores, allowed, rule, sign)
@@ -123,12 +124,12 @@ def _wanted(rule: Mapping[str, Any], rows: int, possible: int) -> int:
     return asked
 
 
-def _allowed(judged: Judged) -> tuple[NDArray[np.bool_], tuple[str, ...], NDArray[np.int8]]:
-    """Return which rows can be kept, and the reasons of the others."""
-    why = np.full(len(judged.scores), -1, np.int8)
+def _allowed(judged: Judged, *, refused: bool) -> tuple[NDArray[np.bool_], tuple[str, ...], NDArray[np.int8]]:
+    """Return which rows can be kept, those `refused` with a score among them, and the reasons of the others."""
+    why, scored = np.full(len(judged.scores), -1, np.int8), np.isfinite(judged.scores)
     for number, (_, which) in enumerate(judged.refused):
-        why[(why < 0) & which] = number
-    why[(why < 0) & ~np.isfinite(judged.scores)] = len(judged.refused)
+        why[(why < 0) & which & ~(refused & scored)] = number
+    why[(why < 0) & ~scored] = len(judged.refused)
     return why < 0, (*(text for text, _ in judged.refused), NO_SCORE), why
 
 
