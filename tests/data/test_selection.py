@@ -91,9 +91,12 @@ def test_bands_may_count_refused_rows_by_the_score_they_have() -> None:
     assert told == ["kept", "kept", *["outside the band"] * 4, "no supervised token"]
 
 
-def test_rows_without_any_score_are_an_error() -> None:
-    with pytest.raises(DataError, match="none has a score"):
-        kept({"threshold": 0.0}, [np.nan, np.nan])
+def test_a_pool_without_a_row_that_can_be_kept_is_an_error_with_the_reasons() -> None:
+    scores = np.array([1.2, 1.5, 3.0, np.nan])
+    refused = [("IFD above 1.0", scores > 1)]
+    for rule in ({"threshold": 0.0}, {"share": "1/2"}, {"count": 2}, {"between": ["0", "1/2"]}):
+        with pytest.raises(DataError, match=r"^none of 4 rows can be kept: IFD above 1.0 \(3\), no score \(1\)$"):
+            kept(rule, scores, refused=refused)
 
 
 def test_an_order_of_its_own_is_followed() -> None:

@@ -75,12 +75,15 @@ def keep(candidates: Candidates, judged: Judged, rule: Mapping[str, Any]) -> Kep
         rule: as in the head of this file.
 
     Raises:
-        DataError: the rule keeps no row, or more rows than have a score; it is no share or count of the first rows
+        DataError: the rule keeps no row, or no row can be kept, with the counts by reason; it asks for more rows than
+            have a score; it is no share or count of the first rows
             where the selector has an order of its own.
     """
     if judged.order is not None and not takes_some(rule):
         raise DataError(IN_ORDER)
     allowed, reasons, why = _allowed(judged, refused=bool(rule.get("refused")))
+    if not allowed.any() and not rule.get("unscored"):
+        raise DataError(f"none of {len(why):,} rows can be kept: {_counted(reasons, why)}")
     order, sign = judged.order, -1.0 if rule.get("lowest") else 1.0
     if order is None:
         kept = _by_score(candidates, sign * judged.scores, allowed, rule, sign)
@@ -145,9 +148,17 @@ def _asked(rule: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in rule.items() if name != "lowest")
 
 
+def _counted(reasons: Sequence[str], why: NDArray[np.int8]) -> str:
+    """Return the reasons with their rows, the most frequent first."""
+    counts = sorted(
+        zip(np.bincount(why, minlength=len(reasons)).tolist(), reasons, strict=True), key=lambda one: -one[0]
+    )
+    return ", ".join(f"{text} ({rows:,})" for rows, text in counts if rows)
+
+
 def _nothing(rule: Mapping[str, Any], scores: Floats) -> str:
     if not len(scores):
-        return "no row can be kept: none has a score; look at the reasons of the rows"
+        return "no row can be kept: none has a score"
     return f"{_asked(rule)} keeps no row of {len(scores):,}; scores go from {scores.min():.4g} to {scores.max():.4g}"
 
 
