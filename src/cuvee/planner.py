@@ -432,7 +432,7 @@ class _Builder:
         trained = {name: one for name, one in ingredients.items() if not self.recipe.sources[name].replay}
         try:
             bands = partial(self.selecting.banded, key=key, base=base, settings=settings)
-            sources = self._chosen(run, trained, key)
+            sources = self._chosen(run, trained)
             final = module.plan(sources, base, replace(settings, bands=bands), params)
         except RecipeError as error:
             if error.key.startswith(".".join(map(str, key))):  # it knows its place in the recipe
@@ -455,14 +455,9 @@ class _Builder:
             )
         return PlannedRun(info, base, models, settings, ingredients)
 
-    def _chosen(
-        self, run: Run, ingredients: Mapping[str, Ingredient], key: tuple[str | int, ...]
-    ) -> Mapping[str, Ingredient]:
+    @staticmethod
+    def _chosen(run: Run, ingredients: Mapping[str, Ingredient]) -> Mapping[str, Ingredient]:
         """Return the sources that a run's strategy sees, with the run's changes."""
-        for name in run.sources:
-            if name not in ingredients:
-                message = f"there is no source '{name}'.{did_you_mean(name, ingredients)}"
-                raise self.located.error(message, *key, "sources", name)
         changed = {
             name: replace(ingredients[name], how=choice.changed(ingredients[name].how))
             for name, choice in run.sources.items()
@@ -473,17 +468,41 @@ class _Builder:
         self, run: Run, key: tuple[str | int, ...], base: Base, seed: int
     ) -> tuple[Settings, dict[str, Ingredient]]:
         """Return what all values of a run's axes share: its settings and its sources."""
-        asked = (key, repr(run.select), base.id, seed)
+        asked = (key, repr(run.select), repr(run.sources), base.id, seed)
         if asked not in self.settings:
             values = {**self.recipe.training.model_dump(exclude_unset=True), **run.training}
             training = self.located.check(Training, values, *key, "training")
             self._check_named(training, key)
             settings = Settings(training, self.recipe.heldout, self.recipe.split_seed, seed)
             ingredients = self._ingredients(base, settings)
+            self._check_sources(run, key)
+            # A pool has what the run's own filters leave; the run's changes themselves come with its strategy.
+            pools = ingredients | dict(self._chosen(run, ingredients))
             for selection, where in self._selections(run, key):
-                ingredients = self.selecting.apply(selection, where, ingredients, base, settings)
+                pools = self.selecting.apply(selection, where, pools, base, settings)
+            ingredients = {name: replace(one, excluded=pools[name].excluded) for name, one in ingredients.items()}
             self.settings[asked] = replace(settings, sources=ingredients), ingredients
         return self.settings[asked]
+
+    def _trained_on(self, run: Run) -> list[str]:
+        """Return the names of the sources that a run trains on, those that are only replayed not among them."""
+        names = [name for name, source in self.recipe.sources.items() if not source.replay]
+        return [name for name in names if name in run.sources] if run.sources else names
+
+    def _check_sources(self, run: Run, key: tuple[str | int, ...]) -> None:
+        """Refuse names of sources which there are not, and selections of sources that the run has not."""
+        known = [name for name, source in self.recipe.sources.items() if not source.replay]
+        for name in run.sources:
+            if name not in known:
+                message = f"there is no source '{name}'.{did_you_mean(name, known)}"
+                raise self.located.error(message, *key, "sources", name)
+        if "select" not in run.model_fields_set:
+            return
+        there = self._trained_on(run)
+        for name in (name for selection in run.select or () for name in selection.sources or ()):
+            if name in known and name not in there:
+                message = f"this run does not train on '{name}', only on {', '.join(there)}"
+                raise self.located.error(message, *key, "select", "sources")
 
     def _check_named(self, training: Training, key: tuple[str | int, ...]) -> None:
         """Refuse settings that name a source which there is not."""
@@ -503,8 +522,11 @@ class _Builder:
 
     def _selections(self, run: Run, key: tuple[str | int, ...]) -> Iterator[tuple[Selection, tuple[str | int, ...]]]:
         """Yield the selections of a run with their places in the recipe: its own, or the sources' and the rest."""
+        there = self._trained_on(run)
         if "select" in run.model_fields_set:
-            yield from ((selection, (*key, "select")) for selection in run.select or ())
+            for selection in run.select or ():
+                names = tuple(there) if selection.sources is None else selection.sources
+                yield selection.model_copy(update={"sources": names}), (*key, "select")
             return
         own = {name: source.select for name, source in self.recipe.sources.items() if source.select}
         for name, selection in own.items():
@@ -513,7 +535,9 @@ class _Builder:
             rest = self.recipe.select.sources or tuple(
                 name for name, source in self.recipe.sources.items() if name not in own and not source.replay
             )
-            yield self.recipe.select.model_copy(update={"sources": rest}), ("select",)
+            used = tuple(name for name in rest if name in there or name not in self.recipe.sources or not run.sources)
+            if used or not rest:
+                yield self.recipe.select.model_copy(update={"sources": used}), ("select",)
 
     def _tokenizer(self, base: Base) -> Base:
         if base.id not in self.tokenizers:

@@ -368,11 +368,23 @@ class Judged:
     order: NDArray[np.int64] | None = None
 
 
+IN_ORDER = (
+    "this selector takes rows in an order of its own, not by their scores, so only the first of them can be kept: "
+    "say share or count, without take: lowest"
+)
+
+
+def takes_some(rule: Mapping[str, Any]) -> bool:
+    """Return whether a rule says how many of the first rows to keep: all that a selector with an order can follow."""
+    return not rule.get("lowest") and ("share" in rule or "count" in rule)
+
+
 class Selector(Protocol):
     """Says how much each row of a pool is worth. `SEEDED` says whether `judge` draws, so that the seed counts.
 
     `needs` is pure: it names the stages whose results `judge` reads, such as a reference model's losses; equal ones are
-    done once for all selectors. `identity` are the parameters that decide `judge` besides that evidence.
+    done once for all selectors. `identity` are the parameters that decide `judge` besides that evidence. A module may
+    have `ordered(params)`: whether `judge` gives an order of its own, which only a share or a count can follow.
     """
 
     VERSION: int

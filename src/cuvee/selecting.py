@@ -18,7 +18,7 @@ from typing import Any
 from cuvee import bases, components
 from cuvee.errors import CuveeError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
-from cuvee.protocols import Ingredient, Needs
+from cuvee.protocols import IN_ORDER, Ingredient, Needs, takes_some
 from cuvee.recipe import BaseModelRef, Component, Located, Selection, Source, Training
 from cuvee.stage import (
     Base,
@@ -104,6 +104,7 @@ class Selecting:
         except KeyError as error:
             raise self.located.error(str(error.args[0]), *key, at) from None
         params = self.located.check(module.Params, selection.by.params, *key, at, name)
+        self._check_rule(module, params, rule, *key, at, name)
         try:
             needs: Needs = module.needs(pool, params)
         except RecipeError:
@@ -143,10 +144,17 @@ class Selecting:
         selection = Selection(by=by, share=Fraction(1))
         settings = replace(settings, bands=None)
         pool = RowPool(self, key, _ordered(sources.values(), settings, settings.seed), base, settings, settings.seed)
-        stage = self.choose(selection, key, pool, rule, at)
+        # A score that is no reason to train on a row is still its difficulty.
+        stage = self.choose(selection, key, pool, {**rule, "refused": True}, at)
         taken = [replace(one, how={k: v for k, v in one.how.items() if k != "amounts"}) for one in pool.ingredients]
         found = {one.name: _without(one, stage, number) for number, one in enumerate(taken)}
         return [found[name] for name in sources]
+
+    def _check_rule(self, module: Any, params: Any, rule: Mapping[str, Any], *key: str | int) -> None:
+        """Refuse a rule about scores for a selector whose order, not whose scores, decides."""
+        if hasattr(module, "ordered") and module.ordered(params) and not takes_some(rule):
+            instead = "; choose: highest goes by scores" if "choose" in module.Params.model_fields else ""
+            raise self.located.error(IN_ORDER + instead, *key)
 
     def _names(self, selection: Selection, key: Key, ingredients: Mapping[str, Ingredient]) -> list[str]:
         if selection.sources is None:

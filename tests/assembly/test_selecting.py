@@ -220,6 +220,56 @@ def test_wrong_selections_are_refused_before_anything_runs(tmp_path: Path, asked
         recipe(tmp_path, {"select": asked})
 
 
+def pools_of(plan: Plan, number: int) -> dict[str, Any]:
+    """Return how each source of a run's selection makes its pool."""
+    excluded = [one for item in plan.runs[number].ingredients.values() for one, _ in item.excluded]
+    (stage,) = {one.id: one for one in excluded}.values()
+    pools = [
+        (name, pool.identity["params"]["parts"][0])
+        for (name, _), pool in zip(stage.locate["pools"], stage.inputs["pools"], strict=True)
+    ]
+    return dict(pools)
+
+
+@pytest.mark.parametrize("place", ["run", "top"])
+def test_the_pool_has_the_runs_own_sources_after_its_drop_and_keep(tmp_path: Path, place: str) -> None:
+    asked = {"select": {"by": "random", "share": "1/4"}}
+    own, top = (asked, {}) if place == "run" else ({}, asked)
+    sources = {**SOURCES, "more": {"path": "math.jsonl", "ability": "math", "replay": True}}
+    changed = {"math": {"drop": {"answer_longer_than": 14}, "amount": {"count": 20}}}
+    plan = recipe(tmp_path, {"sources": changed, **own}, {"sources": ["math"], **own}, own, sources=sources, **top)
+    first, second, third = (pools_of(plan, number) for number in range(3))
+    assert [set(first), set(second), set(third)] == [{"math"}, {"math"}, {"math", "code"}]
+    assert "drop" in first["math"]
+    assert "drop" not in second["math"]
+    assert "amounts" not in first["math"]
+    store = done(plan, tmp_path)
+    assert summary(store, plan.runs[0].models[0].one("data"))["rows"] == 20
+    sizes = [summary(store, stage)["rows"] for stage in selections.stages(plan)]
+    assert 80 <= sizes[0] < sizes[1] < sizes[2]
+
+
+def test_a_selection_of_a_source_that_the_run_has_not_is_refused(tmp_path: Path) -> None:
+    asked = {"sources": ["math"], "select": {"by": "random", "share": "1/4", "sources": ["code"]}}
+    with pytest.raises(UsageError, match="this run does not train on 'code', only on math"):
+        recipe(tmp_path, asked)
+
+
+TURNS = {"rds": {"target": {"path": "dev.jsonl"}}}
+
+
+@pytest.mark.parametrize("by", [TURNS, "k_center"])
+@pytest.mark.parametrize("rule", [{"threshold": 0.5}, {"between": ["0", "1/2"]}, {"count": 9, "take": "lowest"}])
+def test_a_selector_with_an_order_of_its_own_refuses_rules_about_scores(tmp_path: Path, by: Any, rule: Any) -> None:
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"runs\.0\.select.*in an order of its own"):
+        recipe(tmp_path, {"select": {"by": by, **rule}})
+    with pytest.raises(UsageError, match=r"runs\.0.difficulty.*in an order of its own"):
+        phased(tmp_path, difficulty=by)
+    highest = {"rds": {**TURNS["rds"], "choose": "highest"}}
+    assert recipe(tmp_path, {"select": {"by": highest, **rule}}).runs
+
+
 def test_more_than_there_is_fails_with_the_numbers(tmp_path: Path) -> None:
     plan = recipe(tmp_path, {"select": {"by": "length", "count": 500, "pool": POOL}})
     outcome = api.run(plan, Runtime(tmp_path / "store", workers=1, threads=1))
@@ -310,6 +360,13 @@ def test_phases_part_what_one_training_would_see(tmp_path: Path) -> None:
     assert max(lengths[1]) <= min(lengths[2])
     assert sum(map(sum, lengths)) == sum(lengths_of(store, one_off))
     assert [model.start.id for model in phases] == [plan.runs[0].base.id, phases[0].id, phases[1].id]
+
+
+def test_phases_by_ifd_are_equal_parts_although_ifd_refuses_rows(tmp_path: Path) -> None:
+    # So low a bound refuses nearly all rows, as a base that has seen no instructions makes IFD above 1.
+    plan = phased(tmp_path, difficulty={"ifd": {"largest": 0.001}})
+    store = done(plan, tmp_path)
+    assert [len(rows_of(store, model)) for model in plan.runs[0].models] == [100, 100, 100]
 
 
 def test_the_other_orders_have_the_same_parts_or_parts_of_the_same_size(tmp_path: Path) -> None:

@@ -78,9 +78,25 @@ def test_what_cannot_be_kept_is_said_with_numbers(rule: dict[str, Any], message:
         kept(rule)
 
 
-def test_rows_without_any_score_are_an_error() -> None:
-    with pytest.raises(DataError, match="none has a score"):
-        kept({"threshold": 0.0}, [np.nan, np.nan])
+def test_bands_may_count_refused_rows_by_the_score_they_have() -> None:
+    scores = np.array([0.1, 0.5, 0.9, 1.2, 1.5, 2.0, np.nan])
+    refused = [("IFD above 1.0", scores > 1), ("no supervised token", np.isnan(scores))]
+    ends = list(pairwise(["0", "1/3", "2/3", "1"]))
+    rules = [{"between": list(pair), "refused": True} for pair in ends]
+    rules[-1]["unscored"] = True
+    assert [kept(rule, scores, refused=refused) for rule in rules] == [[0, 1], [2, 3], [4, 5, 6]]
+    assert [kept({"between": list(pair)}, scores, refused=refused) for pair in ends] == [[0], [1], [2]]
+    found = selection.keep(candidates(7), Judged(scores, refused), rules[0])
+    told = [found.reasons[number] for number in found.why]
+    assert told == ["kept", "kept", *["outside the band"] * 4, "no supervised token"]
+
+
+def test_a_pool_without_a_row_that_can_be_kept_is_an_error_with_the_reasons() -> None:
+    scores = np.array([1.2, 1.5, 3.0, np.nan])
+    refused = [("IFD above 1.0", scores > 1)]
+    for rule in ({"threshold": 0.0}, {"share": "1/2"}, {"count": 2}, {"between": ["0", "1/2"]}):
+        with pytest.raises(DataError, match=r"^none of 4 rows can be kept: IFD above 1.0 \(3\), no score \(1\)$"):
+            kept(rule, scores, refused=refused)
 
 
 def test_an_order_of_its_own_is_followed() -> None:
@@ -88,6 +104,15 @@ def test_an_order_of_its_own_is_followed() -> None:
     assert kept({"count": 2}, np.arange(5.0), order=order) == [2, 4]
     with pytest.raises(DataError, match="asks for 4 rows, and 3 of 5"):
         kept({"count": 4}, np.arange(5.0), order=order)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"threshold": 1.0}, {"between": ["0", "1/2"]}, {"count": 2, "lowest": True}, {"share": "1/2", "lowest": True}],
+)
+def test_an_order_of_its_own_knows_no_rule_about_scores(rule: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"in an order of its own.*say share or count"):
+        kept(rule, np.arange(5.0), order=np.array([4, 2, 0]))
 
 
 def test_the_table_counts_every_row_with_its_reason(tmp_path: Path) -> None:

@@ -12,11 +12,14 @@ come first. Ties at the border go by hash(example), so that no order of files or
          | {"between": ["1/4", "3/4"]}  rows from the lowest score up, by their share: the middle half
 
 Beside ``between``, ``values: true`` makes the ends scores (null: none; the upper one is excluded), ``shuffled: SEED``
-takes as many rows by hash, and ``unscored: true`` adds the rows without a score.
+takes as many rows by hash, ``refused: true`` counts rows that the selector refuses by the score they have, and
+``unscored: true`` adds the rows without a score.
 
 ``lowest: true`` beside a share, a count or a threshold takes from the other end.
 
 A share of n rows is floor(share * n) of all rows of the group, those without a score included.
+
+A selector that takes rows in an order of its own needs a share or a count: `takes_some`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from numpy.typing import NDArray
 from cuvee.data import ranks
 from cuvee.data.ranks import Ints, Keys
 from cuvee.errors import DataError
-from cuvee.protocols import Candidates, Judged
+from cuvee.protocols import IN_ORDER, Candidates, Judged, takes_some
 
 FILE = "selection.parquet"
 PURPOSE = "selection ties"
@@ -72,9 +75,15 @@ def keep(candidates: Candidates, judged: Judged, rule: Mapping[str, Any]) -> Kep
         rule: as in the head of this file.
 
     Raises:
-        DataError: the rule keeps no row, or more rows than have a score.
+        DataError: the rule keeps no row, or no row can be kept, with the counts by reason; it asks for more rows than
+            have a score; it is no share or count of the first rows
+            where the selector has an order of its own.
     """
-    allowed, reasons, why = _allowed(judged)
+    if judged.order is not None and not takes_some(rule):
+        raise DataError(IN_ORDER)
+    allowed, reasons, why = _allowed(judged, refused=bool(rule.get("refused")))
+    if not allowed.any() and not rule.get("unscored"):
+        raise DataError(f"none of {len(why):,} rows can be kept: {_counted(reasons, why)}")
     order, sign = judged.order, -1.0 if rule.get("lowest") else 1.0
     if order is None:
         kept = _by_score(candidates, sign * judged.scores, allowed, rule, sign)
@@ -118,12 +127,12 @@ def _wanted(rule: Mapping[str, Any], rows: int, possible: int) -> int:
     return asked
 
 
-def _allowed(judged: Judged) -> tuple[NDArray[np.bool_], tuple[str, ...], NDArray[np.int8]]:
-    """Return which rows can be kept, and the reasons of the others."""
-    why = np.full(len(judged.scores), -1, np.int8)
+def _allowed(judged: Judged, *, refused: bool) -> tuple[NDArray[np.bool_], tuple[str, ...], NDArray[np.int8]]:
+    """Return which rows can be kept, those `refused` with a score among them, and the reasons of the others."""
+    why, scored = np.full(len(judged.scores), -1, np.int8), np.isfinite(judged.scores)
     for number, (_, which) in enumerate(judged.refused):
-        why[(why < 0) & which] = number
-    why[(why < 0) & ~np.isfinite(judged.scores)] = len(judged.refused)
+        why[(why < 0) & which & ~(refused & scored)] = number
+    why[(why < 0) & ~scored] = len(judged.refused)
     return why < 0, (*(text for text, _ in judged.refused), NO_SCORE), why
 
 
@@ -139,9 +148,17 @@ def _asked(rule: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in rule.items() if name != "lowest")
 
 
+def _counted(reasons: Sequence[str], why: NDArray[np.int8]) -> str:
+    """Return the reasons with their rows, the most frequent first."""
+    counts = sorted(
+        zip(np.bincount(why, minlength=len(reasons)).tolist(), reasons, strict=True), key=lambda one: -one[0]
+    )
+    return ", ".join(f"{text} ({rows:,})" for rows, text in counts if rows)
+
+
 def _nothing(rule: Mapping[str, Any], scores: Floats) -> str:
     if not len(scores):
-        return "no row can be kept: none has a score; look at the reasons of the rows"
+        return "no row can be kept: none has a score"
     return f"{_asked(rule)} keeps no row of {len(scores):,}; scores go from {scores.min():.4g} to {scores.max():.4g}"
 
 

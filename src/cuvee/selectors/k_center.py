@@ -69,6 +69,11 @@ def identity(params: Params) -> dict[str, Any]:
     return {"method": params.method, **({"largest": params.largest} if params.method == "filter" else {})}
 
 
+def ordered(params: Params) -> bool:
+    """Return that rows are taken one after another, whatever the method."""
+    return True
+
+
 def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     """Return the product of the scores of every row, and the order in which rows are taken."""
     scores = np.ones(len(candidates))

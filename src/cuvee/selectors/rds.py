@@ -68,6 +68,11 @@ def identity(params: Params) -> dict[str, Any]:
     return {"choose": params.choose}
 
 
+def ordered(params: Params) -> bool:
+    """Return whether rows are taken in turns: then no score decides."""
+    return params.choose == "turns"
+
+
 def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     """Return the largest similarity of every row to any target, and the order in which rows are taken."""
     order = _nearest.by_hash(candidates)
