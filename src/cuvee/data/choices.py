@@ -15,8 +15,8 @@ The result is one user turn: the question as its text, and beside it `choices`, 
 best first) and, where the row names one, its `group` (subject, task, category). They are part of the row's id: two
 questions with equal words and other choices are two items. An index counts from 0.
 
-Refused, with the reason: fewer than two choices, an empty choice, no right answer, one that is out of range, one that is
-the text of one choice and the index or letter of another (choices 1, 2, 3 with the answer "2"; labels and numbers
+Refused, with the reason: fewer than two choices, an empty choice, no right answer, one that is out of range, and a
+text that is one choice and the index or letter of another (choices 1, 2, 3 with the answer "2"; labels and numbers
 rule). Equal choices are kept; the evaluators count them. A task of BIG-Bench Hard without choices is left out by rule.
 """
 
