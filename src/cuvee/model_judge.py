@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
@@ -92,7 +93,7 @@ def write(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     said = {one.name: known[one.key] for one in wanted if one.key in known}
     (work / WHO).write_text(job.one("judge").id, encoding="utf-8")
     if missing:
-        said |= _answerer(job)(missing, job, work, runtime, progress)
+        said |= _answerer(job, answered=bool(said))(missing, job, work, runtime, progress)
     _bear(said, job)
     _write_judgements(work, wanted, said)
     _write_items(work, asked)
@@ -167,12 +168,13 @@ def _stored(path: Path) -> dict[str, Said]:
 Answer = Callable[[Sequence[Asked], Job, Path, Runtime, Progress], dict[str, Said]]
 
 
-def _answerer(job: Job) -> Answer:
+def _answerer(job: Job, answered: bool) -> Answer:
+    """Return who asks; `answered` says whether the judge has answered other requests of the stage."""
     from cuvee.engine import FAKE_FILE
 
     judge = job.one("judge")
     if judge.locate.get("endpoint"):
-        return _endpoint
+        return partial(_endpoint, answered=answered)
     return _fake if (_folder(judge) / FAKE_FILE).is_file() else _local
 
 
@@ -180,7 +182,9 @@ def _folder(judge: Input) -> Path:
     return Path(judge.locate["path"]) if "path" in judge.locate else judge.folder / MODEL
 
 
-def _endpoint(wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, progress: Progress) -> dict[str, Said]:
+def _endpoint(
+    wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, progress: Progress, answered: bool
+) -> dict[str, Said]:
     from cuvee.engine import endpoint
 
     params = job.params
@@ -191,7 +195,8 @@ def _endpoint(wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, p
         seed = None if params.get("seed") is None else params["seed"] + repeat
         settings = endpoint.Settings(server, params["max_tokens"], params["temperature"], seed, copy=repeat)
         asked = [(one.name, one.question.messages) for one in wanted if one.repeat == repeat]
-        answers, failures = endpoint.ask_most(asked, settings, work / endpoint.JOURNAL, progress, unfinished)
+        journal = work / endpoint.JOURNAL
+        answers, failures = endpoint.ask_most(asked, settings, journal, progress, unfinished, answered)
         for name, answer in answers.items():
             usage = answer.usage
             text = answer.text.encode("utf-8", "replace").decode()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cuvee.cost import Costs
 from cuvee.planner import Evaluated, Plan
+from cuvee.stage import Stage
 from cuvee.store import Store
 
 LEVEL, POWER = 0.05, 0.8
@@ -43,7 +44,7 @@ class Power:
 
     Args:
         evaluator, ability, metric: what is measured.
-        items: planned.
+        items: planned; questions, however many turns and verdicts each has.
         variance: of an item's difference between two models; None where it is unknown.
         basis: where it comes from, in words.
         seed_sd: standard deviation between seeds of one run; None where it is unknown.
@@ -84,7 +85,7 @@ def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None
             grouped.setdefault((item.evaluator, item.ability, item.metric), []).append(item)
     found = []
     for key, members in grouped.items():
-        items = costs.sizes[members[0].grade.one("answers").id].rows
+        items = costs.sizes[_replies(members[0]).id].rows
         found.append(_power(key, items, *_measured(members, store), pairs, seeds, detect))
     return {
         "level": LEVEL,
@@ -94,6 +95,12 @@ def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None
         "detect": detect,
         "measures": [asdict(each) for each in found] if pairs else [],
     }
+
+
+def _replies(item: Evaluated) -> Stage:
+    """Return the stage whose rows are the items: a judge is asked several times about a reply."""
+    answers = item.grade.one("answers")
+    return answers.one("answers") if answers.kind == "judge" else answers
 
 
 def _power(
@@ -143,32 +150,50 @@ def _measured(members: Sequence[Evaluated], store: Store) -> tuple[float | None,
     scores = [_scores(item, store) for item in shown]
     variances = [v for old, new in pairwise(scores) if (v := _variance(old, new)) is not None]
     by_run: dict[tuple[str, str], list[float]] = {}
-    for item, (_, values, weights) in zip(shown, scores, strict=True):
-        by_run.setdefault((item.run.base, item.run.name), []).append(float(weights @ values / weights.sum()))
+    for item, one in zip(shown, scores, strict=True):
+        mean = float(one.weights @ one.values / one.weights.sum())
+        by_run.setdefault((item.run.base, item.run.name), []).append(mean)
     spreads = [float(np.var(means, ddof=1)) for means in by_run.values() if len(means) > 1]
     spread = math.sqrt(float(np.mean(spreads))) if spreads else None
     return (float(np.median(variances)) if variances else None), len(shown), spread
 
 
-Scores = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]
+@dataclass(frozen=True)
+class Scores:
+    """A result: names, (n,) scores and weights, the number (n,) of each row's cluster, and how many items they are."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    clusters: NDArray[np.int64]
+    items: int
 
 
 def _scores(item: Evaluated, store: Store) -> Scores:
     import pyarrow.parquet as pq
 
-    columns = pq.read_table(store.path("grade", item.grade.id) / "results.parquet", columns=["item", "score", "weight"])
-    by_name: Mapping[str, list[Any]] = columns.to_pydict()
-    values = np.array([math.nan if each is None else each for each in by_name["score"]], dtype=np.float64)
-    return tuple(by_name["item"]), values, np.array(by_name["weight"], dtype=np.float64)
+    names = ("item", "score", "weight")
+    table = pq.read_table(store.path("grade", item.grade.id) / "results.parquet")
+    columns: Mapping[str, list[Any]] = table.select([*names, *{"cluster"} & set(table.column_names)]).to_pydict()
+    values = np.array([math.nan if each is None else each for each in columns["score"]], dtype=np.float64)
+    rows = tuple(columns["item"])
+    judged = item.grade.one("answers").kind == "judge"
+    clusters = np.unique(columns.get("cluster", rows), return_inverse=True)[1].astype(np.int64)
+    # A judged question has a row a turn.
+    items = len({name.partition("/")[0] for name in rows}) if judged else len(rows)
+    return Scores(rows, values, np.array(columns["weight"], dtype=np.float64), clusters, items)
 
 
 def _variance(old: Scores, new: Scores) -> float | None:
-    """Return n times the squared standard error of a paired difference; None for other items or no difference."""
-    if old[0] != new[0] or len(old[0]) < 2:
+    """Return n items times the squared standard error of a paired difference, rows of one cluster being one draw.
+
+    None for other items or no difference.
+    """
+    if old.names != new.names or old.clusters.max(initial=0) < 1:
         return None
-    weights, moves = old[2], new[1] - old[1]
+    weights, moves = old.weights, new.values - old.values
     if not np.isfinite(moves).all() or not weights.sum() > 0 or not moves.any():
         return None
-    spread = weights * (moves - weights @ moves / weights.sum())
-    n = len(moves)
-    return float(n * n / (n - 1) * (spread @ spread) / weights.sum() ** 2)
+    spread = np.bincount(old.clusters, weights * (moves - weights @ moves / weights.sum()))
+    n = len(spread)
+    return float(old.items * n / (n - 1) * (spread @ spread) / weights.sum() ** 2)

@@ -69,6 +69,30 @@ def test_every_published_layout_is_read(name: str) -> None:
     assert told(raw) == wanted
 
 
+@pytest.mark.parametrize(
+    ("choices", "answer", "text", "index"),
+    [(["1", "2", "3", "4"], "2", 1, 2), (["B", "A"], "A", 1, 0), (["3", " 4"], "4", 1, 4), ([1, 2, 3], "1", 0, 1)],
+)
+def test_a_text_that_is_one_choice_and_the_index_or_letter_of_another_is_refused(
+    choices: list[Any], answer: str, text: int, index: int
+) -> None:
+    why = rf"'{answer}' is ambiguous: .* text of choice {text}, .* names choice {index}.*as a number .*label"
+    with pytest.raises(ValueError, match=why):
+        told({"question": "Which?", "choices": choices, "answer": answer})
+
+
+def test_what_can_be_read_in_one_way_only_is_read_so() -> None:
+    def right(choices: Any, answer: Any) -> list[int]:
+        return told({"question": "Which?", "choices": choices, "answer": answer})[2]
+
+    assert right(["1", "2", "3"], 2) == [2]
+    assert right(["0", "1", "2"], "2") == [2]
+    assert right(["A", "B"], "B") == [1]
+    assert right({"text": ["B", "A"], "label": ["A", "B"]}, "A") == [0]
+    assert right({"text": ["2", "1"], "label": ["1", "2"]}, "2") == [1]
+    assert right(["2", "2", "x"], "1") == [1]
+
+
 def test_columns_may_be_named() -> None:
     raw = {"q": "2+2?", "x": "3", "y": "4", "key": "y", "topic": "sums"}
     columns = {"question": "q", "choices": ["x", "y"], "answer": "key", "group": "topic"}

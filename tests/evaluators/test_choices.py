@@ -10,7 +10,7 @@ import pytest
 from cuvee import components
 from cuvee.data import formats
 from cuvee.errors import DataError, RecipeError
-from cuvee.evaluators import _choices, option_order
+from cuvee.evaluators import _choices, option_order, winogrande
 from cuvee.protocols import Choices, ScoredChoice
 from cuvee.recipe import validate
 from cuvee.values import Example
@@ -57,6 +57,15 @@ def test_winogrande_weighs_what_follows_the_blank_after_each_option() -> None:
     shot = "Ann met Eve, so Eve waved.\n\n"
     assert found.contexts == (f"{shot}Ann met Eve, so Ann", f"{shot}Ann met Eve, so Eve")
     assert (found.continuations, found.gold) == (("waved.",), (1,))
+
+
+def test_winogrande_counts_no_equal_choices_as_both_options_have_the_text_that_is_weighed() -> None:
+    scored = [ScoredChoice("waved.", n == 1, -2.0 + n, 1, False, 0) for n in range(2)]
+    found = winogrande.grade(scored, {"metric": "acc"})
+    assert found.score == 1.0
+    assert found.extra["acc_norm"] is True
+    assert "same" not in found.extra
+    assert _choices.grade(scored, {"metric": "acc"}).extra["same"] == 1
 
 
 @pytest.mark.parametrize(("sentence", "why"), [("No blank.", "has no blank"), ("It was _", "nothing stands after")])

@@ -213,6 +213,16 @@ def test_a_judge_that_does_not_answer_stops_the_stage_keeps_the_rest_and_may_be_
     assert len(asked_of_judge(server)) == 16 + 1 + 1
 
 
+def test_a_partial_result_is_not_taken_where_fewer_failures_are_allowed(place: Path, server: Server) -> None:
+    server.reply = answering(lambda text: error(503, "busy") if "harbour" in text and "First" not in text else "[[6]]")
+    hasty: dict[str, Any] = {"server": {"retries": 0}}
+    assert evaluate(place, server.url, max_failed=0.9, **hasty)["unjudged"] == 1
+    with pytest.raises(StageFailed, match=r"1 of 16 requests to the judge"):
+        evaluate(place, server.url, max_failed=0.01, **hasty)
+    assert len(asked_of_judge(server)) == 16 + 1
+    assert evaluate(place, server.url, max_failed=0.8, **hasty)["unjudged"] == 1
+
+
 def test_a_judge_that_refuses_every_request_is_an_error(place: Path, server: Server) -> None:
     server.reply = answering(lambda text: error(400, "max_tokens is too large"))
     with pytest.raises(StageFailed, match=r"16 requests failed for good.*HTTP 400: .*max_tokens is too large"):

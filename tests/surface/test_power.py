@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from cuvee import power
+from cuvee import cost, planner, power
+from cuvee.pins import Pins
+from cuvee.recipe import Located, Recipe, validate
+from cuvee.runtime import Runtime
+from cuvee.store import Store
 from tests.conftest import Cuvee
 
 
@@ -28,6 +34,38 @@ def test_the_luck_of_seeds_asks_for_seeds() -> None:
     assert seeds == 8
     error = math.sqrt(0.2 / items + 2 * 0.01**2 / seeds)
     assert power.reach() * error == pytest.approx(0.02, rel=0.01)
+
+
+def test_the_items_of_a_judged_evaluator_are_questions_however_often_the_judge_is_asked(place: Path) -> None:
+    shutil.copytree(Path(__file__).parents[2] / "examples" / "judged", place / "judged")
+    judge = {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "judge"}, "repeats": 5}
+    rated = {"mt_bench": {"path": "judged", "judge": judge, "stages": "final"}}
+    data = {
+        "base": "fake:base",
+        "sources": {"sums": {"path": "builtin:math", "ability": "math"}},
+        "training": {"template": "plain"},
+        "runs": [{"strategy": "multi_task"}, {"strategy": "untrained"}],
+        "evaluation": [rated],
+    }
+    plan = planner.make(Located(validate(Recipe, data), place), Pins(place / "pins.json", place / "recipe.lock"))
+    store = Store(place / ".cuvee")
+    found = power.describe(plan, cost.estimate(plan, store, Runtime(store=store.folder)), store)
+    assert [each["items"] for each in found["measures"]] == [8]
+
+
+def test_turns_of_a_question_that_move_together_are_one_draw() -> None:
+    random = np.random.default_rng(0)
+    moves = random.normal(size=200)
+
+    def scores(turns: int, values: NDArray[np.float64]) -> power.Scores:
+        names = tuple(f"{n}/{turn}" for n in range(200) for turn in range(turns))
+        return power.Scores(
+            names, np.repeat(values, turns), np.ones(200 * turns), np.repeat(np.arange(200), turns), items=200
+        )
+
+    once, twice = (power._variance(scores(turns, 0 * moves), scores(turns, moves)) for turns in (1, 2))
+    assert once == pytest.approx(moves.var(ddof=1))
+    assert twice == pytest.approx(once)
 
 
 def test_a_plan_says_what_it_can_show(cuvee: Cuvee, place: Path) -> None:

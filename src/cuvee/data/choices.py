@@ -15,8 +15,9 @@ The result is one user turn: the question as its text, and beside it `choices`, 
 best first) and, where the row names one, its `group` (subject, task, category). They are part of the row's id: two
 questions with equal words and other choices are two items. An index counts from 0.
 
-Refused, with the reason: fewer than two choices, an empty choice, no right answer, one that is out of range. Equal
-choices are kept; the evaluators count them. A task of BIG-Bench Hard without choices is left out by rule.
+Refused, with the reason: fewer than two choices, an empty choice, no right answer, one that is out of range, and a
+text that is one choice and the index or letter of another (choices 1, 2, 3 with the answer "2"; labels and numbers
+rule). Equal choices are kept; the evaluators count them. A task of BIG-Bench Hard without choices is left out by rule.
 """
 
 from __future__ import annotations
@@ -159,9 +160,22 @@ def _right(answer: Any, choices: Sequence[str], labels: Sequence[str]) -> list[i
         place = list(choices).index(text)
     else:
         raise ValueError(f"the right answer {text[:40]!r} is none of the choices")
+    if isinstance(answer, str) and text not in labels:
+        _unambiguous(text, place, choices)
     if not 0 <= place < len(choices):
         raise ValueError(f"the right answer is number {place}, counted from 0, of {len(choices)} choices")
     return [place]
+
+
+def _unambiguous(text: str, place: int, choices: Sequence[str]) -> None:
+    """Refuse an answer that is the text of one choice and names another by its index or letter."""
+    same = [at for at, choice in enumerate(choices) if choice.strip() == text]
+    if len(same) == 1 and same[0] != place:
+        raise ValueError(
+            f"the right answer {text!r} is ambiguous: it is the text of choice {same[0]}, and as an index or letter it "
+            f"names choice {place}, counted from 0; write the index as a number ({same[0]} or {place}), or give the "
+            "choices labels: {text: [...], label: [...]}"
+        )
 
 
 def _one_based(answer: Any) -> int:

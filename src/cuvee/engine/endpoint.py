@@ -171,18 +171,20 @@ def ask_most(
     journal: Path,
     progress: Progress,
     known: Iterable[Path] = (),
+    answered: bool = False,
 ) -> tuple[dict[str, Answer], dict[str, Failure]]:
     """Return the answers, and why there is none to the other requests.
 
     Args:
         requests, settings, journal, progress: as of `ask`.
         known: journals of others about the same server, which are read and not written.
+        answered: whether it has answered requests beside these; else one of them must be.
 
     Raises:
         UsageError: as `ask`.
         StageFailed: the server cannot be reached, refuses key or model, or most requests failed for good.
     """
-    return _ask(requests, settings, journal, progress, known, tolerant=True)
+    return _ask(requests, settings, journal, progress, known, tolerant=True, answered=answered)
 
 
 def _ask(
@@ -192,6 +194,7 @@ def _ask(
     progress: Progress,
     known: Iterable[Path],
     tolerant: bool,
+    answered: bool = False,
 ) -> tuple[dict[str, Answer], dict[str, Failure]]:
     keys = {name: request_key(messages, settings) for name, messages in requests}
     if len(keys) < len(requests):
@@ -203,7 +206,7 @@ def _ask(
             kept.answers |= {key: answer for key, answer in _whole_lines(other)[0].items() if key in wanted}
         missing = {key: messages for key, messages in wanted.items() if key not in kept.answers}
         if missing:
-            failed = _Round(settings, kept, progress, len(wanted), len(missing)).run(missing, tolerant)
+            failed = _Round(settings, kept, progress, len(wanted), len(missing)).run(missing, tolerant, answered)
         answers = {name: kept.answers[key] for name, key in keys.items() if key not in failed}
         return answers, {name: failed[key] for name, key in keys.items() if key in failed}
 
@@ -293,7 +296,7 @@ class _Round:
         """Answers that this round has brought."""
         return len(self.kept.answers) - self.before
 
-    def run(self, missing: Mapping[str, Sequence[Message]], tolerant: bool) -> dict[str, Failure]:
+    def run(self, missing: Mapping[str, Sequence[Message]], tolerant: bool, answered: bool) -> dict[str, Failure]:
         """Ask all of `missing` and return the failures when the others are through; raise them unless `tolerant`."""
         failures: dict[str, _Failed] = {}
         ended = False
@@ -307,7 +310,7 @@ class _Round:
             finally:
                 self.stopping.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-        if failures and (ended or not tolerant or not self.kept.answers):
+        if failures and (ended or not tolerant or not (answered or self.kept.answers)):
             raise StageFailed(self._message(list(failures.values())), stage="endpoint")
         return {key: Failure(str(one), one.refused) for key, one in failures.items()}
 

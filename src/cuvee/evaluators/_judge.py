@@ -78,7 +78,7 @@ class Judge(protocols.Params):
         repeats: verdicts on each reply; of a local model they need a temperature to differ.
         seed: of the draws of a local judge, and sent to a server.
         max_failed: largest share of requests that may stay without an answer; more is an error that keeps the others.
-            A result that may be partial is another one than a whole one.
+            A result that may be partial is another one than a whole one, and than one that may be so by less.
     """
 
     endpoint: Endpoint | None = None
@@ -126,8 +126,8 @@ class Judge(protocols.Params):
         if self.model:
             found["template"] = self.template
         if self.max_failed:
-            # A partial result is another one: asked for without failures, what is missing is asked.
-            found["partial"] = True
+            # A partial result is another one: asked for with fewer failures, what is missing is asked.
+            found["max_failed"] = str(self.max_failed)
         return found if self.seed is None else {**found, "seed": self.seed}
 
 

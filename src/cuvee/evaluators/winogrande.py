@@ -12,14 +12,15 @@ The text weighed is the same for all choices of an item, so that normalised read
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from cuvee.errors import DataError
 from cuvee.evaluators import _choices
-from cuvee.protocols import Choices
+from cuvee.protocols import Choices, Grade, ScoredChoice
 from cuvee.values import Example
 
-VERSION = 1
+VERSION = 2
 REQUEST_VERSION = 1
 ANSWERS: Literal["choose"] = "choose"
 METRIC = "accuracy"
@@ -31,7 +32,7 @@ SOURCE = _choices.SOURCE
 BLANK = "_"
 
 Params = _choices.Params
-request_params, grade_params, grade = _choices.request_params, _choices.grade_params, _choices.grade
+request_params, grade_params = _choices.request_params, _choices.grade_params
 
 
 def size(params: Params) -> int:
@@ -50,6 +51,12 @@ def ask(example: Example, shots: Sequence[Example], params: Mapping[str, Any]) -
     rest = _rest(example)
     texts = (rest,) * len(contexts)
     return Choices(example.id, contexts, (rest,), texts, _choices.gold(example), group=_choices.group(example))
+
+
+def grade(scored: Sequence[ScoredChoice], params: Mapping[str, Any]) -> Grade:
+    """Return the grade of `evaluators._choices` without `same`: what is weighed is equal for both options."""
+    found = _choices.grade(scored, params)
+    return replace(found, extra={name: value for name, value in found.extra.items() if name != "same"})
 
 
 def _filled(example: Example) -> tuple[str, ...]:
