@@ -39,7 +39,7 @@ RESULTS = "results.parquet"
 WHO = "judge.txt"
 """File of a work folder that names the judge: what it answered there is of use to other stages."""
 
-REFUSED, NO_ANSWER = "refused", "no answer"
+REFUSED, NO_ANSWER, TOO_LONG = "refused", "no answer", "too long"
 """Failures of requests; the others are the evaluator's."""
 
 
@@ -217,6 +217,7 @@ def _unfinished(work: Path, judge: str, journal: str) -> Iterator[Path]:
 def _local(wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, progress: Progress) -> dict[str, Said]:
     from cuvee import engine
     from cuvee.data.chat import Chat
+    from cuvee.engine import loading
     from cuvee.engine.decoding import Decoding, Prompt
 
     params, folder = job.params, _folder(job.one("judge"))
@@ -224,7 +225,17 @@ def _local(wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, prog
     drawn = {"temperature": params["temperature"], "seed": params.get("seed") or 0} if params["temperature"] else {}
     repeats = params["repeats"]
     each = {one.name.rpartition("/")[0]: one.question for one in wanted}
-    prompts = [Prompt(name, chat.prompt(question.messages)) for name, question in each.items()]
+    every = [Prompt(name, chat.prompt(question.messages)) for name, question in each.items()]
+    limit = loading.context_of(folder)
+    prompts = [prompt for prompt in every if len(prompt.ids) < limit]
+    found = {
+        f"{prompt.id}/{repeat}": Said(None, f"{len(prompt.ids)} tokens, of a context of {limit}", failure=TOO_LONG)
+        for prompt in every
+        if len(prompt.ids) >= limit
+        for repeat in range(repeats)
+    }
+    if not prompts:
+        return found
     replies = engine.for_model(folder, runtime.generator).generate(
         folder,
         prompts,
@@ -236,7 +247,7 @@ def _local(wanted: Sequence[Asked], job: Job, work: Path, runtime: Runtime, prog
         journal=work / "answers.jsonl",
     )
     places = [(prompt, repeat) for prompt in prompts for repeat in range(repeats)]
-    return {
+    return found | {
         f"{prompt.id}/{repeat}": Said(chat.decode(reply.ids), reply.finish, len(reply.ids), len(prompt.ids))
         for (prompt, repeat), reply in zip(places, replies, strict=True)
     }

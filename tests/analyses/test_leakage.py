@@ -94,5 +94,17 @@ def test_scores_stand_beside_what_the_sources_hold() -> None:
     assert shown == ("2/4", "100.0", "50.0")
 
 
+def test_that_the_sources_hold_none_is_shown_too() -> None:
+    run = RunInfo("mixed", "multi_task", {}, "base", 0)
+    held = {"held_by_sources": [False, False]}
+    one = Result(
+        run, *(1, "math", True, "mmlu", "accuracy", "knowledge", True), ["a", "b"], [1.0, 0.0], [1.0] * 2, 2, held
+    )
+    (table,) = leakage.table([one], leakage.Params())
+    (row,) = table.rows
+    shown = (row["items held by the sources"], row["score on them"], row["score on the others"])
+    assert shown == ("0/2", "", "50.0")
+
+
 def test_nothing_is_shown_where_nothing_was_measured() -> None:
     assert list(leakage.table([], leakage.Params())) == []

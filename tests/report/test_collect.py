@@ -240,3 +240,38 @@ def test_the_findings_of_a_report_are_told_in_the_terminal(tmp_path):
         "supported     It rises. [math: +2.0 points (+1.0..+3.0)]",
         "not tested    1 findings whose runs the recipe does not have; the report says which to add",
     ]
+
+
+def test_judged_questions_that_a_source_holds_are_marked_in_each_turn_and_tasks_of_the_harness_are_not(
+    tmp_path: Path,
+) -> None:
+    judged = Path(__file__).parents[2] / "examples" / "judged"
+    shutil.copytree(judged, tmp_path / "judged")
+    (file,) = (tmp_path / "judged").glob("*question*.jsonl")
+    first = json.loads(file.read_text(encoding="utf-8").splitlines()[0])
+    rows = [{"question": f"How much is {i} + 1?", "answer": f"It is {i + 1}."} for i in range(40)]
+    rows.append({"question": " ".join(first["turns"]), "answer": "Gladly."})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    recipe = """\
+base: fake:one
+sources: {sums: {path: rows.jsonl, ability: math}}
+heldout: 0
+preflight: {max_overlap: 1}
+training: {epochs: 1, batch_size: 8, max_length: 256}
+runs: [{strategy: multi_task}]
+evaluation: [{mt_bench: {path: judged, judge: {model: "fake:judge"}, stages: final}}]
+analyses: [leakage]
+"""
+    (tmp_path / "r.yaml").write_text(recipe, encoding="utf-8")
+    assert api.run(tmp_path / "r.yaml", Runtime(tmp_path / ".cuvee", workers=1, threads=1)).failed == {}
+    _, data = gathered(tmp_path)
+    (row,) = table(data, "leakage", "Leakage: items that").rows
+    assert row["items held by the sources"] == "2/16"
+    assert collect._questions(SimpleNamespace(one=lambda _: SimpleNamespace(kind="harness", inputs={}))) == ()
+
+
+def test_an_analysis_without_a_table_says_so(made: Path) -> None:
+    _, data = gathered(made)
+    data.tables["leakage"] = []
+    section = next(each for each in sections(data) if each.id == "analysis-leakage")
+    assert section.text == ["Nothing here: nothing that analysis leakage looks at was measured."]

@@ -282,6 +282,31 @@ def test_a_model_on_this_machine_answers_two_turns_and_judges_and_all_it_said_is
     assert by_repeat[0] != by_repeat[1]
 
 
+def test_what_is_too_long_for_a_judge_on_this_machine_is_counted_and_the_rest_is_judged(place: Path) -> None:
+    pytest.importorskip("torch")
+    words = [json.loads(line) for line in (FILES / "judge_prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+    long = {one["name"]: "word " * 3000 * ("multi-turn" in one["name"]) for one in words}
+    short = [{**one, "system_prompt": "Rate.", "prompt_template": long[one["name"]] + "{answer}"} for one in words]
+    text = "".join(json.dumps(one) + "\n" for one in short)
+    (place / "judged" / "judge_prompts.jsonl").write_text(text, encoding="utf-8")
+    judge = {"model": "builtin:micro", "max_tokens": 2}
+    data = {
+        "base": "builtin:micro",
+        "runs": [{"strategy": "untrained"}],
+        "training": {"template": "plain"},
+        "evaluation": [{"mt_bench": {"path": "judged", "items": 4, "max_new_tokens": 2, "judge": judge}}],
+    }
+    plan = planner.make(Located(validate(Recipe, data), place), Pins(place / "pins.json", place / "recipe.lock"))
+    with pytest.raises(StageFailed, match=r"gave no verdict on any of 8 replies \(.*4 too long"):
+        execute_missing(plan, place)
+    rows = table(place, "judge", "judgements.parquet")
+    assert {row["turn"]: (row["failure"], row["text"] is None) for row in rows} == {
+        1: ("", False),
+        2: ("too long", True),
+    }
+    assert "tokens, of a context of" in next(row["finish"] for row in rows if row["turn"] == 2)
+
+
 # --------------------------------------------------------------------------------------------- comparisons
 
 

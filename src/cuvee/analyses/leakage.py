@@ -160,24 +160,26 @@ def threshold(control: Floats, alpha: float) -> float:
 
 
 def _overlaps(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
-    """Yield the score of each final model on items that the sources hold, and on the others."""
+    """Yield the score of each final model on items that the sources hold, and on the others; also where none is."""
     for result in results:
         if not result.final or HELD not in result.extra or "rank" in result.extra:
             continue
         held = np.asarray(result.extra[HELD], bool)
         scores, weights = np.asarray(result.scores, float), np.asarray(result.weights, float)
-        if not held.any():
-            continue
         scale = _results.scale(result.metric, result.higher_is_better)
         yield {
             "run": result.run.name,
             "benchmark": f"{result.evaluator} ({result.ability})",
             "metric": scale.short,
             "items held by the sources": f"{int(held.sum())}/{len(held)}",
-            "score on them": scale.text(np.average(scores[held], weights=weights[held])),
-            "score on the others": "" if held.all() else scale.text(np.average(scores[~held], weights=weights[~held])),
-            "score on all": scale.text(np.average(scores, weights=weights)),
+            "score on them": _mean(scores[held], weights[held], scale),
+            "score on the others": _mean(scores[~held], weights[~held], scale),
+            "score on all": _mean(scores, weights, scale),
         }
+
+
+def _mean(scores: Floats, weights: Floats, scale: _results.Scale) -> str:
+    return scale.text(np.average(scores, weights=weights)) if weights.sum() > 0 else ""
 
 
 def _overlap_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as hf_logging
 
 from cuvee.engine import attention
@@ -284,6 +284,19 @@ def check_extent(model: Any, longest: int, largest: int, smallest: int = 0) -> N
 def trained_positions(model: Any) -> int:
     """Return how many positions the configuration says the model was trained for; a very large number if none."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 60)
+
+
+def context_of(folder: Path) -> int:
+    """Return how many positions a folder's configuration says the model was trained for, without loading the model.
+
+    Raises:
+        ModelError: the configuration cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: the configuration cannot be read: {str(error).strip().splitlines()[0]}") from error
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 60)
 
 
 def position_limit(model: Any) -> int:

@@ -155,8 +155,15 @@ def with_overlap(results: Iterable[Result], plan: Plan, store: Store) -> list[Re
     for stage in {s.id: s for checks in plan.preflights for s in checks.inputs["overlaps"]}.values():
         if store.has(stage.kind, stage.id) and stage.params["items"] == "all":
             held.setdefault(stage.one("benchmark").id, set()).update(_found_items(store.path(stage.kind, stage.id)))
-    files = {item.grade.id: item.grade.one("answers").inputs.get("items", ()) for item in plan.evaluated}
+    files = {item.grade.id: _questions(item.grade) for item in plan.evaluated}
     return [_marked(result, [file.id for file in files[result.stage_id]], held) for result in results]
+
+
+def _questions(grade: Stage) -> Sequence[Stage]:
+    """Return the files whose items were asked; none of a task of the harness, which has its own."""
+    answers = grade.one("answers")
+    asked = answers.one("answers") if answers.kind == "judge" else answers
+    return asked.inputs.get("items", ())
 
 
 def _found_items(folder: Path) -> Iterator[str]:
@@ -169,7 +176,8 @@ def _marked(result: Result, files: Sequence[str], held: Mapping[str, set[str]]) 
     if not files or not all(file in held for file in files):
         return result
     found = set[str]().union(*(held[file] for file in files))
-    column = [item in found for item in result.items]
+    # A judged question has a row a turn, QUESTION/TURN.
+    column = [item.partition("/")[0] in found for item in result.items]
     return replace(result, extra={**result.extra, HELD_BY_SOURCES: column})
 
 

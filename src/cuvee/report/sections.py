@@ -202,13 +202,15 @@ def _lead(table: Table) -> str:
 
 
 def _analysis(make: Maker, data: ReportData, name: str, id: str, title: str, tables: Sequence[Table]) -> Section:
-    text = [] if name in data.tables else [_absent(data, name)]
+    text = [] if tables else [_absent(data, name)]
     return Section(id, title, text=text, blocks=make.blocks(tables))
 
 
 def _absent(data: ReportData, name: str) -> str:
     if name in data.failures:
         return f"Nothing here: analysis {name} failed: {data.failures[name]}"
+    if name in data.tables:
+        return f"Nothing here: nothing that analysis {name} looks at was measured."
     return f"Nothing here: the recipe did not ask for it. Add {name} to its analyses."
 
 
