@@ -93,6 +93,14 @@ def test_without_a_selection_no_id_moves_and_null_takes_it_away(tmp_path: Path) 
     assert chosen.runs[0].final.id != plain.runs[0].final.id
 
 
+def test_a_run_tells_which_selection_of_the_recipe_it_is_under(tmp_path: Path) -> None:
+    sources = {**SOURCES, "code": {**SOURCES["code"], "select": {"by": "length", "share": "1/2"}}}
+    chosen = {"by": "random", "count": 100}
+    runs = recipe(tmp_path, {}, {"select": None}, {"sources": ["math"]}, sources=sources, select=chosen).runs
+    assert [run.info.recipe_select for run in runs] == ["length 1/2; random 100", "", "random 100"]
+    assert [run.info.select for run in runs] == ["", "nothing is selected", ""]
+
+
 def test_names_and_order_of_sources_change_no_selection(tmp_path: Path) -> None:
     asked = {"select": {"by": "lobass", "share": 0.06, "within": "source"}}
     first = recipe(tmp_path, asked)
