@@ -276,7 +276,7 @@ def _mix(stage: Stage, book: _Book) -> Size:
     hows = stage.identity["params"]["parts"]
     names = [_who(name, stage, book) for name, _ in stage.locate["parts"]]
     chosen = [
-        _exact_part(data, how, stage, book, who) or _amounts(part, how, stage, who)
+        _exact_part(data, how, stage, book, who) or _amounts(part, how, stage, book, who)
         for data, part, how, who in zip(stage.inputs["parts"], parts, hows, names, strict=True)
     ]
     return Size(
@@ -325,11 +325,11 @@ def _who(source: str, stage: Stage, book: _Book) -> Callable[[], str]:
     return lambda: f"source '{source}' in {', '.join(book.plan.runs_of.get(stage.id, ()))}"
 
 
-def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[], str]) -> Size:
+def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who: Callable[[], str]) -> Size:
     heldout = Fraction(stage.identity["params"]["heldout"])
     rows = part.rows - round(part.rows * heldout)
     exact = part.rows_exact and not heldout and not {"drop", "keep", "duplicates", "excluded"} & set(how)
-    kept = _kept(how, part, stage)
+    kept = _kept(how, part, stage, book)
     if kept is not None:
         rows, exact = kept, False
     for amount in how.get("amounts", []):
@@ -373,25 +373,35 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, who: Callable[[],
     )
 
 
-def _kept(how: Mapping[str, Any], part: Size, stage: Stage) -> int | None:
-    """Return about how many rows of a source selections keep, as far as their rules say; None without any."""
+def _kept(how: Mapping[str, Any], part: Size, stage: Stage, book: _Book) -> int | None:
+    """Return about how many rows of a source selections keep, as far as their rules say; None without any.
+
+    Each pool is what the selections before it have kept, reduced by the amounts that come before it.
+    """
     found = None
-    for stage_id, _ in how.get("excluded", ()):
+    for stage_id, number in how.get("excluded", ()):
         (named,) = (one for one in stage.inputs["excluded"] if one.id == stage_id)
         if named.kind != "select":
             continue
-        rule = named.params["rule"]
-        pools = len(named.inputs["pools"])
-        rows = part.rows
-        if "share" in rule:
-            rows = math.floor(Fraction(rule["share"]) * rows)
-        elif "count" in rule:
-            rows = min(rows, int(rule["count"]) // (1 if named.params.get("groups") else pools))
-        elif "between" in rule and not rule.get("values"):
-            low, high = map(Fraction, rule["between"])
-            rows = math.floor((high - low) * rows)
-        found = max(1, min(rows, part.rows))
+        kept = _chosen_of(named, int(number), book) / part.kept  # a pool has lost what rendering loses
+        found = max(1, math.floor(min(kept, part.rows if found is None else found)))
     return found
+
+
+def _chosen_of(selected: Stage, number: int, book: _Book) -> float:
+    """Return about how many rows of one of its pools a selection keeps."""
+    rule, groups = selected.params["rule"], selected.params.get("groups") or [0] * len(selected.inputs["pools"])
+    pools = [book.sizes[pool.id].rows for pool in selected.inputs["pools"]]
+    rows = pools[number]
+    if "share" in rule:
+        return float(Fraction(rule["share"]) * rows)
+    if "count" in rule:
+        together = sum(size for size, group in zip(pools, groups, strict=True) if group == groups[number])
+        return rows * min(1.0, int(rule["count"]) / max(1, together))
+    if "between" in rule and not rule.get("values"):
+        low, high = map(Fraction, rule["between"])
+        return float((high - low) * rows)
+    return rows
 
 
 def _train(stage: Stage, book: _Book) -> Size:

@@ -19,7 +19,7 @@ from cuvee import bases, canonical, components, mergings
 from cuvee.data.files import Absent
 from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
-from cuvee.protocols import EvaluatorParams, Ingredient, Merging, Params, RunInfo
+from cuvee.protocols import NOTHING_SELECTED, EvaluatorParams, Ingredient, Merging, Params, RunInfo
 from cuvee.recipe import BaseModelRef, Component, Declared, Located, Run, Selection, Source, Training
 from cuvee.screening import Screening
 from cuvee.selecting import Selecting
@@ -301,7 +301,7 @@ class _Builder:
         ):
             info = replace(info, base=self.refs[base.id].path, seed=seed, training=dict(run.training))
             info = replace(info, sources={name: choice.model_dump() for name, choice in run.sources.items()})
-            info = replace(info, select=_selected(run))
+            info = replace(info, select=_selected(run), recipe_select=self._selected_for(run))
             self.runs.append(self._plan_run(info, run, params, key, base))
         # A run may be compared with one that comes later in the recipe.
         for planned in self.runs:
@@ -538,6 +538,14 @@ class _Builder:
             used = tuple(name for name in rest if name in there or name not in self.recipe.sources or not run.sources)
             if used or not rest:
                 yield self.recipe.select.model_copy(update={"sources": used}), ("select",)
+
+    def _selected_for(self, run: Run) -> str:
+        """Return in words the recipe's selections that choose rows of a run's sources."""
+        if "select" in run.model_fields_set:
+            return ""
+        there = set(self._trained_on(run))
+        found = [one.text for one, _ in self._selections(run, ()) if there & set(one.sources or ())]
+        return "; ".join(dict.fromkeys(found))
 
     def _tokenizer(self, base: Base) -> Base:
         if base.id not in self.tokenizers:
@@ -982,7 +990,7 @@ def _selected(run: Run) -> str:
     """Return a run's own selection in words."""
     if "select" not in run.model_fields_set:
         return ""
-    return ", ".join(selection.text for selection in run.select or ()) or "nothing is selected"
+    return ", ".join(selection.text for selection in run.select or ()) or NOTHING_SELECTED
 
 
 def _text(value: Any) -> str:

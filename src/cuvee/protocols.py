@@ -779,6 +779,10 @@ class TrainingInfo:
     portions: tuple[Portion, ...]
 
 
+NOTHING_SELECTED = "nothing is selected"
+"""`RunInfo.select` of a run that takes the recipe's selection away."""
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """What tells one run from another.
@@ -792,6 +796,7 @@ class RunInfo:
         training: the run's own training settings, where they differ from the recipe's.
         sources: the sources it uses with its own changes to them; empty where it uses all as the recipe has them.
         select: its own selection of rows in words; empty where it has the recipe's.
+        recipe_select: the recipe's selections of its sources in words; empty where there are none, or it has its own.
         trainings: its trainings in order; empty while one of them is not finished, and where nothing is trained.
     """
 
@@ -803,6 +808,7 @@ class RunInfo:
     training: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Any] = field(default_factory=dict)
     select: str = ""
+    recipe_select: str = ""
     trainings: tuple[TrainingInfo, ...] = ()
 
 

@@ -188,3 +188,14 @@ def test_few_selected_rows_beat_all_where_they_do(level, verdict):
         (replace(chance, select="random 3/50"), {"math": 0.9}),
     ]
     assert verdicts(planted.results(runs, 2000), "selected_beats_all") == [verdict]
+    # Other selectors say nothing of learnability, and a run under the recipe's selection is not on all rows.
+    for other in ("ifd 3/50", "lobass lowest 3/50", "lobass 1/4-3/4"):
+        by_other = [runs[0], (replace(chosen, select=other), {"math": level})]
+        assert verdicts(planted.results(by_other, 2000), "selected_beats_all") == ["not tested"]
+    under = [(replace(whole, recipe_select="length 1/2"), {"math": 0.5}), runs[1]]
+    assert verdicts(planted.results(under, 2000), "selected_beats_all") == ["not tested"]
+    taken_away = [
+        (replace(whole, select="nothing is selected"), {"math": 0.5}),
+        (replace(chosen, recipe_select="lobass(folds=3) 3/50"), {"math": level}),
+    ]
+    assert verdicts(planted.results(taken_away, 2000), "selected_beats_all") == [verdict]

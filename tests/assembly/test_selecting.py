@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cuvee import api, selections
+from cuvee import api, cost, selections
 from cuvee.data import selection
 from cuvee.errors import UsageError
 from cuvee.planner import Plan
@@ -91,6 +91,14 @@ def test_without_a_selection_no_id_moves_and_null_takes_it_away(tmp_path: Path) 
     chosen = recipe(tmp_path, {}, {"select": None}, select={"by": "random", "count": 100})
     assert chosen.runs[1].final.id == plain.runs[0].final.id
     assert chosen.runs[0].final.id != plain.runs[0].final.id
+
+
+def test_a_run_tells_which_selection_of_the_recipe_it_is_under(tmp_path: Path) -> None:
+    sources = {**SOURCES, "code": {**SOURCES["code"], "select": {"by": "length", "share": "1/2"}}}
+    chosen = {"by": "random", "count": 100}
+    runs = recipe(tmp_path, {}, {"select": None}, {"sources": ["math"]}, sources=sources, select=chosen).runs
+    assert [run.info.recipe_select for run in runs] == ["length 1/2; random 100", "", "random 100"]
+    assert [run.info.select for run in runs] == ["", "nothing is selected", ""]
 
 
 def test_names_and_order_of_sources_change_no_selection(tmp_path: Path) -> None:
@@ -331,7 +339,33 @@ def test_less_and_lobass_with_equal_warm_up_settings_share_one_training(tmp_path
     assert [summary(store, stage)["kept"] for stage in selections.stages(plan)] == [30, 30]
 
 
+def sizes(plan: Plan, place: Path) -> list[list[int]]:
+    """Return the rows of each run's trainings as a plan says them."""
+    found = cost.estimate(plan, Store(place / "store"), Runtime(place / "store"), 1e12).sizes
+    return [[found[model.one("data").id].rows for model in run.models] for run in plan.runs]
+
+
+def test_a_plan_says_about_how_many_rows_are_left_by_pool_selections_and_phases(tmp_path: Path) -> None:
+    of_pool = {"by": "random", "share": "1/10", "pool": POOL}
+    plan = recipe(
+        tmp_path,
+        {"select": of_pool},
+        {"select": {**of_pool, "share": None, "count": 90, "within": "source"}},
+        {"select": {"by": "random", "count": 90}},
+        {"select": {"by": "random", "share": "1/10"}, "strategy": "phased", "difficulty": "length"},
+        {"select": None, "strategy": "phased", "difficulty": "length", "sources": HALVES},
+    )
+    counts = [[40], [180], [90], [20, 20, 20], [100, 100, 100]]
+    assert [[pytest.approx(n, abs=4) for n in one] for one in counts] == sizes(plan, tmp_path)
+    store = done(plan, tmp_path)
+    exact = [[summary(store, model.one("data"))["rows"] for model in run.models] for run in plan.runs]
+    assert [[pytest.approx(n, abs=4) for n in one] for one in exact] == sizes(plan, tmp_path)
+
+
 # --------------------------------------------------------------------------------------------------- phases
+
+
+HALVES = {name: {"amount": {"count": 150}} for name in SOURCES}
 
 
 def phased(place: Path, **params: Any) -> Plan:

@@ -123,6 +123,29 @@ def test_layouts_that_agree_cost_two_rows_more_and_stay_flat(
     assert sum(rows for segments, _, rows, _ in seen if segments) == 30
 
 
+def test_the_two_longest_rows_are_compared_whatever_the_budget(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, seen = scoring.token_statistics, []
+
+    def mixed_up(model: Any, flat: Any, *, segments: bool, **how: Any) -> Any:
+        seen.append((segments, len(flat.lengths)))
+        nll, entropy = right(model, flat, segments=segments, **how)
+        return nll * (1.01 if segments and len(flat.lengths) > 1 else 1.0), entropy
+
+    expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
+    monkeypatch.setattr(scoring, "token_statistics", mixed_up)
+    monkeypatch.setattr(scoring, "CPU_TOKENS", 40)  # two of the longest rows are more
+    notes: list[str] = []
+    rows = [*ROWS, TokenRow(list(range(3, 38)), [])]  # the longest of all has nothing to compare
+    found = scoring.score(
+        model_folder("llama"), rows, RUNTIME, lambda facts: notes.append(facts["note"]) if "note" in facts else None
+    )
+    assert [rows for segments, rows in seen if segments] == [2]
+    assert [one.nll for one in found[: len(ROWS)]] == pytest.approx([one.nll for one in expected], rel=1e-5)
+    assert len(notes) == 1
+
+
 @pytest.mark.parametrize("kind", ["llama-tied", "gemma2", "gpt2", "bloom", "neox", "phi"])
 def test_the_head_by_itself_in_chunks_gives_what_the_whole_model_gives(
     kind: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

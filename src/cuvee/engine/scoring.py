@@ -78,7 +78,7 @@ def score(
         most = min(runtime.micro_tokens, CPU_TOKENS) if device.type == "cpu" else runtime.micro_tokens
         budget = most if loaded.layout == "flat" else 0
         with torch.inference_mode(), closing(log or _Nothing()):
-            for batch in batches(rows, left, budget):
+            for batch in batches(rows, left, budget, COMPARED if budget else 0):
                 examples = [rows[i] for i in batch]
                 found = scorer.score(examples)
                 for index, value in zip(batch, found, strict=True):
@@ -121,19 +121,25 @@ def _take_up(log: Journal, scores: list[Likelihood | None]) -> None:
             scores[index] = Likelihood(nll, tokens, entropy)
 
 
-def batches(rows: TokenRows, asked: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield row indexes, longest first, in batches of at most `budget` tokens; at least one row each."""
+def batches(rows: TokenRows, asked: Sequence[int], budget: int, first: int = 0) -> Iterator[list[int]]:
+    """Yield row indexes, longest first, in batches of at most `budget` tokens; at least one row each.
+
+    The first batch has at least `first` rows with supervised tokens, whatever the budget: one segment by itself says
+    nothing of how a model takes several.
+    """
     known = getattr(rows, "lengths", None)
     lengths = {i: int(known[i]) if known is not None else len(rows[i].ids) for i in asked}
     batch: list[int] = []
-    held = 0
+    held, lacking = 0, first
     # Longest first: the largest forward pass comes at once, not after an hour.
     for index in sorted(asked, key=lambda i: -lengths[i]):
-        if batch and held + lengths[index] > budget:
+        if batch and lacking <= 0 and held + lengths[index] > budget:
             yield batch
             batch, held = [], 0
         batch.append(index)
         held += lengths[index]
+        if lacking > 0:
+            lacking -= count(rows[index]) > 0
     if batch:
         yield batch
 

@@ -1,12 +1,14 @@
-"""A few chosen rows beat all of them: every selection of at most a tenth against the same strategy on all rows."""
+"""A few rows chosen by learnability beat all of them: each such selection of at most a tenth against all rows."""
 
 from __future__ import annotations
 
+import re
+
 from cuvee.analyses._claims._evidence import Evidence, Outcome
-from cuvee.protocols import RunInfo
+from cuvee.protocols import NOTHING_SELECTED, RunInfo
 
 FINDING = "About 6 % of the rows, chosen by learnability, teach more than all of them."
-SOURCE = "Li et al. (LoBaSS), arXiv 2310.13008, abstract"
+SOURCE = "Zhou et al. (LoBaSS), arXiv 2310.13008, abstract"
 NEEDS = "{strategy: multi_task} and {strategy: multi_task, select: {by: lobass, share: 0.06}}"
 
 MOST = 0.1
@@ -14,11 +16,11 @@ MOST = 0.1
 
 
 def outcomes(evidence: Evidence) -> list[Outcome]:
-    """Return one outcome a selection that is not random: every ability has to rise."""
+    """Return one outcome a selection by learnability: every ability has to rise."""
     runs = evidence.runs("multi_task")
     found = []
-    for whole in (run for run in runs if not run.select):
-        for chosen in (run for run in runs if run.select and not run.select.startswith("random")):
+    for whole in (run for run in runs if _selected(run) == NOTHING_SELECTED):
+        for chosen in (run for run in runs if _learnable(run)):
             alike = dict(chosen.params) == dict(whole.params) and dict(chosen.training) == dict(whole.training)
             rows = _rows(whole)
             if not alike or dict(chosen.sources) != dict(whole.sources) or not 0 < _rows(chosen) <= MOST * rows:
@@ -30,6 +32,17 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
             if parts:
                 found.append(evidence.together(f"{chosen.name} minus {whole.name}", parts))
     return found
+
+
+def _selected(run: RunInfo) -> str:
+    """Return in words what chooses a run's rows: its own selection, or the recipe's."""
+    return run.select or run.recipe_select or NOTHING_SELECTED
+
+
+def _learnable(run: RunInfo) -> bool:
+    """Return whether LoBaSS, and it alone, chooses the rows, and those of the highest learnability."""
+    found = _selected(run).split("; ")
+    return all(re.match(r"lobass\b", one) and not re.search(r" lowest |\d-\d", one) for one in found)
 
 
 def _rows(run: RunInfo) -> int:
