@@ -35,7 +35,7 @@ def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None
             "trainings_alone": plan.trainings_alone,
             "trainings_to_do": sum(not stage["cached"] for stage in trainings),
             "trained_tokens": sum(stage["total_tokens"] for stage in trainings),
-            "trained_tokens_alone": sum(costs.sizes[s.id].total_tokens for r in plan.runs for s in r.own_trainings),
+            "trained_tokens_alone": sum(costs.sizes[s.id].total_tokens for r in plan.runs for s in r.trainings),
             "seconds": round(costs.seconds_all, 1),
             "training_seconds_alone": round(costs.seconds_alone, 1),
             "training_seconds_shared": round(costs.seconds_shared, 1),
