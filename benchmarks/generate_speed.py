@@ -3,6 +3,7 @@
     PYTHONPATH=src python benchmarks/generate_speed.py --model ~/.cache/cuvee/smollm2-135m-instruct \
         --prompts gsm8k_test.jsonl.gz --number 64 --new 128 --batches 8 16 32 64 --rounds 2 --threads 1
     PYTHONPATH=src python benchmarks/generate_speed.py --lengths random     # a random LLaMA of 12 million parameters
+    ... --tokenizer ~/.cache/cuvee/smollm2-135m-instruct --prompts gsm8k_test.jsonl.gz    # the same, asked real questions
 
 Each round runs everything once, one after another (A B A B). Transformers gets its prompts sorted by length, padded on
 the left, at every batch size asked for; the ratio is against the best of them. Counted are the tokens of the answers,
@@ -39,6 +40,9 @@ from cuvee.values import Message
 
 Answers = dict[str, list[int]]
 
+VOCABULARY = 4096
+"""Of the random model when it is asked random prompts."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -65,10 +69,10 @@ def random_prompts(number: int, vocabulary: int) -> list[Prompt]:
     return [Prompt(str(i), [1] + [draw.randrange(300, vocabulary) for _ in range(n)]) for i, n in enumerate(lengths)]
 
 
-def random_model(folder: Path) -> None:
-    """Save a random LLaMA of 12 million parameters."""
+def random_model(folder: Path, vocabulary: int) -> None:
+    """Save a random LLaMA of 11 million parameters besides its embeddings."""
     config = LlamaConfig(
-        vocab_size=4096,
+        vocab_size=vocabulary,
         hidden_size=384,
         intermediate_size=1024,
         num_hidden_layers=6,
@@ -76,6 +80,7 @@ def random_model(folder: Path) -> None:
         num_key_value_heads=6,
         max_position_embeddings=1024,
         pad_token_id=0,
+        tie_word_embeddings=vocabulary > VOCABULARY,
     )
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(config)
@@ -138,11 +143,11 @@ def timed(write: Callable[[], Answers], work: Work) -> tuple[float, float, Answe
 
 def make_work(options: argparse.Namespace, folder: Path) -> Work:
     """Return what the options ask for; see the head of this file."""
+    prompts, stops = random_prompts(options.number, VOCABULARY), list[int]()
+    if options.prompts:
+        prompts, stops = questions(options.prompts, options.model or options.tokenizer, options.number)
     if options.model is None:
-        random_model(folder)
-        prompts, stops = random_prompts(options.number, 4096), list[int]()
-    else:
-        prompts, stops = questions(options.prompts, folder, options.number)
+        random_model(folder, Chat(options.tokenizer).tokenizer.get_vocab_size() if options.tokenizer else VOCABULARY)
     limits, draw = [options.new] * len(prompts), random.Random(4)
     if options.lengths == "random":
         limits, stops = [draw.randrange(options.new // 8, options.new * 15 // 8) for _ in prompts], []
@@ -155,6 +160,7 @@ def make_work(options: argparse.Namespace, folder: Path) -> Work:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="model folder; without, a random one is made")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer and template for the random model")
     parser.add_argument("--prompts", type=Path, help="JSON lines, gzip, with the field question")
     parser.add_argument("--number", type=int, default=64)
     parser.add_argument("--new", type=int, default=128)
