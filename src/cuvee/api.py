@@ -8,7 +8,7 @@ from typing import Any
 
 from cuvee import cost, planner, runner
 from cuvee.pins import Pins
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.recipe import Located, Recipe, load, override, validate
 from cuvee.runner import Listener, Outcome
 from cuvee.runtime import Runtime

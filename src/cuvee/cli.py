@@ -14,7 +14,7 @@ import click
 from cuvee.errors import CuveeError, UsageError, WorkFailed, did_you_mean
 
 if TYPE_CHECKING:
-    from cuvee.planner import Plan
+    from cuvee.plan import Plan
     from cuvee.recipe import Located
     from cuvee.runtime import Runtime
     from cuvee.store import Store

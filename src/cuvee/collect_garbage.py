@@ -10,7 +10,7 @@ from typing import Any
 from filelock import Timeout
 
 from cuvee.canonical import ID_LENGTH
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.store import Store
 from cuvee.store.store import tree_size
 

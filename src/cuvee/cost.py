@@ -18,7 +18,7 @@ from typing import Any
 
 from cuvee import bases, canonical, components, lookups, memory, needs, runner
 from cuvee.errors import DataError, UsageError
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.protocols import Estimate
 from cuvee.runtime import Runtime, cores
 from cuvee.stage import Base, Made, Stage, Trained

@@ -10,7 +10,7 @@ from cuvee import components, planner
 from cuvee.bases import MODEL
 from cuvee.errors import UsageError
 from cuvee.pins import Pins
-from cuvee.planner import Evaluated, Plan
+from cuvee.plan import Evaluated, Plan
 from cuvee.recipe import Located, Recipe, override, validate
 from cuvee.runner import Outcome
 from cuvee.store import Store

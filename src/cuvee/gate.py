@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.stage import Stage
 from cuvee.store import Store
 

@@ -27,7 +27,7 @@ from cuvee.data.chat import STATUSES, Chat
 from cuvee.data.mixture import FILE as MIXED
 from cuvee.data.rendered import Rendered
 from cuvee.errors import UsageError, did_you_mean
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.report import collect as told
 from cuvee.stage import Stage
 from cuvee.store import Store

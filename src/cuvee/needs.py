@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.stage import Made, Stage
 from cuvee.store import Store
 

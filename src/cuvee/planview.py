@@ -11,7 +11,7 @@ from cuvee import explain, power
 from cuvee.canonical import ID_LENGTH
 from cuvee.cost import Costs
 from cuvee.errors import UsageError
-from cuvee.planner import Plan, display_name
+from cuvee.plan import Plan, display_name
 from cuvee.stage import KIND_VERSIONS, Stage
 from cuvee.store import Store
 

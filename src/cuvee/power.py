@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuvee.cost import Costs
-from cuvee.planner import Evaluated, Plan
+from cuvee.plan import Evaluated, Plan
 from cuvee.stage import Stage
 from cuvee.store import Store
 

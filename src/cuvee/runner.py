@@ -28,7 +28,7 @@ from cuvee.bases import MODEL
 from cuvee.engine import endpoint, kernels
 from cuvee.errors import UsageError, WorkFailed, WorkStopped
 from cuvee.needs import kept_models, present, wanted
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.runtime import Runtime, cores
 from cuvee.stage import Made, Stage
 from cuvee.store import Store

@@ -70,7 +70,7 @@ class Selecting:
             key: where in the recipe.
             ingredients: the run's sources.
             base: the model that the run starts from.
-            settings: the run's `planner.Settings`.
+            settings: the run's `plan.Settings`.
 
         Raises:
             RecipeError: a selector, parameter or source that there is not.

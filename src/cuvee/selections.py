@@ -11,7 +11,7 @@ import numpy as np
 
 from cuvee.data import examples, selection
 from cuvee.errors import UsageError
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.protocols import Choice
 from cuvee.stage import Selected, Stage
 from cuvee.store import Store

@@ -9,7 +9,7 @@ from typing import Any
 
 from cuvee.bases import MODEL
 from cuvee.errors import ModelError
-from cuvee.planner import Plan, PlannedRun, display_name
+from cuvee.plan import Plan, PlannedRun, display_name
 from cuvee.protocols import TaskVectors, VectorPart
 from cuvee.stage import Base, Merged, Model, Stage
 from cuvee.store import Store

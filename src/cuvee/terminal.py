@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cuvee.planner import Plan, display_name
+from cuvee.plan import Plan, display_name
 from cuvee.protocols import RunInfo
 from cuvee.runner import Outcome
 from cuvee.stage import Stage

@@ -10,7 +10,7 @@ import pytest
 
 from cuvee import api, cost, exposure
 from cuvee.errors import RecipeError, UsageError
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.recipe import load
 from cuvee.runtime import Runtime
 from cuvee.store import Store

@@ -11,7 +11,7 @@ import pytest
 from cuvee import api, cost, exposure, planview
 from cuvee.analyses import alignment_tax
 from cuvee.errors import RecipeError
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.protocols import Result
 from cuvee.recipe import load
 from cuvee.report.collect import read_results

@@ -17,7 +17,7 @@ from cuvee import api, components, cost, exposure, needs, task_vectors
 from cuvee.analyses.task_vectors import Params, whole
 from cuvee.bases import MODEL
 from cuvee.errors import RecipeError
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.recipe import Component, load, validate
 from cuvee.report.collect import collect
 from cuvee.runtime import Runtime

@@ -9,7 +9,7 @@ import pytest
 
 from cuvee import api, cost, explain
 from cuvee.errors import RecipeError
-from cuvee.planner import Plan, display_name
+from cuvee.plan import Plan, display_name
 from cuvee.recipe import load
 from cuvee.runtime import Runtime
 from cuvee.stage import base

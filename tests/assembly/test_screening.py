@@ -13,7 +13,7 @@ import pytest
 
 from cuvee import api
 from cuvee.errors import RecipeError
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.runtime import Runtime
 from cuvee.store import Store
 

@@ -15,7 +15,7 @@ import yaml
 from cuvee import api, cost, selections
 from cuvee.data import selection
 from cuvee.errors import UsageError
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.protocols import Judged
 from cuvee.recipe import load
 from cuvee.runtime import Runtime

@@ -98,8 +98,8 @@ def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 def test_each_task_is_measured_under_a_name_of_its_own() -> None:
-    from cuvee.planner import _measured
+    from cuvee.measuring import one_by_one
 
     params = EXACT.Params(tasks=["a", "b"])
-    found = [(one.name, one.tasks) for _, one in _measured(EXACT, params, ["general"])]
+    found = [(one.name, one.tasks) for one in one_by_one(EXACT, params)]
     assert found == [("a", ("a",)), ("b", ("b",))]

@@ -19,7 +19,7 @@ from cuvee.data.chat import Chat
 from cuvee.data.findings import Finding, evidence
 from cuvee.errors import UsageError
 from cuvee.inspection import Inspection, SourceView
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.report import inspect_page
 from cuvee.runtime import Runtime
 from cuvee.store import Store

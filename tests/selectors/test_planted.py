@@ -21,7 +21,7 @@ pytest.importorskip("peft")
 
 from cuvee import api, runner, selections
 from cuvee.data import examples, selection
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.recipe import load
 from cuvee.runtime import Runtime
 from cuvee.sources import _tiny_world as world

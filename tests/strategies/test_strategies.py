@@ -10,7 +10,7 @@ import pytest
 
 from cuvee import components
 from cuvee.errors import RecipeError
-from cuvee.planner import Settings
+from cuvee.plan import Settings
 from cuvee.protocols import Ingredient
 from cuvee.recipe import Training
 from cuvee.stage import Base, Merged, Stage, base, load, merge, render, walk

@@ -65,7 +65,7 @@ def judge_of(url: str, **more: Any) -> str:
     return json.dumps({"endpoint": {"url": url, "model": "judge", "timeout": 2, **more.pop("server", {})}, **more})
 
 
-def planned(place: Path, url: str, evaluator: str, settings: Mapping[str, Any], **more: Any) -> planner.Plan:
+def planned(place: Path, url: str, evaluator: str, settings: Mapping[str, Any], **more: Any) -> Plan:
     """Return the plan of judging the model behind `url` by a judge there."""
     data = {
         "base": {"endpoint": {"url": url, "model": "talker"}},
@@ -83,7 +83,7 @@ def evaluate(
     return execute_missing(planned(place, url, evaluator, settings or {}, **more), place)
 
 
-def execute_missing(plan: planner.Plan, place: Path) -> dict[str, Any]:
+def execute_missing(plan: Plan, place: Path) -> dict[str, Any]:
     store, runtime = Store(place / ".cuvee"), Runtime(store=place / ".cuvee", device="cpu")
     store.prepare()
     for stage in needs.wanted(plan, store):

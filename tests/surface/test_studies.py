@@ -10,7 +10,7 @@ from cuvee import planner, studies
 from cuvee.analyses._claims.average_suffices import merger
 from cuvee.errors import UsageError
 from cuvee.pins import Pins
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.recipe import Located, Recipe, parse, validate
 from tests.conftest import Cuvee
 

@@ -15,7 +15,7 @@ from typing import Any
 from cuvee import canonical, components, gate, planview, selections, task_vectors
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
-from cuvee.planner import Evaluated, Plan, PlannedRun, display_name
+from cuvee.plan import Evaluated, Plan, PlannedRun, display_name
 from cuvee.protocols import Ingredient, Portion, Result, RunInfo, Table, TrainingInfo
 from cuvee.report.data import Curve, ReportData
 from cuvee.stage import Stage

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cuvee import canonical
-from cuvee.planner import Plan, display_name
+from cuvee.plan import Plan, display_name
 from cuvee.store import Store
 
 FILE = "stamp.json"
