@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, partial
-from importlib import metadata
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from cuvee import bases, canonical, components, mergings
+from cuvee import bases, canonical, components, harnessed, mergings
 from cuvee.data.files import Absent
 from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
@@ -711,28 +710,23 @@ class _Builder:
         key: tuple[str | int, ...],
     ) -> Results:
         """Describe running one task of lm-evaluation-harness, and taking one of its metrics."""
-        try:
-            version = metadata.version("lm_eval")
-        except metadata.PackageNotFoundError:
-            raise self.located.error(
-                "runs tasks of lm-evaluation-harness, which this Python has not; pip install 'cuvee[harness]'", *key
-            ) from None
         (task,) = params.tasks
+        pins, place = self._pinned_tasks(params, key)
         asked = {
             **components.without_absent(module, module.request_params(params)),
             "precision": run.settings.values.precision,
-            "harness": version,
+            **pins,
         }
-        locate = {"network": params.network, "batch_size": params.batch_size}
-        if params.folder is not None:
-            folder = self.located.folder / params.folder
-            if not folder.is_dir():
-                raise self.located.error(f"there is no folder {folder}", *key, component.name, "folder")
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            asked["files"] = [[str(path.relative_to(folder)), self.pins.file_hash(path)] for path in files]
-            locate["folder"] = str(folder.resolve())
+        locate = {"batch_size": params.batch_size, **place}
         answers = harness(model, task, component.name, module.REQUEST_VERSION, asked, locate)
         return grade(answers, component.name, module.VERSION, module.grade_params(params))
+
+    def _pinned_tasks(self, params: Any, key: tuple[str | int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            pins, place = harnessed.pinned(params, self.located.folder, self.pins.file_hash)
+        except UsageError as error:
+            raise self.located.error(str(error), *key) from None
+        return pins, {"network": params.network, **place}
 
     def _check_compared(self, evaluated: Iterable[Evaluated]) -> None:
         """Refuse a comparison in which every model would meet itself alone."""
@@ -833,10 +827,15 @@ class _Builder:
         """Return the files of questions that the recipe judges by, or names for the preflight, by name."""
         found: dict[str, Loaded] = {}
         for number, component in enumerate(self.recipe.evaluation):
-            params = self._evaluator(number, component)[1]
+            module, params = self._evaluator(number, component)
             if getattr(params, "path", None):
                 stage = self._benchmark(component, params, ("evaluation", number))
                 found.setdefault(params.name or component.name, stage)
+            if module.ANSWERS == "harness":
+                pins, place = self._pinned_tasks(params, ("evaluation", number))
+                for task in params.tasks:
+                    stage = harnessed.questions({"task": task, "limit": params.items, **pins}, place)
+                    found.setdefault(task, stage)
         for name, given in self.recipe.preflight.benchmarks.items():
             key = ("preflight", "benchmarks", name)
             if name in found:
