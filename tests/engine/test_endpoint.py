@@ -382,6 +382,7 @@ def test_after_many_failures_no_more_are_sent(server: Server, settings: Settings
     text = told(lambda: ask(requests(*map(str, range(200))), settings, tmp_path / "j", quiet))
     # Of the two under way at once, one may be answered after the twentieth failure.
     assert re.search(r"2[01] requests failed for good, and no more were sent after 20", text)
+    assert "it would refuse them again" in text
     assert 20 <= len(server.asked) <= 21
 
 

@@ -426,10 +426,12 @@ class _Round:
         if hopeless := next((one for one in failures if one.hopeless), None):
             return f"{who}: {hopeless}; {_remedy(str(hopeless), endpoint)}. {kept}; run again to ask the rest"
         stopped = f", and no more were sent after {self.ended}" if self.ended else ""
-        return (
-            f"{who}: {len(failures):,} requests failed for good{stopped}; the first: {failures[0]}. {kept}; "
-            "run again to ask the rest, with more retries or a longer timeout if the server is slow or busy"
-        )
+        remedy = "run again to ask the rest, with more retries or a longer timeout if the server is slow or busy"
+        if all(one.refused for one in failures):
+            remedy = (
+                "it would refuse them again: change what it names (lengths, limit_name, temperature), or ask another"
+            )
+        return f"{who}: {len(failures):,} requests failed for good{stopped}; the first: {failures[0]}. {kept}; {remedy}"
 
 
 def _remedy(reason: str, endpoint: Endpoint) -> str:
