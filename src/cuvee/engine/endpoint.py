@@ -429,7 +429,7 @@ class _Round:
         remedy = "run again to ask the rest, with more retries or a longer timeout if the server is slow or busy"
         if all(one.refused for one in failures):
             remedy = (
-                "it would refuse them again: change what it names (lengths, limit_name, temperature), or ask another"
+                "it would refuse them again: change what it names (lengths, limit_name, temperature)"
             )
         return f"{who}: {len(failures):,} requests failed for good{stopped}; the first: {failures[0]}. {kept}; {remedy}"
 
