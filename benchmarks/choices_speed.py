@@ -7,6 +7,9 @@ needs lm-eval (extra ``harness``). The harness runs its own tasks on the local r
 only where the rows come from is replaced. Each round runs both, one after the other (A B A B); counted are processor
 and wall seconds from texts to scores, tokenisation included, loading of the model not. The ratio is against the best of
 the harness' batch sizes. Printed are the largest difference of any log-probability, and items whose prompt differs.
+`--exact N` weighs the choices of N items of each also in float64, by the stock model and one choice at a time: whose
+the difference is. HellaSwag's rows are in its published layout, made from PIQA's (goals with the marks of WikiHow, and
+the solutions of two goals as endings).
 """
 
 from __future__ import annotations
@@ -74,6 +77,20 @@ def piqa(row: Raw) -> Raw:
     return {"goal": goal, "sol1": row["choices"][0], "sol2": row["choices"][1], "label": row["gold"]}
 
 
+def alone(row: Raw) -> Raw:
+    """Return a row of TruthfulQA with the best answer as the only true one, which is what mc1 weighs."""
+    return {**row, "mc2_targets": row["mc1_targets"]}
+
+
+def shots_of(base: str) -> list[Raw]:
+    """Return the worked examples in one of the harness' task files."""
+    import lm_eval.tasks
+
+    text = (Path(lm_eval.tasks.__file__).parent / base).read_text(encoding="utf-8")
+    found: list[Raw] = yaml.safe_load(text)["fewshot_config"]["samples"]
+    return found
+
+
 def winogrande(row: Raw) -> Raw:
     """Return a row as the hub has it."""
     message = formats.example(row, "choices").messages[0]
@@ -93,6 +110,18 @@ def truthful(row: Raw) -> Raw:
         "mc1_targets": {"choices": single, "labels": [1] + [0] * (len(single) - 1)},
         "mc2_targets": {"choices": texts, "labels": labels},
     }
+
+
+def hellaswag(rows: Sequence[Raw]) -> list[Raw]:
+    """Return rows in HellaSwag's layout, with the marks that its texts are cleaned of, made from PIQA's rows."""
+    found = []
+    for one, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+        goal = one["query"].removeprefix("Question: ").strip()
+        endings = [f"{text} [substeps] It is done." for text in (*one["choices"], *other["choices"])]
+        context = f"[header] {goal} [title] Look for a way."
+        scene = {"activity_label": "Home and Garden", "ctx_a": context, "ctx_b": "one way is this:"}
+        found.append({**scene, "ctx": f"{context} One way is this:", "endings": endings, "label": str(one["gold"])})
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- the harness
@@ -181,13 +210,44 @@ def timed(work: Callable[[], Scores]) -> tuple[Scores, float, float]:
     return found, time.process_time() - cpu, time.perf_counter() - wall
 
 
+def exact(model: Path, pairs: Pairs, items: Sequence[Choices]) -> list[dict[tuple[str, str], float]]:
+    """Return the log-probabilities of items in float64 by text, the stock model reading one choice after another."""
+    from transformers import AutoModelForCausalLM
+
+    stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64).eval()
+    found = []
+    for item in items:
+        texts = pairs.of(item)
+        values = {}
+        for text, row in zip(texts, pairs.rows(texts), strict=True):
+            ids = torch.tensor([list(row.ids)])
+            with torch.inference_mode():
+                logprobs = torch.log_softmax(stock(ids[:, :-1]).logits[0], -1)
+            at = range(row.spans[0][0] - 1, len(row.ids) - 1)
+            values[text] = float(sum(logprobs[n, ids[0, n + 1]] for n in at))
+        found.append(values)
+    return found
+
+
+def by_text(texts: Sequence[Sequence[tuple[str, str]]], scores: Scores) -> list[dict[tuple[str, str], float]]:
+    """Return each item's log-probabilities by (context, continuation)."""
+    return [dict(zip(item, values, strict=True)) for item, values in zip(texts, scores, strict=True)]
+
+
+def farthest(some: Sequence[Mapping[Any, float]], others: Sequence[Mapping[Any, float]]) -> float:
+    """Return the largest difference of the values that both have."""
+    pairs = [(one[key], other[key]) for one, other in zip(some, others, strict=False) for key in one.keys() & other]
+    return max(abs(one - other) for one, other in pairs)
+
+
 def compare(name: str, harness: Harness, items: Sequence[Choices], model: Path, how: argparse.Namespace) -> float:
     """Print one benchmark's seconds, ratio and largest difference; return the difference."""
     runtime = Runtime(device="cpu", threads=how.threads, micro_tokens=how.micro_tokens)
     requests, pairs = harness.requests(name), Pairs(model, None)
     theirs_texts = [[r.args for r in group] for _, group in itertools.groupby(requests, key=lambda r: r.doc_id)]
     ours_texts = [pairs.of(item) for item in items]
-    other = sum(a != b for a, b in zip(theirs_texts, ours_texts, strict=True))
+    # A task of BBH weighs letters too that an item has no option for.
+    other = sum(not set(b) <= set(a) for a, b in zip(theirs_texts, ours_texts, strict=True))
     best: dict[int, list[float]] = {batch: [] for batch in how.batches}
     mine: list[float] = []
     far = 0.0
@@ -197,13 +257,19 @@ def compare(name: str, harness: Harness, items: Sequence[Choices], model: Path, 
         for batch in how.batches:
             reference, seconds, wall_reference = timed(lambda batch=batch: harness.scores(requests, batch))  # type: ignore[misc]
             best[batch].append(seconds)
-            far = max(
-                far, max(abs(a - b) for x, y in zip(found, reference, strict=True) for a, b in zip(x, y, strict=True))
-            )
+            one, two = by_text(ours_texts, found), by_text(theirs_texts, reference)
+            far = max(far, farthest(one, two))
             print(
                 f"  {name}: cuvee {cpu:.1f} s cpu, {wall:.1f} s; "
                 f"harness (batch {batch}) {seconds:.1f} s cpu, {wall_reference:.1f} s"
             )
+    if how.exact:
+        true = exact(model, pairs, items[: how.exact])
+        size = max(abs(value) for values in true for value in values.values())
+        print(
+            f"  {name}: from float64, {len(true)} items down to {-size:.0f}: cuvee {farthest(true, one):.1e}, "
+            f"harness {farthest(true, two):.1e}"
+        )
     fastest = min(best, key=lambda batch: min(best[batch]))
     ratio = min(best[fastest]) / min(mine)
     print(
@@ -225,6 +291,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--micro-tokens", type=int, default=4096)
+    parser.add_argument("--exact", type=int, default=0)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     how = parser.parse_args()
     torch.set_num_threads(how.threads)
@@ -261,8 +328,20 @@ def _all(harness: Harness, model: Path, how: argparse.Namespace) -> Iterator[flo
         harness.add("local_winogrande", "winogrande/default.yaml", [winogrande(row) for row in given])
         yield compare("local_winogrande", harness, asked("winogrande", given, (), 0), model, how)
         given = rows("truthfulqa", how.others)
-        harness.add("local_truthful", "truthfulqa/truthfulqa_mc2.yaml", [truthful(row) for row in given])
-        yield compare("local_truthful", harness, asked("truthfulqa", given, (), 0), model, how)
+        for name in ("truthfulqa_mc1", "truthfulqa_mc2"):
+            harness.add(f"local_{name}", f"truthfulqa/{name}.yaml", [truthful(row) for row in given])
+            single = [truthful(row) for row in given]
+            items = asked("truthfulqa", [alone(row) for row in single] if name.endswith("1") else given, (), 0)
+            yield compare(f"local_{name}", harness, items, model, how)
+        given = hellaswag(rows("piqa", how.others))
+        harness.add("local_hellaswag", "hellaswag/hellaswag.yaml", given)
+        yield compare("local_hellaswag", harness, asked("hellaswag", given, (), 0), model, how)
+        for task in ("boolean_expressions", "date_understanding", "navigate"):
+            every = [row for row in raw_rows(how.data / "bbh.jsonl.gz") if row["task"] == task]
+            given, base = every[-how.others :], f"leaderboard/bbh_mc/{task}.yaml"
+            # The harness' three shots are in its file.
+            harness.add(f"local_{task}", base, given, num_fewshot=3, description="")
+            yield compare(f"local_{task}", harness, asked("bbh", given, shots_of(base), 3), model, how)
 
 
 if __name__ == "__main__":

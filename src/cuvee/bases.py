@@ -4,6 +4,7 @@ builtin:tiny                  ships with the package
 builtin:smollm2               made once by `make smollm2`
 ./my-model                    an ordinary Hugging Face folder
 org/name@revision             a hub model, pinned to a revision in recipe.lock
+train-3f9a1c20                a model that the store holds, pinned by its content (train, fold, merge or mark)
 fake:demo                     the fake engine: whole graphs in seconds, numbers that mean nothing
 {endpoint: {url:, model:}}    an OpenAI-compatible server, which can be judged and not trained
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from cuvee.engine.endpoint import Endpoint
-from cuvee.errors import ModelError, did_you_mean
+from cuvee.errors import ModelError, UsageError, did_you_mean
 from cuvee.pins import Pins
 from cuvee.recipe import BaseModelRef, validate
 from cuvee.stage import Base, base
+from cuvee.store import Store
 
 ENDPOINT = "endpoint"
 """Component of a base that lies behind a server."""
@@ -39,6 +41,8 @@ _TOKENIZER_FILES = re.compile(
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|chat_template\.(jinja|json)|merges\.txt"
 )
 """The files of a model folder that decide token ids."""
+
+_STORED = re.compile(r"(train|fold|merge|mark)-[0-9a-f]+")
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
@@ -91,6 +95,8 @@ def resolve(ref: BaseModelRef, folder: Path, pins: Pins) -> Base:
         return base("fake", 1, {"name": name}, label=ref.path, locate={})
     if kind == "builtin" and name:
         return _from_folder(builtin_folder(name), ref.path, pins)
+    if _STORED.fullmatch(ref.path):
+        return _from_folder(stored_folder(ref.path, Store(pins.store)), ref.path, pins)
     local = (folder / Path(ref.path).expanduser()).resolve()
     if local.is_dir():
         return _from_folder(local, ref.path, pins)
@@ -100,8 +106,28 @@ def resolve(ref: BaseModelRef, folder: Path, pins: Pins) -> Base:
         return _from_hub(ref.path, pins)
     raise ModelError(
         f"base '{ref.path}': there is no folder {local}; name a Hugging Face folder, a hub id (org/name@revision), "
-        "builtin:tiny, builtin:micro or builtin:smollm2"
+        "builtin:tiny, builtin:micro or builtin:smollm2, or a stage of the store (train-3f9a1c20)"
     )
+
+
+def is_stored(name: str) -> bool:
+    """Return whether a name is that of a stage that makes a model."""
+    return _STORED.fullmatch(name) is not None
+
+
+def stored_folder(name: str, store: Store) -> Path:
+    """Return the folder of a model that a store holds, such as ``train-3f9a1c20``.
+
+    Raises:
+        UsageError: there is no such stage, several have this beginning, or its weights are not kept.
+    """
+    kind, stage_id = store.resolve(name)
+    if store.manifest(kind, stage_id).get("shed"):
+        raise UsageError(
+            f"{name}: its weights were given up, as keep_models says; `cuvee run` of its recipe with "
+            "keep_models: all makes them again"
+        )
+    return store.path(kind, stage_id) / MODEL
 
 
 def _from_endpoint(ref: BaseModelRef) -> Base:
@@ -122,6 +148,11 @@ def tokenizer(stage: Base, pins: Pins) -> Base:
 def _from_folder(folder: Path, label: str, pins: Pins, *, origin: Mapping[str, Any] | None = None) -> Base:
     files = sorted(p for p in folder.iterdir() if _FILES.fullmatch(p.name))
     names = {p.name for p in files}
+    if (folder / "adapter_config.json").is_file() and "config.json" not in names:
+        raise ModelError(
+            f"base '{label}': {folder} holds a LoRA adapter and no whole model; of a training of the store name the "
+            "fold stage after it (`cuvee list`), else merge the adapter into its base first"
+        )
     if "config.json" not in names:
         raise ModelError(f"base '{label}': {folder} holds no config.json; it is no Hugging Face model folder")
     if not any(name.endswith(".safetensors") for name in names):

@@ -16,12 +16,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cuvee import bases, canonical, components, lookups, memory, needs, runner
+from cuvee import bases, canonical, components, harnessed, lookups, memory, needs, runner
 from cuvee.errors import DataError, UsageError
 from cuvee.plan import Plan
 from cuvee.protocols import Estimate
 from cuvee.runtime import Runtime, cores
-from cuvee.stage import Base, Made, Stage, Trained
+from cuvee.stage import Base, Harnessed, Made, Stage, Trained
 from cuvee.store import Store
 
 CPU_RATE = 40e9
@@ -175,7 +175,7 @@ def estimate(plan: Plan, store: Store, runtime: Runtime, flops: float | None = N
         sum(full[stage.id] for run in plan.runs for stage in run.trainings),
         sum(full[stage.id] for stage in plan.stages if stage.kind == "train"),
         _judges(book, todo),
-        (said, memory_said, f"{workers} worker(s) at once"),
+        (said, memory_said, f"{workers} worker(s) at once", *_untimed(book, todo)),
     )
 
 
@@ -196,7 +196,7 @@ def _size(stage: Stage, book: _Book) -> Size:
     if stage.kind == "embed" or (stage.kind == "score" and stage.component != "loss"):
         return book.sizes[stage.one("data").id]
     measure = {"load": _load, "render": _render, "mix": _mix, "train": _train, "mark": _mark, "fisher": _fisher}
-    measure |= {"score": _items, "generate": _items, "choose": _weighed, "judge": _judged}
+    measure |= {"score": _items, "generate": _items, "choose": _weighed, "judge": _judged, "harness": _harnessed}
     return measure[stage.kind](stage, book) if stage.kind in measure else Size()
 
 
@@ -453,6 +453,18 @@ def _weighed(stage: Stage, book: _Book) -> Size:
     letters = [len(row.messages[0].content) + sum(map(len, row.messages[0].extra["choices"])) for row in samples]
     mean = statistics.fmean(letters) / 4 if letters else 100
     return Size(items, round(items * mean), tokens_exact=False)
+
+
+def _harnessed(stage: Stage, book: _Book) -> Size:
+    """Return the items of a task that is known; of another one the rows are 0 and not exact."""
+    assert isinstance(stage, Harnessed)
+    known = harnessed.known_items(stage, book.store)
+    return Size(known or 0, rows_exact=known is not None, tokens_exact=False)
+
+
+def _untimed(book: _Book, todo: frozenset[str]) -> list[str]:
+    count = sum(stage.kind == "harness" and stage.id in todo for stage in book.plan.stages)
+    return [f"no time of {count} run(s) of lm-evaluation-harness: unknown"] if count else []
 
 
 def _judging(stage: Stage, book: _Book) -> Judging:

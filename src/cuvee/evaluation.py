@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from cuvee import components, planner
-from cuvee.bases import MODEL
 from cuvee.errors import UsageError
 from cuvee.pins import Pins
 from cuvee.plan import Evaluated, Plan
@@ -50,7 +49,7 @@ def plan(
     if not sandbox:
         params["sandbox"] = False
     data = {
-        "base": {"endpoint": {**endpoint, "model": model}} if endpoint else _folder(model, opened),
+        "base": {"endpoint": {**endpoint, "model": model}} if endpoint else model,
         "runs": [{"strategy": "untrained"}],
         "training": {"template": template},
         "evaluation": [{evaluator: params}],
@@ -71,14 +70,6 @@ def _check(evaluator: str, params: dict[str, Any], sandbox: bool) -> None:
     if "path" in module.Params.model_fields and "path" not in params:
         raise UsageError(f"{evaluator} needs the file it judges by: path=FILE; held-out rows belong to a recipe")
     validate(module.Params, params)
-
-
-def _folder(model: str, store: Store) -> str:
-    """Return a stage's model folder; what names no stage is a base."""
-    if model.startswith(("train-", "fold-", "merge-")):
-        kind, stage_id = store.resolve(model)
-        return str(store.path(kind, stage_id) / MODEL)
-    return model
 
 
 def view(plan: Plan, store: Store, outcome: Outcome) -> dict[str, Any]:

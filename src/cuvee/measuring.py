@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cuvee import bases, canonical, components
+from cuvee import bases, canonical, components, harnessed
 from cuvee.errors import DataError, UsageError, did_you_mean
 from cuvee.pins import Pins
 from cuvee.plan import Evaluated, PlannedRun
@@ -110,6 +109,11 @@ class Measuring:
             if getattr(params, "path", None):
                 stage = self._file(_Question(number, component.name, module, params, ""))
                 found.setdefault(params.name or component.name, stage)
+            if module.ANSWERS == "harness":
+                pins, place = self._pinned_tasks(params, ("evaluation", number))
+                for task in params.tasks:
+                    stage = harnessed.questions({"task": task, "limit": params.items, **pins}, place)
+                    found.setdefault(task, stage)
         for name, given in self.recipe.preflight.benchmarks.items():
             key = ("preflight", "benchmarks", name)
             if name in found:
@@ -248,22 +252,19 @@ class Measuring:
     def _harnessed(self, run: PlannedRun, model: Model, question: _Question) -> Results:
         """Describe running one task of lm-evaluation-harness, and taking one of its metrics."""
         module, params = question.module, question.params
-        try:
-            version = metadata.version("lm_eval")
-        except metadata.PackageNotFoundError:
-            message = "runs tasks of lm-evaluation-harness, which this Python has not; pip install 'cuvee[harness]'"
-            raise self.located.error(message, *question.key) from None
         (task,) = params.tasks
-        asked = {**question.request, "precision": run.settings.values.precision, "harness": version}
-        locate = {"network": params.network, "batch_size": params.batch_size}
-        if params.folder is not None:
-            folder = self.located.folder / params.folder
-            if not folder.is_dir():
-                raise self.located.error(f"there is no folder {folder}", *question.key, question.name, "folder")
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            asked["files"] = [[str(path.relative_to(folder)), self.pins.file_hash(path)] for path in files]
-            locate["folder"] = str(folder.resolve())
+        pins, place = self._pinned_tasks(params, question.key)
+        asked = {**question.request, "precision": run.settings.values.precision, **pins}
+        locate = {"batch_size": params.batch_size, **place}
         return question.graded(harness(model, task, question.name, module.REQUEST_VERSION, asked, locate))
+
+    def _pinned_tasks(self, params: Any, key: tuple[str | int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what pins tasks of the harness, and where their files are."""
+        try:
+            pins, place = harnessed.pinned(params, self.located.folder, self.pins.file_hash)
+        except UsageError as error:
+            raise self.located.error(str(error), *key) from None
+        return pins, {"network": params.network, **place}
 
     def _judge(self, run: PlannedRun, answers: Responses, others: Responses | None, question: _Question) -> Judged:
         """Describe the judging of a model's answers; what the fake engine says is judged by a fake judge."""

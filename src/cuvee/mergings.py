@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -172,14 +171,8 @@ def command(
 
 def _folder(model: str, store: Store) -> Path:
     """Return the folder of a model: a stage's, a builtin one's, or as named."""
-    if re.fullmatch(r"(train|fold|merge|mark)-[0-9a-f]+", model):
-        kind, stage_id = store.resolve(model)
-        if store.manifest(kind, stage_id).get("shed"):
-            raise UsageError(
-                f"{model}: its weights were given up, as keep_models says; `cuvee run` of its recipe with "
-                "keep_models: all makes them again"
-            )
-        return store.path(kind, stage_id) / bases.MODEL
+    if bases.is_stored(model):
+        return bases.stored_folder(model, store)
     if model.startswith("builtin:"):
         return bases.builtin_folder(model.removeprefix("builtin:"))
     return Path(model)

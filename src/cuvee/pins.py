@@ -31,6 +31,7 @@ class Pins:
 
     def __init__(self, cache: Path, lock: Path) -> None:
         self._cache, self._lock = cache, lock
+        self.store = cache.parent
         self._facts: dict[str, dict[str, Any]] = _read(cache)
         self._revisions: dict[str, str] = _read(lock)
         self._changed = False

@@ -172,7 +172,7 @@ def schema() -> dict[str, Any]:
         "evaluator": text,
         "ability": text,
         "metric": text,
-        "items": whole,
+        "items": {"type": ["integer", "null"], "description": "null where nothing tells yet how many a task has"},
         "variance": maybe | {"description": "of an item's difference between two models; null where unknown"},
         "basis": text | {"description": "where the variance comes from"},
         "seed_sd": maybe | {"description": "between seeds of one run; null where unknown"},

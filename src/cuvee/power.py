@@ -44,7 +44,7 @@ class Power:
 
     Args:
         evaluator, ability, metric: what is measured.
-        items: planned; questions, however many turns and verdicts each has.
+        items: planned; questions, however many turns and verdicts each has. None where nothing tells yet how many.
         variance: of an item's difference between two models; None where it is unknown.
         basis: where it comes from, in words.
         seed_sd: standard deviation between seeds of one run; None where it is unknown.
@@ -56,7 +56,7 @@ class Power:
     evaluator: str
     ability: str
     metric: str
-    items: int
+    items: int | None
     variance: float | None
     basis: str
     seed_sd: float | None
@@ -85,7 +85,7 @@ def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None
             grouped.setdefault((item.evaluator, item.ability, item.metric), []).append(item)
     found = []
     for key, members in grouped.items():
-        items = costs.sizes[_replies(members[0]).id].rows
+        items = _items(_replies(members[0]), costs)
         found.append(_power(key, items, *_measured(members, store), pairs, seeds, detect))
     return {
         "level": LEVEL,
@@ -103,9 +103,15 @@ def _replies(item: Evaluated) -> Stage:
     return answers.one("answers") if answers.kind == "judge" else answers
 
 
+def _items(stage: Stage, costs: Costs) -> int | None:
+    """Return the planned items; None for a task of the harness whose documents nobody has counted yet."""
+    size = costs.sizes[stage.id]
+    return None if stage.kind == "harness" and not size.rows_exact else size.rows
+
+
 def _power(
     key: Key,
-    items: int,
+    items: int | None,
     variance: float | None,
     models: int,
     seed_sd: float | None,
@@ -121,8 +127,10 @@ def _power(
     luck = 2 * (seed_sd or 0.0) ** 2 / seeds
     if variance is None:
         return Power(*key, items, None, basis, seed_sd, None, None)
-    error = math.sqrt(variance / max(1, items) + luck)
     needed = _needed(detect, variance, seed_sd, seeds) if detect else (None, None)
+    if items is None:
+        return Power(*key, None, variance, basis, seed_sd, None, None, *needed)
+    error = math.sqrt(variance / max(1, items) + luck)
     return Power(
         *key,
         items,

@@ -91,9 +91,8 @@ def _print_power(console: Console, power: Mapping[str, Any]) -> None:
         f"{'all ' if many else ''}{pairs:,} pair{'s' * many} of runs):"
     )
     for each in power["measures"]:
-        text = (
-            f"  {each['ability']} by {each['evaluator']}: {each['items']:,} items, {_smallest(each)} ({each['basis']})"
-        )
+        items = "items unknown until it has run once" if each["items"] is None else f"{each['items']:,} items"
+        text = f"  {each['ability']} by {each['evaluator']}: {items}, {_smallest(each)} ({each['basis']})"
         console.print(Text(text + _wished(each, power)))
     unknown = all(each["seed_sd"] is None for each in power["measures"])
     if unknown:
@@ -113,7 +112,7 @@ def _smallest(each: Mapping[str, Any]) -> str:
 def _wished(each: Mapping[str, Any], power: Mapping[str, Any]) -> str:
     if power["detect"] is None or each["needed_items"] is None:
         return ""
-    more = max(0, each["needed_items"] - each["items"])
+    more = max(0, each["needed_items"] - each["items"]) if each["items"] is not None else 0
     seeds = f" and {each['needed_seeds']} seeds" if each["needed_seeds"] > power["seeds"] else ""
     return f"; {power['detect']:g} needs {each['needed_items']:,} items{seeds}" + (f", {more:,} more" if more else "")
 

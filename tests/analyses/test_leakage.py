@@ -106,5 +106,18 @@ def test_that_the_sources_hold_none_is_shown_too() -> None:
     assert shown == ("0/2", "", "50.0")
 
 
+def test_what_nobody_looked_at_is_shown_as_not_checked() -> None:
+    run = RunInfo("mixed", "multi_task", {}, "base", 0)
+    held: dict[str, list[bool | None]] = {"held_by_sources": [None, None]}
+    one = Result(
+        run, *(1, "math", True, "arc_easy", "accuracy", "general", True), ["a", "b"], [1.0, 0.0], [1.0] * 2, 2, held
+    )
+    (table,) = leakage.table([one], leakage.Params())
+    (row,) = table.rows
+    shown = (row["items held by the sources"], row["score on them"], row["score on the others"], row["score on all"])
+    assert shown == ("not checked", "", "", "50.0")
+    assert table.notes[-1].startswith("Not checked: ")
+
+
 def test_nothing_is_shown_where_nothing_was_measured() -> None:
     assert list(leakage.table([], leakage.Params())) == []

@@ -29,6 +29,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "hub": {"path": "hf://datasets/a/b/c.jsonl"},
     "inline": {"rows": []},
     "tiny": {"name": "math"},
+    "harness": {"task": "x", "harness": "0.4"},
     "instag": {"model": "builtin:tiny"},
     "stored": {"path": "scores.parquet"},
     "rds": {"target": {"path": "x.jsonl"}},

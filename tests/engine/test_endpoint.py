@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -379,8 +380,22 @@ def test_a_server_that_stays_down_is_told_with_the_number_of_tries(
 def test_after_many_failures_no_more_are_sent(server: Server, settings: Settings, tmp_path: Path) -> None:
     server.reply = lambda server, body: error(400, "max_tokens is not supported")
     text = told(lambda: ask(requests(*map(str, range(200))), settings, tmp_path / "j", quiet))
-    assert "20 requests failed for good, and no more were sent after 20" in text
-    assert len(server.asked) <= 20 + 2
+    # Of the two under way at once, one may be answered after the twentieth failure.
+    assert re.search(r"2[01] requests failed for good, and no more were sent after 20", text)
+    assert "it would refuse them again" in text
+    assert 20 <= len(server.asked) <= 21
+
+
+def test_a_slow_reader_of_the_answers_lets_no_more_failing_requests_out(
+    server: Server, settings: Settings, tmp_path: Path
+) -> None:
+    server.reply = lambda server, body: error(400, "max_tokens is not supported")
+
+    def slow(facts: Mapping[str, Any]) -> None:
+        time.sleep(0.3)
+
+    told(lambda: ask(requests(*map(str, range(200))), settings, tmp_path / "j", slow))
+    assert 20 <= len(server.asked) <= 21
 
 
 def test_a_key_variable_that_is_not_set_is_told_before_anything_is_sent(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cuvee import components
-from cuvee.errors import StageFailed, UsageError
+from cuvee.errors import ModelError, StageFailed, UsageError
 from cuvee.runtime import Runtime
 from tests.conftest import Cuvee
 
@@ -31,6 +31,7 @@ def tasks(tmp_path: Path) -> Path:
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     common = "output_type: multiple_choice\ntest_split: test\ndoc_to_text: 'Question: {{question}}\n\n  Answer:'\n"
     common += "doc_to_choice: '{{choices}}'\ndoc_to_target: '{{gold}}'\nmetadata: {version: 3.0}\n"
+    common += "should_decontaminate: true\ndoc_to_decontamination_query: question\n"
     common += "metric_list: [{metric: acc, higher_is_better: true}, {metric: acc_norm, higher_is_better: true}]\n"
     files = f"dataset_kwargs: {{data_files: {{test: {folder / 'sums.jsonl'}}}}}\n"
     (folder / "sums.yaml").write_text(f"task: cuvee_sums\ndataset_path: json\n{files}{common}", encoding="utf-8")
@@ -79,6 +80,70 @@ def test_items_carry_every_metric_and_filter(tasks: Path, tmp_path: Path) -> Non
         EXACT.grade_all(rows, {"metric": "f1", "filter": None})
     with pytest.raises(StageFailed, match="no filter 'strict'"):
         EXACT.grade_all(rows, {"metric": "acc", "filter": "strict"})
+
+
+@pytest.mark.real
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
+def test_documents_are_the_items_of_the_results_with_the_question_alone(tasks: Path, tmp_path: Path) -> None:
+    from cuvee.engine import harness
+
+    found = harness.documents("cuvee_sums", tasks)
+    run(tmp_path, "cuvee_sums", tasks)
+    asked = pq.read_table(tmp_path / "harness.parquet").column("item").to_pylist()
+    assert [one.item for one in found] == list(dict.fromkeys(asked))
+    assert [(one.task, one.number, one.text) for one in found[:2]] == [
+        ("cuvee_sums", 0, "0 + 1?"),
+        ("cuvee_sums", 1, "1 + 1?"),
+    ]
+    assert harness.documents("cuvee_sums", tasks, 2) == found[:2]
+
+
+@pytest.mark.real
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
+def test_scores_of_a_task_stand_beside_what_the_sources_hold_of_it_and_its_size_is_known_then(
+    tasks: Path, place: Path, cuvee: Cuvee
+) -> None:
+    rows = [{"question": f"{n} + 1?", "answer": f"It is {n + 1}."} for n in range(3)]
+    rows += [{"question": f"How many legs have {n} horses?", "answer": f"{4 * n} legs."} for n in range(20)]
+    (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = (
+        "base: builtin:micro\nsources: {sums: {path: sums.jsonl, ability: math}}\nheldout: 0\n"
+        "training: {epochs: 1, batch_size: 8, learning_rate: 1e-4, max_length: 64, template: plain}\n"
+        "runs: [{strategy: multi_task}, {strategy: multi_task, name: again, training: {epochs: 2}}]\n"
+        "evaluation: [{lm_eval: {tasks: [cuvee_sums], folder: tasks}}]\nanalyses: [leakage]\n"
+    )
+    (place / "recipe.yaml").write_text(recipe, encoding="utf-8")
+
+    def items() -> Any:
+        planned = cuvee("plan", "recipe.yaml", "--json")
+        assert planned.returncode == 0, planned.stderr
+        return json.loads(planned.stdout)["power"]["measures"][0]["items"]
+
+    assert items() is None
+    assert "items unknown until it has run once" in cuvee("plan", "recipe.yaml").stdout
+    done = cuvee("run", "recipe.yaml", "--accept", "overlap")
+    assert done.returncode == 0, done.stderr
+    assert items() == 6
+    shown = cuvee("report", "recipe.yaml", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert "3/6" in json.dumps(json.loads(shown.stdout)) or any("3/6" in p.read_text() for p in place.rglob("*.html"))
+
+
+@pytest.mark.real
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_the_harness_cannot_load_is_told(tasks: Path, tmp_path: Path) -> None:
+    from cuvee.engine import harness
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    params = {"shots": None, "chat": False, "seed": 1, "limit": None, "precision": "float32"}
+    runtime = Runtime(device="cpu", threads=1)
+    with pytest.raises(ModelError, match=r"lm-evaluation-harness cannot load the model \(.*; it takes causal models"):
+        harness.run(folder, tmp_path, "cuvee_sums", params, tasks, runtime, lambda facts: None)
 
 
 @pytest.mark.real

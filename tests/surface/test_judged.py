@@ -21,6 +21,7 @@ import yaml
 from cuvee import cost, execute, job, needs, planner, planview, terminal
 from cuvee.errors import RecipeError, StageFailed
 from cuvee.pins import Pins
+from cuvee.plan import Plan
 from cuvee.recipe import Located, Recipe, validate
 from cuvee.runtime import Runtime
 from cuvee.store import Store

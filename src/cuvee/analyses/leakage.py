@@ -38,7 +38,10 @@ VERSION = 1
 Floats = NDArray[np.float64]
 
 HELD = "held_by_sources"
-"""Column of results: whether a training source holds the item's text."""
+"""Column of results: whether a training source holds the item's text; None where nobody looked."""
+
+
+UNCHECKED = "not checked"
 
 
 class Params(protocols.Params):
@@ -164,6 +167,7 @@ def _overlaps(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
     for result in results:
         if not result.final or HELD not in result.extra or "rank" in result.extra:
             continue
+        checked = all(one is not None for one in result.extra[HELD])
         held = np.asarray(result.extra[HELD], bool)
         scores, weights = np.asarray(result.scores, float), np.asarray(result.weights, float)
         scale = _results.scale(result.metric, result.higher_is_better)
@@ -171,9 +175,9 @@ def _overlaps(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
             "run": result.run.name,
             "benchmark": f"{result.evaluator} ({result.ability})",
             "metric": scale.short,
-            "items held by the sources": f"{int(held.sum())}/{len(held)}",
-            "score on them": _mean(scores[held], weights[held], scale),
-            "score on the others": _mean(scores[~held], weights[~held], scale),
+            "items held by the sources": f"{int(held.sum())}/{len(held)}" if checked else UNCHECKED,
+            "score on them": _mean(scores[held], weights[held], scale) if checked else "",
+            "score on the others": _mean(scores[~held], weights[~held], scale) if checked else "",
             "score on all": _mean(scores, weights, scale),
         }
 
@@ -183,7 +187,9 @@ def _mean(scores: Floats, weights: Floats, scale: _results.Scale) -> str:
 
 
 def _overlap_table(rows: Sequence[dict[str, Any]]) -> Table:
-    notes = (
-        "Held: the overlap rule of the preflight finds the item in a row that may train (equal, contained, near).",
-    )
+    notes = ["Held: the overlap rule of the preflight finds the item in a row that may train (equal, contained, near)."]
+    if any(row["items held by the sources"] == UNCHECKED for row in rows):
+        notes.append(
+            "Not checked: the preflight has not compared the sources with these items, so nothing is known of them."
+        )
     return Table("Leakage: items that the training sources hold", list(rows[0]), rows, notes)

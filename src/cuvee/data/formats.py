@@ -48,6 +48,9 @@ CHOICES = "choices"
 UNANSWERED = (QUESTION, CHOICES)
 """Formats that no model is trained on."""
 
+READINGS = {CHOICES: 2}
+"""Formats that are read otherwise than in an earlier version, with the number of the reading: part of a load's id."""
+
 Columns = Mapping[str, str | Sequence[str]]
 """A format's field to the row's column, or to several, whose texts are joined by one space."""
 

@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -290,6 +290,9 @@ class _Round:
         self.stopping = threading.Event()
         self.start, self.tokens, self.told = time.monotonic(), 0, 0.0
         self.before, self.old = len(kept.answers), total - missing
+        self.failures: dict[str, _Failed] = {}
+        self.ended, self.tolerant = 0, False
+        self._lock = threading.Lock()
 
     @property
     def new(self) -> int:
@@ -298,34 +301,41 @@ class _Round:
 
     def run(self, missing: Mapping[str, Sequence[Message]], tolerant: bool, answered: bool) -> dict[str, Failure]:
         """Ask all of `missing` and return the failures when the others are through; raise them unless `tolerant`."""
-        failures: dict[str, _Failed] = {}
-        ended = False
+        self.tolerant = tolerant
         with self._client() as client, ThreadPoolExecutor(self.settings.endpoint.concurrency) as pool:
             try:
-                futures = {pool.submit(self._answer, client, key, said): key for key, said in missing.items()}
+                futures = [pool.submit(self._take, client, key, said) for key, said in missing.items()]
                 for future in as_completed(futures):
-                    self._take(future, futures[future], failures)
-                    if ended := self._is_over(failures, tolerant):
+                    self._tell(future.result())
+                    if self.stopping.is_set():
                         break
             finally:
                 self.stopping.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-        if failures and (ended or not tolerant or not (answered or self.kept.answers)):
+        failures = self.failures
+        if failures and (self.ended or not tolerant or not (answered or self.kept.answers)):
             raise StageFailed(self._message(list(failures.values())), stage="endpoint")
         return {key: Failure(str(one), one.refused) for key, one in failures.items()}
 
-    def _is_over(self, failures: Mapping[str, _Failed], tolerant: bool) -> bool:
-        """Return whether asking on makes no sense: too many failures, or, where they are borne, mostly failures."""
-        if any(failure.hopeless for failure in failures.values()):
-            return True
-        return len(failures) >= MOST_FAILURES and (not tolerant or len(failures) > self.new)
-
-    def _take(self, future: Future[Answer | None], key: str, failures: dict[str, _Failed]) -> None:
+    def _take(self, client: Any, key: str, messages: Sequence[Message]) -> Answer | None:
+        """Return the answer; None when there is none. The thread that sees one failure too many ends the round."""
         try:
-            answer = future.result()
-            self.tokens += answer.usage.get("completion_tokens", 0) if answer else 0
+            return self._answer(client, key, messages)
         except _Failed as failure:
-            failures[key] = failure
+            with self._lock:
+                self.failures[key] = failure
+                if not self.ended and self._is_over(failure):
+                    self.ended = len(self.failures)
+                    self.stopping.set()
+            return None
+
+    def _is_over(self, failure: _Failed) -> bool:
+        """Return whether asking on makes no sense: too many failures, or, where they are borne, mostly failures."""
+        failed = len(self.failures)
+        return failure.hopeless or (failed >= MOST_FAILURES and (not self.tolerant or failed > self.new))
+
+    def _tell(self, answer: Answer | None) -> None:
+        self.tokens += answer.usage.get("completion_tokens", 0) if answer else 0
         now, done = time.monotonic(), self.old + self.new
         if now - self.told < 0.2 and done < self.total:
             return
@@ -376,7 +386,6 @@ class _Round:
         if asked > PATIENCE:
             reason += f" (the server asks to wait {asked:,.0f} s)"
         if asked > PATIENCE or self._is_hopeless(error):
-            self.stopping.set()
             raise _Failed(reason, hopeless=True) from None
         status = getattr(error, "status_code", None)
         passing = status is None or status in PASSING or status >= 500 or status < 400
@@ -414,14 +423,13 @@ class _Round:
         key = f"key from {endpoint.key_env}" if endpoint.key_env else "no key_env"
         who = f"{endpoint.url}, model {endpoint.model}, {key}"
         kept = f"{self.old + self.new:,} of {self.total:,} requests are answered and kept in {self.kept.path}"
-        last = failures[-1]
-        if last.hopeless:
-            return f"{who}: {last}; {_remedy(str(last), endpoint)}. {kept}; run again to ask the rest"
-        stopped = f", and no more were sent after {len(failures)}" if len(failures) >= MOST_FAILURES else ""
-        return (
-            f"{who}: {len(failures):,} requests failed for good{stopped}; the first: {failures[0]}. {kept}; "
-            "run again to ask the rest, with more retries or a longer timeout if the server is slow or busy"
-        )
+        if hopeless := next((one for one in failures if one.hopeless), None):
+            return f"{who}: {hopeless}; {_remedy(str(hopeless), endpoint)}. {kept}; run again to ask the rest"
+        stopped = f", and no more were sent after {self.ended}" if self.ended else ""
+        remedy = "run again to ask the rest, with more retries or a longer timeout if the server is slow or busy"
+        if all(one.refused for one in failures):
+            remedy = "it would refuse them again: change what it names (lengths, limit_name, temperature)"
+        return f"{who}: {len(failures):,} requests failed for good{stopped}; the first: {failures[0]}. {kept}; {remedy}"
 
 
 def _remedy(reason: str, endpoint: Endpoint) -> str:

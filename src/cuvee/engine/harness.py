@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cuvee.engine import loading
-from cuvee.errors import StageFailed, UsageError, did_you_mean
+from cuvee.errors import ModelError, StageFailed, UsageError, did_you_mean
 from cuvee.protocols import Progress
 from cuvee.runtime import Runtime
 
@@ -50,27 +52,18 @@ def run(
 
     Raises:
         UsageError: the harness is not installed, or there is no such task.
+        ModelError: the harness cannot load the model.
         StageFailed: the task's data cannot be had, the task runs code, or it failed.
     """
-    try:
+    with _tasks(task, tasks_folder, network) as (manager, tasks):
         from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise UsageError(
-            f"lm_eval runs tasks of lm-evaluation-harness, which this Python has not ({error}); "
-            "pip install 'cuvee[harness]'"
-        ) from None
-    loading.set_threads(runtime)
-    loading.forget()  # the harness holds a model of its own
-    device = loading.device_of(runtime, progress)
-    with _quiet(), _network(network):
-        manager = TaskManager(include_path=str(tasks_folder) if tasks_folder else None)
-        _check_name(task, manager.all_tasks, tasks_folder)
-        loaded = _loaded(task, manager)
-        _check_code(task, loaded["tasks"])
-        progress({"note": f"{task}: {len(loaded['tasks'])} task(s) of the harness"})
-        model = HFLM(pretrained=str(model_folder), device=str(device), dtype=params["precision"], batch_size=batch_size)
+
+        _check_code(task, tasks)
+        loading.set_threads(runtime)
+        loading.forget()  # the harness holds a model of its own
+        device = loading.device_of(runtime, progress)
+        progress({"note": f"{task}: {len(tasks)} task(s) of the harness"})
+        model = _model(model_folder, str(device), params["precision"], batch_size)
         try:
             results = simple_evaluate(
                 model=model,
@@ -84,7 +77,7 @@ def run(
                 bootstrap_iters=0,
                 fewshot_random_seed=params["seed"],
             )
-        except (ValueError, KeyError, IndexError, AssertionError, RuntimeError, TypeError) as error:
+        except Exception as error:  # a task may run any code
             raise StageFailed(f"task {task} failed in the harness: {type(error).__name__}: {_first(error)}") from error
     assert results is not None
     rows = list(_rows(results["samples"]))
@@ -92,6 +85,107 @@ def run(
         raise StageFailed(f"task {task} gives no metric of single items, so that it cannot be compared item by item")
     _write(work / FILE, rows)
     return _summary(results, rows)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One item of a task before any model sees it.
+
+    Args:
+        item: its name, as in the table.
+        task: the single task that it belongs to.
+        number: its place there.
+        text: its question; where the task says what of it others may have published, that alone.
+    """
+
+    item: str
+    task: str
+    number: int
+    text: str
+
+
+def documents(
+    task: str, tasks_folder: Path | None, limit: int | None = None, *, network: bool = False
+) -> list[Document]:
+    """Return the items that `run` would ask about, without a model.
+
+    Args:
+        task, tasks_folder, network: as of `run`.
+        limit: the first so many of each single task.
+
+    Raises:
+        UsageError: the harness is not installed, or there is no such task.
+        StageFailed: the task's data cannot be had or read.
+    """
+    with _tasks(task, tasks_folder, network) as (_, tasks):
+        try:
+            return [
+                Document(_item(name, number, doc), name, number, _question(one, doc))
+                for name, one in tasks.items()
+                for number, doc in one.doc_iterator(rank=0, limit=limit, world_size=1)
+            ]
+        except Exception as error:  # a task may run any code
+            raise StageFailed(
+                f"task {task}: its documents cannot be read: {type(error).__name__}: {_first(error)}"
+            ) from error
+
+
+def _item(task: str, number: int, doc: Any) -> str:
+    """Return an item's name from its document, with the hash that the harness tells with a result."""
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    text = json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return _named(task, number, hash_string(text))
+
+
+def _named(task: str, number: int, digest: str) -> str:
+    return f"{task}/{number}/{digest[:16]}"
+
+
+def _question(task: Any, doc: Any) -> str:
+    text = task.doc_to_decontamination_query(doc) if task.should_decontaminate() else task.doc_to_text(doc)
+    if isinstance(text, str):
+        return text
+    # Where the choices stand first (WinoGrande), the text is the number of the right one.
+    return "\n".join(map(str, task.doc_to_choice(doc)))
+
+
+@contextlib.contextmanager
+def _tasks(task: str, folder: Path | None, network: bool) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield the harness' manager and single tasks with their data; quiet, and offline unless told otherwise.
+
+    Raises:
+        UsageError: the harness is not installed, or there is no such task.
+        StageFailed: the task's data cannot be had.
+    """
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UsageError(
+            f"lm_eval runs tasks of lm-evaluation-harness, which this Python has not ({error}); "
+            "pip install 'cuvee[harness]'"
+        ) from None
+    with _quiet(), _network(network):
+        manager = TaskManager(include_path=str(folder) if folder else None)
+        _check_name(task, manager.all_tasks, folder)
+        yield manager, _loaded(task, manager)["tasks"]
+
+
+def _model(folder: Path, device: str, precision: str, batch_size: int) -> Any:
+    """Return the harness' own model.
+
+    Raises:
+        ModelError: it does not load the folder.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    try:
+        return HFLM(pretrained=str(folder), device=device, dtype=precision, batch_size=batch_size)
+    except Exception as error:  # transformers and the harness raise errors of many kinds here
+        raise ModelError(
+            f"{folder}: lm-evaluation-harness cannot load the model ({type(error).__name__}: {_first(error)}); "
+            "it takes causal models in a Hugging Face folder with config.json, weights and tokenizer"
+        ) from error
 
 
 def _check_name(task: str, known: Sequence[str], folder: Path | None) -> None:
@@ -140,7 +234,7 @@ def _rows(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[dict[s
                 value: Any = sample.get(metric)
                 if isinstance(value, bool | int | float) or hasattr(value, "item"):
                     yield {
-                        "item": f"{task}/{sample['doc_id']}/{sample['doc_hash'][:16]}",
+                        "item": _named(task, sample["doc_id"], sample["doc_hash"]),
                         "task": task,
                         "filter": sample["filter"],
                         "metric": metric,

@@ -25,6 +25,9 @@ from cuvee.values import Example
 
 Metric = Literal["acc", "acc_norm", "acc_bytes"]
 
+HEAD: tuple[Literal["choose"], str, bool] = ("choose", "accuracy", True)
+"""ANSWERS, METRIC and HIGHER_IS_BETTER of every evaluator that weighs choices."""
+
 SOURCE: Mapping[str, Any] = {"format": "choices"}
 """How the files are read: see `cuvee.data.choices`."""
 
@@ -91,6 +94,11 @@ def question(example: Example) -> str:
 def choices(example: Example) -> tuple[str, ...]:
     """Return a row's choices."""
     return tuple(example.messages[0].extra["choices"])
+
+
+def question_and_answer(example: Example) -> str:
+    """Return a row's question as ARC and PIQA are asked, up to where the answer begins."""
+    return f"Question: {question(example)}\nAnswer:"
 
 
 def gold(example: Example) -> tuple[int, ...]:

@@ -65,6 +65,17 @@ Kind = Literal["single", "pair"]
 
 PACKED = ("", ".gz", ".zst")
 
+SOURCE: Mapping[str, Any] = {
+    "format": "question",
+    "columns": {},
+    "kept": ("category", "question_id"),
+    "questions": True,
+}
+"""How a file of questions is read."""
+
+MT_BENCH = ("mt_bench_questions.jsonl", "mt_bench/question.jsonl", "question.jsonl", "questions.jsonl")
+"""Names of the file of questions in a folder of MT-Bench."""
+
 
 class Judge(protocols.Params):
     """Who judges, and how often. A name, or ``openai: NAME``, is a model of OpenAI's with the key in OPENAI_API_KEY.
@@ -172,7 +183,7 @@ class PairParams(Params):
 
 
 def with_files(params: Any, folder: Path, questions: Sequence[str], kind: Kind) -> Any:
-    """Return the parameters with whole paths of the files that are there.
+    """Return the parameters with whole paths of questions, prompts, references and foreign answers.
 
     Args:
         params: as the recipe has them.
@@ -198,13 +209,11 @@ def with_files(params: Any, folder: Path, questions: Sequence[str], kind: Kind) 
         )
     _check_prompts(prompts, kind)
     references = _named(params.references, folder) or _first(places, REFERENCES)
-    return params.model_copy(
-        update={
-            "path": str(asked),
-            "prompts": str(prompts),
-            "references": str(references) if references else None,
-        }
-    )
+    update = {"path": str(asked), "prompts": str(prompts), "references": str(references) if references else None}
+    against = (folder / Path(getattr(params, "against", "")).expanduser()).resolve()
+    found = params.model_copy(update=update | ({"against": str(against)} if against.is_file() else {}))
+    _need_references(found)
+    return found
 
 
 REFERENCES = (
@@ -216,7 +225,7 @@ REFERENCES = (
 """Names the file of references may have in a folder."""
 
 
-def need_references(params: Params) -> None:
+def _need_references(params: Params) -> None:
     """Refuse to judge without references where some categories are judged beside one.
 
     Raises:

@@ -20,16 +20,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cuvee.evaluators import _judge, _verdicts
-from cuvee.protocols import Conversation, Grade, Question, Request, Verdict
+from cuvee.evaluators import _compared, _judge
+from cuvee.protocols import Conversation, Question, Request
 from cuvee.values import Example
 
 VERSION = 1
 REQUEST_VERSION = 1
 JUDGE_VERSION = 1
-ANSWERS: Literal["judge"] = "judge"
-METRIC = "win_rate"
-HIGHER_IS_BETTER = True
+ANSWERS, METRIC, HIGHER_IS_BETTER = _compared.HEAD
 COMPARES = False
 ABILITY = "general"
 SIZE = 805
@@ -54,10 +52,9 @@ class Params(_judge.Params):
     order: Literal["random", "both"] = "random"
 
 
-request_params = _judge.request_params
-judge_files = _judge.judge_files
-grade_params = _judge.grade_params
-read = _judge.read
+request_params, judge_files = _judge.request_params, _judge.judge_files
+grade_params, read = _judge.grade_params, _judge.read
+judge_params, combine = _compared.judge_params, _compared.combine
 
 
 def with_files(params: Params, folder: Path) -> Params:
@@ -68,11 +65,6 @@ def with_files(params: Params, folder: Path) -> Params:
     """
     found: Params = _judge.with_files(params, folder, QUESTIONS, "pair")
     return found
-
-
-def judge_params(params: Params) -> Mapping[str, Any]:
-    """Return what decides the verdicts."""
-    return _judge.judge_params(params, "pair")
 
 
 def request(example: Example, params: Mapping[str, Any]) -> Request:
@@ -95,8 +87,3 @@ def questions(
         Conversation(one.item, one.reference, one.turns, (_judge.about(one.reference)["other"],)) for one in asked
     ]
     return _judge.Asker("pair", params, where).questions(asked, answers)
-
-
-def combine(reference: str, verdicts: Sequence[Verdict]) -> Grade | None:
-    """Return how far the reply is preferred to the file's answer; None where no repeat has its verdicts."""
-    return _judge.with_category(reference, _verdicts.preference(verdicts))

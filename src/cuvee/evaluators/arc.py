@@ -19,9 +19,7 @@ from cuvee.values import Example
 
 VERSION = 1
 REQUEST_VERSION = 1
-ANSWERS: Literal["choose"] = "choose"
-METRIC = "accuracy"
-HIGHER_IS_BETTER = True
+ANSWERS, METRIC, HIGHER_IS_BETTER = _choices.HEAD
 ABILITY = "knowledge"
 GROUPED = False
 SOURCE = _choices.SOURCE
@@ -48,8 +46,4 @@ def size(params: Params) -> int:
 
 def ask(example: Example, shots: Sequence[Example], params: Mapping[str, Any]) -> Choices:
     """Return the question with its answers."""
-    return _choices.asked(example, shots, _prompt, _choices.choices)
-
-
-def _prompt(example: Example) -> str:
-    return f"Question: {_choices.question(example)}\nAnswer:"
+    return _choices.asked(example, shots, _choices.question_and_answer, _choices.choices)

@@ -12,7 +12,7 @@ out and counted by the load. The paper itself lets the model write its answer, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from cuvee.evaluators import _choices
 from cuvee.protocols import Choices
@@ -20,9 +20,7 @@ from cuvee.values import Example
 
 VERSION = 1
 REQUEST_VERSION = 1
-ANSWERS: Literal["choose"] = "choose"
-METRIC = "accuracy"
-HIGHER_IS_BETTER = True
+ANSWERS, METRIC, HIGHER_IS_BETTER = _choices.HEAD
 ABILITY = "reasoning"
 GROUPED = True
 SOURCE = _choices.SOURCE

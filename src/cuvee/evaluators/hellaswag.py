@@ -9,7 +9,7 @@ the published reading is `acc_norm`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from cuvee.evaluators import _choices
 from cuvee.protocols import Choices
@@ -17,9 +17,7 @@ from cuvee.values import Example
 
 VERSION = 1
 REQUEST_VERSION = 1
-ANSWERS: Literal["choose"] = "choose"
-METRIC = "accuracy"
-HIGHER_IS_BETTER = True
+ANSWERS, METRIC, HIGHER_IS_BETTER = _choices.HEAD
 ABILITY = "commonsense"
 GROUPED = False
 SOURCE = _choices.SOURCE

@@ -17,40 +17,29 @@ model it does not know gets a prompt with a built-in example), and each draw han
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
-from cuvee.evaluators import _judge, _verdicts
-from cuvee.protocols import Conversation, Grade, Question, Verdict
+from cuvee.evaluators import _judge, _rated
 
 VERSION = 1
 REQUEST_VERSION = 1
 JUDGE_VERSION = 1
-ANSWERS: Literal["judge"] = "judge"
-METRIC = "rating"
-HIGHER_IS_BETTER = True
-COMPARES = False
+ANSWERS, METRIC, HIGHER_IS_BETTER, COMPARES = _rated.HEAD
 ABILITY = "general"
 SIZE = 80
 """Questions of the benchmark."""
 
 TURNS = 2
-SOURCE = {"format": "question", "columns": {}, "kept": ("category", "question_id"), "questions": True}
-"""How the file's rows are read."""
-
-QUESTIONS = ("mt_bench_questions.jsonl", "mt_bench/question.jsonl", "question.jsonl", "questions.jsonl")
+SOURCE = _judge.SOURCE
 
 
 class Params(_judge.Params):
     """As `_judge.Params`."""
 
 
-request = _judge.request
-request_params = _judge.request_params
-judge_files = _judge.judge_files
-grade_params = _judge.grade_params
-read = _judge.read
+request, request_params, judge_files = _judge.request, _judge.request_params, _judge.judge_files
+grade_params, read = _judge.grade_params, _judge.read
+judge_params, questions, combine = _rated.judge_params, _rated.questions, _rated.combine
 
 
 def with_files(params: Params, folder: Path) -> Params:
@@ -59,26 +48,5 @@ def with_files(params: Params, folder: Path) -> Params:
     Raises:
         DataError: one is missing, or does not hold what is needed.
     """
-    found: Params = _judge.with_files(params, folder, QUESTIONS, "single")
-    _judge.need_references(found)
+    found: Params = _judge.with_files(params, folder, _judge.MT_BENCH, "single")
     return found
-
-
-def judge_params(params: Params) -> Mapping[str, Any]:
-    """Return what decides the verdicts."""
-    return _judge.judge_params(params, "single")
-
-
-def questions(
-    asked: Sequence[Conversation],
-    others: Sequence[Conversation] | None,
-    params: Mapping[str, Any],
-    where: Mapping[str, Any],
-) -> list[Question]:
-    """Return a question to the judge for each turn of each item."""
-    return _judge.Asker("single", params, where).questions(asked, None)
-
-
-def combine(reference: str, verdicts: Sequence[Verdict]) -> Grade | None:
-    """Return the mean rating of one reply; None where no verdict could be read."""
-    return _judge.with_category(reference, _verdicts.mean_rating(verdicts))

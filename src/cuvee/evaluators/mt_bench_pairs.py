@@ -17,31 +17,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from cuvee.evaluators import _judge, _verdicts
-from cuvee.evaluators.mt_bench import QUESTIONS, SIZE, SOURCE, TURNS
-from cuvee.protocols import Conversation, Grade, Question, Verdict
+from cuvee.evaluators import _compared, _judge
+from cuvee.protocols import Conversation, Question
 
 VERSION = 1
 REQUEST_VERSION = 1
 JUDGE_VERSION = 1
-ANSWERS: Literal["judge"] = "judge"
-METRIC = "win_rate"
-HIGHER_IS_BETTER = True
+ANSWERS, METRIC, HIGHER_IS_BETTER = _compared.HEAD
 COMPARES = True
 ABILITY = "general"
+SIZE = 80
+"""Questions of the benchmark."""
+
+TURNS = 2
+SOURCE = _judge.SOURCE
 
 
 class Params(_judge.PairParams):
     """As `_judge.PairParams`."""
 
 
-request = _judge.request
-request_params = _judge.request_params
-judge_files = _judge.judge_files
-grade_params = _judge.grade_params
-read = _judge.read
+request, request_params, judge_files = _judge.request, _judge.request_params, _judge.judge_files
+grade_params, read = _judge.grade_params, _judge.read
+judge_params, combine = _compared.judge_params, _compared.combine
 
 
 def with_files(params: Params, folder: Path) -> Params:
@@ -50,15 +50,8 @@ def with_files(params: Params, folder: Path) -> Params:
     Raises:
         DataError: one is missing, or does not hold what is needed.
     """
-    found: Params = _judge.with_files(params, folder, QUESTIONS, "pair")
-    _judge.need_references(found)
-    against = (folder / Path(found.against).expanduser()).resolve()
-    return found.model_copy(update={"against": str(against)}) if against.is_file() else found
-
-
-def judge_params(params: Params) -> Mapping[str, Any]:
-    """Return what decides the verdicts."""
-    return _judge.judge_params(params, "pair")
+    found: Params = _judge.with_files(params, folder, _judge.MT_BENCH, "pair")
+    return found
 
 
 def questions(
@@ -69,11 +62,3 @@ def questions(
 ) -> list[Question]:
     """Return the questions to the judge for each turn of each item: one an order."""
     return _judge.Asker("pair", params, where).questions(asked, others)
-
-
-def combine(reference: str, verdicts: Sequence[Verdict]) -> Grade | None:
-    """Return how far the reply is preferred; None where no repeat has its verdicts."""
-    return _judge.with_category(reference, _verdicts.preference(verdicts))
-
-
-__all__ = ["QUESTIONS", "SIZE", "SOURCE", "TURNS"]

@@ -24,9 +24,7 @@ from cuvee.values import Example
 
 VERSION = 1
 REQUEST_VERSION = 1
-ANSWERS: Literal["choose"] = "choose"
-METRIC = "accuracy"
-HIGHER_IS_BETTER = True
+ANSWERS, METRIC, HIGHER_IS_BETTER = _choices.HEAD
 GROUPED = False
 SOURCE = _choices.SOURCE
 

@@ -8,7 +8,7 @@ Bisk et al., arXiv 1911.11641. Prompt and readings as lm-evaluation-harness asks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from cuvee.evaluators import _choices
 from cuvee.protocols import Choices
@@ -16,9 +16,7 @@ from cuvee.values import Example
 
 VERSION = 1
 REQUEST_VERSION = 1
-ANSWERS: Literal["choose"] = "choose"
-METRIC = "accuracy"
-HIGHER_IS_BETTER = True
+ANSWERS, METRIC, HIGHER_IS_BETTER = _choices.HEAD
 ABILITY = "commonsense"
 GROUPED = False
 SOURCE = _choices.SOURCE
@@ -34,8 +32,4 @@ def size(params: Params) -> int:
 
 def ask(example: Example, shots: Sequence[Example], params: Mapping[str, Any]) -> Choices:
     """Return the goal with the two ways to it."""
-    return _choices.asked(example, shots, _prompt, _choices.choices)
-
-
-def _prompt(example: Example) -> str:
-    return f"Question: {_choices.question(example)}\nAnswer:"
+    return _choices.asked(example, shots, _choices.question_and_answer, _choices.choices)

@@ -10,23 +10,19 @@ without, unless `with_reference` names categories and `references` a file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from cuvee.evaluators import _judge, mt_bench
+from cuvee.evaluators import _judge, _rated
 
 VERSION = 1
 REQUEST_VERSION = 1
 JUDGE_VERSION = 1
-ANSWERS: Literal["judge"] = "judge"
-METRIC = "rating"
-HIGHER_IS_BETTER = True
-COMPARES = False
+ANSWERS, METRIC, HIGHER_IS_BETTER, COMPARES = _rated.HEAD
 ABILITY = "general"
 SIZE = 80
 """Questions of the benchmark."""
 
 TURNS = 1
-SOURCE = mt_bench.SOURCE
+SOURCE = _judge.SOURCE
 
 QUESTIONS = ("vicuna_bench_questions.jsonl", "vicuna_bench/question.jsonl", "question.jsonl", "questions.jsonl")
 
@@ -37,14 +33,9 @@ class Params(_judge.Params):
     with_reference: tuple[str, ...] = ()
 
 
-request = _judge.request
-request_params = _judge.request_params
-judge_files = _judge.judge_files
-grade_params = _judge.grade_params
-read = _judge.read
-judge_params = mt_bench.judge_params
-questions = mt_bench.questions
-combine = mt_bench.combine
+request, request_params, judge_files = _judge.request, _judge.request_params, _judge.judge_files
+grade_params, read = _judge.grade_params, _judge.read
+judge_params, questions, combine = _rated.judge_params, _rated.questions, _rated.combine
 
 
 def with_files(params: Params, folder: Path) -> Params:
@@ -54,5 +45,4 @@ def with_files(params: Params, folder: Path) -> Params:
         DataError: one is missing, or does not hold what is needed.
     """
     found: Params = _judge.with_files(params, folder, QUESTIONS, "single")
-    _judge.need_references(found)
     return found

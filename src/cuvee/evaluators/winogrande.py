@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from cuvee.errors import DataError
 from cuvee.evaluators import _choices
@@ -22,9 +22,7 @@ from cuvee.values import Example
 
 VERSION = 2
 REQUEST_VERSION = 1
-ANSWERS: Literal["choose"] = "choose"
-METRIC = "accuracy"
-HIGHER_IS_BETTER = True
+ANSWERS, METRIC, HIGHER_IS_BETTER = _choices.HEAD
 ABILITY = "commonsense"
 GROUPED = False
 SOURCE = _choices.SOURCE

@@ -12,13 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuvee import canonical, components, gate, planview, selections, task_vectors
+from cuvee import canonical, components, gate, harnessed, planview, selections, task_vectors
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
 from cuvee.plan import Evaluated, Plan, PlannedRun, display_name
 from cuvee.protocols import Ingredient, Portion, Result, RunInfo, Table, TrainingInfo
 from cuvee.report.data import Curve, ReportData
-from cuvee.stage import Stage
+from cuvee.sources.harness import ITEM
+from cuvee.stage import Harnessed, Stage
 from cuvee.store import Store
 
 HELD_BY_SOURCES = "held_by_sources"
@@ -155,13 +156,41 @@ def with_overlap(results: Iterable[Result], plan: Plan, store: Store) -> list[Re
     for stage in {s.id: s for checks in plan.preflights for s in checks.inputs["overlaps"]}.values():
         if store.has(stage.kind, stage.id) and stage.params["items"] == "all":
             held.setdefault(stage.one("benchmark").id, set()).update(_found_items(store.path(stage.kind, stage.id)))
-    files = {item.grade.id: _questions(item.grade) for item in plan.evaluated}
-    return [_marked(result, [file.id for file in files[result.stage_id]], held) for result in results]
+    documents = {load: dict(_documents(load, found, store)) for load, found in held.items()}
+    grades = {item.grade.id: item.grade for item in plan.evaluated}
+    found = []
+    for result in results:
+        column = _held(result.items, grades[result.stage_id].one("answers"), held, documents)
+        more = {HELD_BY_SOURCES: column} if column is not None and plan.sources else {}
+        found.append(replace(result, extra={**result.extra, **more}))
+    return found
 
 
-def _questions(grade: Stage) -> Sequence[Stage]:
-    """Return the files whose items were asked; none of a task of the harness, which has its own."""
-    answers = grade.one("answers")
+def _documents(load: str, held: set[str], store: Store) -> Iterator[tuple[str, bool]]:
+    """Yield the name of every document of a task of the harness, with whether it is held; nothing for other loads."""
+    from cuvee.data import examples
+
+    if store.manifest("load", load)["identity"]["component"] == "harness":
+        yield from ((one.extra[ITEM], one.id in held) for one, _ in examples.read(store.path("load", load)))
+
+
+def _held(
+    items: Sequence[str], answers: Stage, held: Mapping[str, set[str]], documents: Mapping[str, Mapping[str, bool]]
+) -> list[bool | None] | None:
+    """Return which items the sources hold: None for one that was not looked at, or for all where none is a question."""
+    if isinstance(answers, Harnessed):
+        found = documents.get(harnessed.questions(answers.params, answers.locate).id, {})
+        return [found.get(item) for item in items]
+    files = _questions(answers)
+    if not files or not all(file.id in held for file in files):
+        return None
+    hit = set[str]().union(*(held[file.id] for file in files))
+    # A judged question has a row a turn, QUESTION/TURN.
+    return [item.partition("/")[0] in hit for item in items]
+
+
+def _questions(answers: Stage) -> Sequence[Stage]:
+    """Return the files whose items were asked."""
     asked = answers.one("answers") if answers.kind == "judge" else answers
     return asked.inputs.get("items", ())
 
@@ -170,15 +199,6 @@ def _found_items(folder: Path) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     return (key.hex() for key in pq.read_table(folder / "items.parquet", columns=["id"]).column(0).to_pylist())
-
-
-def _marked(result: Result, files: Sequence[str], held: Mapping[str, set[str]]) -> Result:
-    if not files or not all(file in held for file in files):
-        return result
-    found = set[str]().union(*(held[file] for file in files))
-    # A judged question has a row a turn, QUESTION/TURN.
-    column = [item.partition("/")[0] in found for item in result.items]
-    return replace(result, extra={**result.extra, HELD_BY_SOURCES: column})
 
 
 def read_result(item: Evaluated, store: Store) -> Result:

@@ -98,6 +98,8 @@ def how_to_read(paths: Sequence[Path], how: Reading, cache: Any) -> dict[str, An
     format = _resolve(paths, how, cache)
     columns = {field: name if isinstance(name, str) else list(name) for field, name in how.columns.items()}
     identity: dict[str, Any] = {"format": format, "columns": columns, "tags": how.tags}
+    if format in formats.READINGS:
+        identity["reading"] = formats.READINGS[format]
     if not how.kept:
         return identity
     if format in formats.TREES:
