@@ -333,11 +333,8 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
     if kept is not None:
         rows, exact = kept, False
     for amount in how.get("amounts", []):
-        if "portion" in amount:
-            rows, exact = max(1, rows // amount["portion"]["of"]), False
-        elif "fold" in amount:
-            fold = amount["fold"]
-            rows, exact = rows * (1 if fold["inside"] else fold["of"] - 1) // fold["of"], False
+        if (one := _one_of_several(amount)) is not None:
+            rows, exact = max(1, math.floor(one * rows)), False
         elif "share" in amount:
             # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
             if Fraction(amount["share"]) * rows < Fraction(4, 5):
@@ -371,6 +368,18 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
         rows_exact=exact,
         tokens_exact=False,
     )
+
+
+def _one_of_several(amount: Mapping[str, Any]) -> Fraction | None:
+    """Return about what share of its rows an amount leaves that divides a source; None where it does not."""
+    if "portion" in amount:
+        return Fraction(1, amount["portion"]["of"])
+    if "drawn" in amount:
+        return Fraction(amount["drawn"]["share"])
+    if "fold" in amount:
+        fold = amount["fold"]
+        return Fraction(1 if fold["inside"] else fold["of"] - 1, fold["of"])
+    return None
 
 
 def _kept(how: Mapping[str, Any], part: Size, stage: Stage, book: _Book) -> int | None:

@@ -82,6 +82,15 @@ class Ingredient:
         cut = {"portion": {"number": number, "of": of, "sizes": sizes}}
         return replace(self, how={**self.how, "amounts": [*self.how.get("amounts", []), cut]})
 
+    def drawn(self, number: int, share: Fraction) -> Ingredient:
+        """Return a random share of what the source was, at most all of it; other numbers are other draws.
+
+        Args:
+            number: of the draw, from 0.
+            share: of the rows; all of them are no draw.
+        """
+        return self if share == 1 else self._reduced({"drawn": {"number": number, "share": share}})
+
     @property
     def part(self) -> Part:
         """The source as a mixture takes it."""
