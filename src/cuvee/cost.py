@@ -334,6 +334,11 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
         rows, exact = kept, False
     for amount in how.get("amounts", []):
         if (one := _one_of_several(amount)) is not None:
+            if "fold" not in amount and one * rows < Fraction(4, 5):
+                raise UsageError(
+                    f"{who()}: {one} of {'' if exact else 'about '}{rows:,} rows is no row, and so much each of "
+                    "several models would be trained on; use fewer portions or models, or more rows"
+                )
             rows, exact = max(1, math.floor(one * rows)), False
         elif "share" in amount:
             # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.

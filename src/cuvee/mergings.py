@@ -130,7 +130,7 @@ def command(
     store: Path,
     *,
     base: str | None = None,
-    fishers: Sequence[Path] = (),
+    fishers: Sequence[str | Path] = (),
     threads: int = 0,
     shard_bytes: int | None = None,
     progress: Progress = lambda facts: None,
@@ -144,7 +144,7 @@ def command(
         out: the folder to make.
         store: where stages lie.
         base: what the models were trained from.
-        fishers: folders of Fisher information, one a model.
+        fishers: folders or stages of Fisher information, one a model.
         threads: how many at once; all cores when 0.
         shard_bytes: largest file.
         progress: told what is done.
@@ -153,7 +153,10 @@ def command(
         UsageError, ModelError: before anything is written.
     """
     opened = Store(store)
-    every = {"models": [_folder(model, opened) for model in models], "fishers": list(fishers)}
+    every = {
+        "models": [_folder(model, opened) for model in models],
+        "fishers": [_folder(str(one), opened) for one in fishers],
+    }
     every["base"] = [_folder(base, opened)] if base else []
     names = [*models, *([base] if base else []), *map(str, fishers)]
     card = partial(_card, name, given, list(models), base)
@@ -171,9 +174,11 @@ def command(
 
 
 def _folder(model: str, store: Store) -> Path:
-    """Return the folder of a model: a stage's, a builtin one's, or as named."""
-    if re.fullmatch(r"(train|fold|merge|mark)-[0-9a-f]+", model):
+    """Return the folder of a model or of Fisher information: a stage's, a builtin one's, or as named."""
+    if re.fullmatch(r"(train|fold|merge|mark|fisher)-[0-9a-f]+", model):
         kind, stage_id = store.resolve(model)
+        if kind == "fisher":
+            return store.path(kind, stage_id)
         if store.manifest(kind, stage_id).get("shed"):
             raise UsageError(
                 f"{model}: its weights were given up, as keep_models says; `cuvee run` of its recipe with "

@@ -215,6 +215,33 @@ class TestUniformSoup:
             planned("uniform_soup", learning_rates=(1, 1), share=1)
 
 
+class TestInterpolation:
+    def test_all_points_of_a_line_share_its_ends(self) -> None:
+        for between, ends in (("base", 1), ("portions", 2), ("orders", 2), (("math", "code"), 2)):
+            finals = [planned("interpolation", between=between, t=t) for t in ("0", "1/4", "1")]
+            assert len(trainings(*finals)) == ends
+            assert len({final.id for final in finals}) == 3
+
+    def test_the_ends_are_those_of_other_strategies(self) -> None:
+        orders = planned("interpolation", between="orders").inputs["models"]
+        assert {one.id for one in orders} == {one.id for one in planned("data_orders", orders=2).inputs["models"]}
+        portions = planned("interpolation", between="portions").inputs["models"]
+        assert {one.id for one in portions} == {
+            one.id for one in planned("disperse_then_merge", portions=2).inputs["models"]
+        }
+
+    def test_weights_go_with_the_models_and_the_base_is_where_t_is_0(self) -> None:
+        final = planned("interpolation", between=("math", "code"), t="1/4")
+        weights = dict(zip([one.label for one in final.inputs["models"]], final.params["weights"], strict=True))
+        assert weights == {"math": 0.75, "code": 0.25}
+        from_base = planned("interpolation", t="1/4")
+        assert (from_base.component, from_base.params["alpha"], from_base.one("base").id) == ("wise_ft", 0.25, BASE.id)
+
+    def test_a_source_that_is_not_there_is_named(self) -> None:
+        with pytest.raises(RecipeError, match="Did you mean 'math'"):
+            planned("interpolation", between=("maths", "code"))
+
+
 class TestDataOrders:
     def test_the_first_order_is_multi_tasks_and_all_have_the_same_data(self) -> None:
         final = planned("data_orders", orders=3)
