@@ -192,6 +192,8 @@ def _size(stage: Stage, book: _Book) -> Size:
         summary = book.store.manifest(stage.kind, stage.id)["summary"]
         _check_bad(stage, summary, book)
         return _stored(summary)
+    if stage.kind == "score" and stage.component == "ensemble":
+        return replace(book.sizes[stage.inputs["members"][0].id], total_tokens=0)
     # Of training rows; the losses of held-out rows are those of an evaluator.
     if stage.kind == "embed" or (stage.kind == "score" and stage.component != "loss"):
         return book.sizes[stage.one("data").id]

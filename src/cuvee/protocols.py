@@ -700,12 +700,14 @@ class TokenRows(Protocol):
 class Likelihood:
     """Summed negative log-likelihood (nats) over `tokens` supervised tokens of one row.
 
-    `entropy` is the sum of the predictions' entropies (nats) at these tokens where it was asked for.
+    `entropy` is the sum of the predictions' entropies (nats) at these tokens, `losses` are the single tokens' shares of
+    `nll`, where they were asked for.
     """
 
     nll: float
     tokens: int
     entropy: float | None = None
+    losses: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
