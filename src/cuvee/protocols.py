@@ -779,6 +779,7 @@ class TrainingInfo:
         epochs, steps, supervised_tokens, total_tokens: as stored.
         seconds: of wall clock, all attempts together.
         portions: what it saw, one a source.
+        losses: of each step, the summed loss (nats) and the supervised tokens; empty where no log is left.
     """
 
     id: str
@@ -788,6 +789,7 @@ class TrainingInfo:
     total_tokens: int
     seconds: float
     portions: tuple[Portion, ...]
+    losses: tuple[tuple[float, int], ...] = field(default=(), repr=False)
 
 
 NOTHING_SELECTED = "nothing is selected"
