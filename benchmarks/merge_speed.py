@@ -3,9 +3,12 @@
     python benchmarks/merge_speed.py --peer /path/to/mergekit/python                 four models of 276 MB
     python benchmarks/merge_speed.py --peer ... --hidden 256 --layers 4 --rounds 1   small
     python benchmarks/merge_speed.py --limit                                         memory under a limit on data
+    python benchmarks/merge_speed.py --scaling                                       CPU seconds by bytes and by models
 
-Every round runs cuvee, mergekit, cuvee, mergekit, and prints wall and CPU seconds of the whole process and of the merge
-alone. mergekit works in float32 (``dtype: float32``) and writes bfloat16, as cuvee does.
+Every round runs cuvee, mergekit and a copy of the same files, one after another, and each ratio is of one round; what
+is printed is their median, with the least and the largest. Wall and CPU seconds of the whole process, of the merge
+alone, and of the start (whole less alone). mergekit works in float32 (``dtype: float32``) and writes bfloat16, as cuvee
+does.
 """
 
 from __future__ import annotations
@@ -100,12 +103,12 @@ def params_of(root: Path, method: str) -> dict[str, Any]:
     return params
 
 
-def ours(root: Path, method: str, out: Path, dtype: str) -> dict[str, float]:
+def ours(root: Path, method: str, out: Path, dtype: str, threads: int = 0) -> dict[str, float]:
     """Run `cuvee merge`; return whole-process and merge-alone seconds."""
     params = [f"{key}={json.dumps(value)}" for key, value in params_of(root, method).items()]
     command = [sys.executable, "-m", "cuvee", "merge", method, *map(str, models_of(root, method)), *params]
     command += [f"dtype={dtype}", "--base", str(root / "base"), "--out", str(out), "--json"]
-    return measured(command)
+    return measured([*command, "--threads", str(threads)])
 
 
 def theirs(python: str, root: Path, method: str, out: Path, dtype: str, *more_arguments: str) -> dict[str, float]:
@@ -151,6 +154,12 @@ def measured(command: list[str]) -> dict[str, float]:
 
 def compare(one: Path, other: Path) -> str:
     """Say how far two models are from each other."""
+    different, total, largest = distance(one, other)
+    return f"{different:,} of {total:,} elements differ ({different / total:.2e}), at most by {largest:.2e}"
+
+
+def distance(one: Path, other: Path) -> tuple[int, int, float]:
+    """Return how many elements of two models differ, how many there are, and the largest difference."""
     different = total = 0
     largest = 0.0
     with safe_open(one / "model.safetensors", "pt") as first:
@@ -161,7 +170,7 @@ def compare(one: Path, other: Path) -> str:
                     different += int((a != b).sum())
                     total += a.numel()
                     largest = max(largest, float((a.float() - b.float()).abs().max()))
-    return f"{different:,} of {total:,} elements differ ({different / total:.2e}), at most by {largest:.2e}"
+    return different, total, largest
 
 
 def copied(root: Path, models: list[Path]) -> list[float]:
@@ -180,33 +189,84 @@ def copied(root: Path, models: list[Path]) -> list[float]:
     return found
 
 
+Rows = dict[str, list[dict[str, float]]]
+
+
 def race(options: argparse.Namespace, root: Path) -> None:
     """Compare results, then times, method by method."""
     size = sum((model / "model.safetensors").stat().st_size for model in models_of(root, "linear"))
     print(f"{len(models_of(root, 'linear'))} models, {size / 1e6:,.0f} MB together; load {os.getloadavg()[0]:.1f}")
     for method in options.methods:
-        rows: dict[str, list[dict[str, float]]] = {"cuvee": [], "mergekit": []}
-        for number in range(options.rounds):
-            for who in rows:
-                out = root / f"out-{who}"
-                shutil.rmtree(out, ignore_errors=True)
-                run = ours(root, method, out, options.dtype) if who == "cuvee" else None
-                rows[who].append(run or theirs(options.peer, root, method, out, options.dtype))
-            if not number and method != "dare_ties":  # random
-                print(f"{method}: {compare(root / 'out-cuvee', root / 'out-mergekit')}")
-            if not number and method == "ties" and options.stable:
-                shutil.rmtree(root / "out-mergekit")
-                theirs(options.peer, root, method, root / "out-mergekit", options.dtype, "stable")
-                print(f"{method}, its sort made stable: {compare(root / 'out-cuvee', root / 'out-mergekit')}")
-        for key in ("whole", "whole_cpu", "alone", "alone_cpu"):
-            mine, peer = (statistics.median(row[key] for row in rows[who]) for who in rows)
-            print(f"{method:16} {key:10} cuvee {mine:7.2f} s  mergekit {peer:7.2f} s  ratio {peer / mine:5.2f}")
+        rows, copies = run_rounds(options, root, method)
+        for row in (*rows["cuvee"], *rows["mergekit"]):
+            row |= {"start": row["whole"] - row["alone"], "start_cpu": row["whole_cpu"] - row["alone_cpu"]}
+        for key in ("whole", "whole_cpu", "start", "start_cpu", "alone", "alone_cpu"):
+            told(method, key, rows)
+        for text, place in (("cp", 0), ("cp and flush", 1)):
+            if copies:
+                shares = [pair[place] / row["alone"] for pair, row in zip(copies, rows["cuvee"], strict=True)]
+                print(f"  the merge alone reaches {spread(shares)} of the speed of {text} of the same files; aim 0.70")
+
+
+def run_rounds(options: argparse.Namespace, root: Path, method: str) -> tuple[Rows, list[list[float]]]:
+    """Return the seconds of every round, for `linear` those of copies as well; the first round's results compared."""
+    rows: Rows = {"cuvee": [], "mergekit": []}
+    copies: list[list[float]] = []
+    outs = {who: root / f"out-{who}" for who in rows}
+    for number in range(options.rounds):
+        for out in outs.values():
+            shutil.rmtree(out, ignore_errors=True)
+        rows["cuvee"].append(ours(root, method, outs["cuvee"], options.dtype, options.threads))
+        rows["mergekit"].append(theirs(options.peer, root, method, outs["mergekit"], options.dtype))
         if method == "linear":
-            for text, seconds in zip(("cp", "cp and flush"), copied(root, models_of(root, method)), strict=True):
-                alone = statistics.median(row["alone"] for row in rows["cuvee"])
-                print(
-                    f"  {text} of the same files: {seconds:.2f} s; the merge reaches {seconds / alone:.0%} of its speed"
-                )
+            copies.append(copied(root, models_of(root, method)))
+        if not number and method != "dare_ties":  # random
+            print(f"{method}: {compare(outs['cuvee'], outs['mergekit'])}")
+        if not number and method == "ties" and options.stable:
+            shutil.rmtree(outs["mergekit"])
+            theirs(options.peer, root, method, outs["mergekit"], options.dtype, "stable")
+            print(f"{method}, its sort made stable: {compare(outs['cuvee'], outs['mergekit'])}")
+    return rows, copies
+
+
+AIMS = {("linear", "whole"): 3.0, ("linear", "alone"): 1.0, ("ties", "alone"): 3.0, ("dare_ties", "alone"): 3.0}
+"""How many times mergekit's speed is wanted; CPU seconds have the same aims."""
+
+
+def told(method: str, key: str, rows: Rows) -> None:
+    """Print seconds of both, and the ratio of each round."""
+    mine, peer = ([row[key] for row in rows[who]] for who in ("cuvee", "mergekit"))
+    ratios = [other / max(own, 1e-3) for own, other in zip(mine, peer, strict=True)]
+    aim = AIMS.get((method, key.removesuffix("_cpu")))
+    wanted = f"  aim {aim:g}: {'met' if statistics.median(ratios) >= aim else 'missed'}" if aim else ""
+    seconds = f"cuvee {statistics.median(mine):7.2f} s  mergekit {statistics.median(peer):7.2f} s"
+    print(f"{method:16} {key:10} {seconds}  ratio {spread(ratios)}{wanted}", flush=True)
+
+
+def spread(values: list[float]) -> str:
+    """Return the median with the least and the largest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def scaling(options: argparse.Namespace) -> None:
+    """Print CPU seconds of the merge alone over bytes read, for models twice as large and twice as many."""
+    for method in options.methods:
+        for layers, count in ((8, 2), (16, 2), (32, 2), (16, 4), (16, 8)):
+            root = options.folder / f"{options.hidden}-{layers}-{options.vocabulary}-{count}"
+            if not root.exists():
+                make(root, options.hidden, layers, options.vocabulary, count)
+            seconds = []
+            for _ in range(options.rounds):
+                out = root / "out-cuvee"
+                shutil.rmtree(out, ignore_errors=True)
+                seconds.append(ours(root, method, out, options.dtype, 1)["alone_cpu"])
+            shutil.rmtree(root / "out-cuvee")
+            size = sum((model / "model.safetensors").stat().st_size for model in models_of(root, method))
+            each = [one / size * 1e9 for one in seconds]
+            print(
+                f"{method:10} K = {count}, {size / count / 1e6:6.0f} MB each: {spread(each)} CPU s a GB read",
+                flush=True,
+            )
 
 
 def limited(root: Path, megabytes: int) -> None:
@@ -252,8 +312,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="of the result; float32 compares every bit of the sums")
     parser.add_argument("--methods", nargs="+", default=["linear", "ties", "dare_ties"], choices=list(METHODS))
     parser.add_argument("--stable", action="store_true", help="compare ties with a stable sort in mergekit as well")
+    parser.add_argument("--threads", type=int, default=0, help="of cuvee; 0 takes all cores")
+    parser.add_argument("--scaling", action="store_true", help="CPU seconds by bytes and by models, and end")
     parser.add_argument("--limit", type=int, nargs="?", const=600, help="MiB: merge under a limit and end")
     options = parser.parse_args()
+    if options.scaling:
+        scaling(options)
+        return
     sizes = options.hidden, options.layers, options.vocabulary, options.models
     root = options.folder / "-".join(map(str, sizes))
     if not root.exists():

@@ -665,7 +665,7 @@ class _Greedy(click.Command):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the merged model.")
 @click.option("--base", help="What the models were trained from.")
 @click.option("--weights", multiple=True, type=float, metavar="NUMBER...", help="One a model.")
-@click.option("--fishers", multiple=True, type=click.Path(path_type=Path), metavar="DIR...", help="One a model.")
+@click.option("--fishers", multiple=True, metavar="DIR...", help="One a model: folders, or stages such as fisher-3f9a.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 takes all cores.")
 @click.option("--shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file.")
 @_store_option
@@ -676,7 +676,7 @@ def merge(
     out: Path,
     base: str | None,
     weights: tuple[float, ...],
-    fishers: tuple[Path, ...],
+    fishers: tuple[str, ...],
     threads: int,
     shard_size: float,
     store: Path,
@@ -695,6 +695,8 @@ def merge(
     from cuvee import mergings
     from cuvee.recipe import override
 
+    if not 0 < shard_size < float("inf"):
+        raise UsageError(f"--shard-size {shard_size:g}: is no size; give a number of GB above 0")
     # A folder may have an equals sign in its name.
     settings = [one for one in models if "=" in one and not Path(one).exists()]
     given = override({}, settings)

@@ -192,6 +192,8 @@ def _size(stage: Stage, book: _Book) -> Size:
         summary = book.store.manifest(stage.kind, stage.id)["summary"]
         _check_bad(stage, summary, book)
         return _stored(summary)
+    if stage.kind == "score" and stage.component == "ensemble":
+        return replace(book.sizes[stage.inputs["members"][0].id], total_tokens=0)
     # Of training rows; the losses of held-out rows are those of an evaluator.
     if stage.kind == "embed" or (stage.kind == "score" and stage.component != "loss"):
         return book.sizes[stage.one("data").id]
@@ -333,11 +335,13 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
     if kept is not None:
         rows, exact = kept, False
     for amount in how.get("amounts", []):
-        if "portion" in amount:
-            rows, exact = max(1, rows // amount["portion"]["of"]), False
-        elif "fold" in amount:
-            fold = amount["fold"]
-            rows, exact = rows * (1 if fold["inside"] else fold["of"] - 1) // fold["of"], False
+        if (one := _one_of_several(amount)) is not None:
+            if "fold" not in amount and one * rows < Fraction(4, 5):
+                raise UsageError(
+                    f"{who()}: {one} of {'' if exact else 'about '}{rows:,} rows is no row, and so much each of "
+                    "several models would be trained on; use fewer portions or models, or more rows"
+                )
+            rows, exact = max(1, math.floor(one * rows)), False
         elif "share" in amount:
             # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
             if Fraction(amount["share"]) * rows < Fraction(4, 5):
@@ -371,6 +375,18 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
         rows_exact=exact,
         tokens_exact=False,
     )
+
+
+def _one_of_several(amount: Mapping[str, Any]) -> Fraction | None:
+    """Return about what share of its rows an amount leaves that divides a source; None where it does not."""
+    if "portion" in amount:
+        return Fraction(1, amount["portion"]["of"])
+    if "drawn" in amount:
+        return Fraction(amount["drawn"]["share"])
+    if "fold" in amount:
+        fold = amount["fold"]
+        return Fraction(1 if fold["inside"] else fold["of"] - 1, fold["of"])
+    return None
 
 
 def _kept(how: Mapping[str, Any], part: Size, stage: Stage, book: _Book) -> int | None:

@@ -349,6 +349,12 @@ def _keep_template(job: Job, rendered: str, folder: Path, store: Store) -> None:
 
 
 def _score(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+    if job.component == "ensemble":
+        from cuvee import ensembles
+
+        members = job.inputs["members"]
+        full = store.manifest("score", members[0].id)["summary"]["full"]
+        return {**ensembles.write([item.folder for item in members], work), "full": full}
     if job.component != "loss":
         from cuvee import evidence
 
@@ -384,14 +390,12 @@ def _score_items(job: Job, work: Path, store: Store, runtime: Runtime, progress:
     _need_items(ids, job)
     folder = model_folder(job.one("model"))
     names = [ability for _, ability in job.locate["parts"]]
-    journal = work / "scored.jsonl"
+    journal, each = work / "scored.jsonl", bool(params.get("each"))
     found = engine.for_model(folder).score(
-        folder, rows, runtime, progress, params["precision"], part_names=names, journal=journal
+        folder, rows, runtime, progress, params["precision"], part_names=names, each=each, journal=journal
     )
-    judging.write_table(
-        work / "scores.parquet",
-        {"item": ids, "nll": [one.nll for one in found], "tokens": [one.tokens for one in found]},
-    )
+    columns = {"item": ids, "nll": [one.nll for one in found], "tokens": [one.tokens for one in found]}
+    judging.write_table(work / "scores.parquet", columns | ({"losses": [one.losses for one in found]} if each else {}))
     journal.unlink(missing_ok=True)
     tokens = sum(one.tokens for one in found)
     return {"items": len(ids), "full": full, "supervised_tokens": tokens}

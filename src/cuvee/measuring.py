@@ -17,7 +17,22 @@ from cuvee.pins import Pins
 from cuvee.plan import Evaluated, PlannedRun
 from cuvee.recipe import BaseModelRef, Component, Located, Source
 from cuvee.sourcing import Sourcing
-from cuvee.stage import Judged, Loaded, Model, Part, Responses, Results, choose, generate, grade, harness, judge, score
+from cuvee.stage import (
+    Judged,
+    Loaded,
+    Merged,
+    Model,
+    Part,
+    Responses,
+    Results,
+    choose,
+    ensemble,
+    generate,
+    grade,
+    harness,
+    judge,
+    score,
+)
 
 
 @dataclass(frozen=True)
@@ -203,7 +218,10 @@ class Measuring:
         self._need_heldout(question)
         ingredients = [one for one in run.ingredients.values() if one.ability == question.ability]
         common = {**self._split(question), "precision": run.settings.values.precision}
-        return question.graded(score(model, [one.part for one in ingredients], common), {})
+        parts = [one.part for one in ingredients]
+        if getattr(question.module, "ENSEMBLE", False) and isinstance(model, Merged):
+            return question.graded(ensemble(model.members, parts, common, model.label), {})
+        return question.graded(score(model, parts, common), {})
 
     def _answer(self, run: PlannedRun, model: Model, question: _Question) -> Results:
         """Describe the answers to a benchmark's or to held-out questions, judged where a judge is asked for."""

@@ -129,7 +129,7 @@ def command(
     store: Path,
     *,
     base: str | None = None,
-    fishers: Sequence[Path] = (),
+    fishers: Sequence[str | Path] = (),
     threads: int = 0,
     shard_bytes: int | None = None,
     progress: Progress = lambda facts: None,
@@ -143,7 +143,7 @@ def command(
         out: the folder to make.
         store: where stages lie.
         base: what the models were trained from.
-        fishers: folders of Fisher information, one a model.
+        fishers: folders or stages of Fisher information, one a model.
         threads: how many at once; all cores when 0.
         shard_bytes: largest file.
         progress: told what is done.
@@ -152,7 +152,10 @@ def command(
         UsageError, ModelError: before anything is written.
     """
     opened = Store(store)
-    every = {"models": [_folder(model, opened) for model in models], "fishers": list(fishers)}
+    every = {
+        "models": [_folder(model, opened) for model in models],
+        "fishers": [_folder(str(one), opened) for one in fishers],
+    }
     every["base"] = [_folder(base, opened)] if base else []
     names = [*models, *([base] if base else []), *map(str, fishers)]
     card = partial(_card, name, given, list(models), base)
@@ -170,7 +173,9 @@ def command(
 
 
 def _folder(model: str, store: Store) -> Path:
-    """Return the folder of a model: a stage's, a builtin one's, or as named."""
+    """Return the folder of a model or of Fisher information: a stage's, a builtin one's, or as named."""
+    if re.fullmatch(r"fisher-[0-9a-f]+", model):
+        return store.path(*store.resolve(model))
     if bases.is_stored(model):
         return bases.stored_folder(model, store)
     if model.startswith("builtin:"):

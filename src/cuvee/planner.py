@@ -265,7 +265,7 @@ class _Builder:
 def _asked_of(answers: Stage) -> list[Stage]:
     """Return the stages that ask a model, behind what is graded."""
     if not isinstance(answers, Judged):
-        return [answers]
+        return list(answers.inputs.get("members", (answers,)))
     return [*answers.inputs["answers"], *answers.inputs.get("others", ())]
 
 

@@ -82,6 +82,15 @@ class Ingredient:
         cut = {"portion": {"number": number, "of": of, "sizes": sizes}}
         return replace(self, how={**self.how, "amounts": [*self.how.get("amounts", []), cut]})
 
+    def drawn(self, number: int, share: Fraction) -> Ingredient:
+        """Return a random share of what the source was, at most all of it; other numbers are other draws.
+
+        Args:
+            number: of the draw, from 0.
+            share: of the rows; all of them are no draw.
+        """
+        return self if share == 1 else self._reduced({"drawn": {"number": number, "share": share}})
+
     @property
     def part(self) -> Part:
         """The source as a mixture takes it."""
@@ -691,12 +700,14 @@ class TokenRows(Protocol):
 class Likelihood:
     """Summed negative log-likelihood (nats) over `tokens` supervised tokens of one row.
 
-    `entropy` is the sum of the predictions' entropies (nats) at these tokens where it was asked for.
+    `entropy` is the sum of the predictions' entropies (nats) at these tokens, `losses` are the single tokens' shares of
+    `nll`, where they were asked for.
     """
 
     nll: float
     tokens: int
     entropy: float | None = None
+    losses: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -768,6 +779,7 @@ class TrainingInfo:
         epochs, steps, supervised_tokens, total_tokens: as stored.
         seconds: of wall clock, all attempts together.
         portions: what it saw, one a source.
+        losses: of each step, the summed loss (nats) and the supervised tokens; empty where no log is left.
     """
 
     id: str
@@ -777,6 +789,7 @@ class TrainingInfo:
     total_tokens: int
     seconds: float
     portions: tuple[Portion, ...]
+    losses: tuple[tuple[float, int], ...] = field(default=(), repr=False)
 
 
 NOTHING_SELECTED = "nothing is selected"

@@ -173,6 +173,11 @@ class Merged(Made):
         assert isinstance(found, Model)
         return found
 
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """The models that it was merged from; for adapters what each by itself makes of its start."""
+        return tuple(_fold(one) if isinstance(one, Adapter) else one for one in self.inputs["models"])  # type: ignore[misc]
+
 
 Model = Base | Trained | Merged
 
@@ -483,6 +488,14 @@ def score(model: Model, data: Iterable[Part], params: Mapping[str, Any]) -> Scor
     """Describe the loss of a model on held-out rows of rendered sources, each with its filters."""
     roles, asked, names = _filtered(data, "data")
     return Scores("score", "loss", 1, {**params, **asked}, {"model": (model,), **roles}, model.label, names)
+
+
+def ensemble(models: Iterable[Model], data: Iterable[Part], params: Mapping[str, Any], label: str) -> Scores:
+    """Describe the loss of the mean of several models' next-token distributions; the models' order means nothing."""
+    parts = list(data)
+    members = [score(model, parts, {**params, "each": True}) for model in models]
+    ordered = tuple(sorted(members, key=lambda one: one.id))
+    return Scores("score", "ensemble", 1, {}, {"members": ordered}, label)
 
 
 def score_rows(model: Model, pool: Mixture, params: Mapping[str, Any]) -> Scores:

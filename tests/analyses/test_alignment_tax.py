@@ -169,3 +169,32 @@ def test_a_run_that_trains_nothing_is_no_curve(result):
     base = replace(result("untrained", "math", line(40), stage=0), final=True)
     (only,) = alignment_tax.table([base], FAST)
     assert not only.rows
+
+
+def logged(results, losses):
+    """The same results of a run whose training had these losses a step, ten tokens each."""
+    info = TrainingInfo("t", 2, len(losses), 0, 0, 0.0, (), tuple((10 * loss, 10) for loss in losses))
+    return [replace(one, run=replace(one.run, trainings=(info,))) for one in results]
+
+
+def test_the_fall_of_the_training_loss_is_set_against_that_of_the_held_out_loss(result):
+    noise = np.random.default_rng(0).random(60)
+    held = curve(result, "a", [noise + level for level in (3.0, 2.0, 1.5, 1.0)], evaluator="heldout_loss")
+    losses = np.linspace(3.0, 1.0, 41)[:-1]  # 40 steps that fall by 0.05 each; a window is two of them
+    *_, ratios = alignment_tax.table(logged(held, losses), FAST)
+    assert [row["done"] for row in ratios.rows] == ["0.25", "0.5", "1"]
+    assert [row["training loss fell by"] for row in ratios.rows] == ["0.400", "0.900", "1.900"]
+    assert [row["held-out loss fell by"] for row in ratios.rows] == ["1.000", "1.500", "2.000"]
+    assert [row["ratio"] for row in ratios.rows] == ["0.40", "0.60", "0.95"]
+
+
+def test_there_is_no_ratio_to_a_loss_that_did_not_fall(result):
+    noise = np.random.default_rng(0).random(60)
+    held = curve(result, "a", [noise + level for level in (1.0, 1.0, 1.0, 2.0)], evaluator="heldout_loss")
+    *_, ratios = alignment_tax.table(logged(held, [2.0, 1.0]), FAST)
+    assert [row["ratio"] for row in ratios.rows] == [None, None, None]
+
+
+def test_without_logs_or_of_several_trainings_or_accuracies_there_is_no_such_table(result):
+    whole = curve(result, "a", [40, 60, 80, 55])
+    assert len(alignment_tax.table(logged(whole, [2.0, 1.0]), FAST)) == 2

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from cuvee import api, components, cost, exposure, needs, task_vectors
 from cuvee.analyses.task_vectors import Params, whole
 from cuvee.bases import MODEL
-from cuvee.errors import RecipeError
+from cuvee.errors import RecipeError, UsageError
 from cuvee.plan import Plan
 from cuvee.recipe import Component, load, validate
 from cuvee.report.collect import collect
@@ -131,6 +131,12 @@ def test_a_wrong_merger_is_refused_before_anything_runs(place: Path, run: str, m
     assert message in str(caught.value).replace("runs.0", "runs[0]")
 
 
+def test_more_portions_than_rows_are_refused_before_the_data_is_read(place: Path) -> None:
+    found = plan(place, "runs=[{strategy: disperse_then_merge, portions: 100000}]")
+    with pytest.raises(UsageError, match=r"1/100000 of about [\d,]+ rows is no row.*use fewer portions"):
+        cost.estimate(found, Store(place / ".cuvee"), runtime(place))
+
+
 @pytest.mark.parametrize("merger", ["lora_mean_of_products", "lora_product_of_means"])
 def test_adapters_are_merged_and_folded_into_the_base(place: Path, merger: Any) -> None:
     asked = f"runs=[{{strategy: disperse_then_merge, portions: 2, merger: {merger}}}]"
@@ -198,6 +204,18 @@ def test_models_that_were_given_up_are_made_again_for_their_information(place: P
     assert done["failed"] == {}
     kinds = [name.split("-")[0] for name in done["executed"]]
     assert (kinds.count("train"), kinds.count("fisher"), kinds.count("merge")) == (2, 2, 1)
+
+
+def test_the_command_line_merges_with_information_of_the_store(place: Path, cuvee: Cuvee) -> None:
+    assert cuvee("run", "r.yaml", fisher_runs("fisher"), "keep_models=all", "--no-report").returncode == 0
+    merged = plan(place, fisher_runs("fisher"), "keep_models=all").runs[0].final
+    models, fishers = ([one.short for one in merged.inputs[role]] for role in ("models", "fishers"))
+    done = cuvee("merge", "fisher", *models, "--fishers", *fishers, "--out", "merged", "--store", ".cuvee")
+    assert done.returncode == 0, done.stderr
+    stored = Store(place / ".cuvee").path("merge", merged.id) / MODEL
+    mine, theirs = (load_file(folder / "model.safetensors") for folder in (place / "merged", stored))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
 @pytest.fixture(scope="module")

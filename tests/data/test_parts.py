@@ -210,6 +210,25 @@ def test_portions_are_disjoint_whole_and_halve_each_other(n: int, of: int, sizes
         assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
+def test_drawn_shares_have_their_size_are_nested_by_number_and_another_number_is_another_draw() -> None:
+    pool = table(1000)
+
+    def drawn(number: int, share: str) -> set[Any]:
+        return set(take(pool, {"drawn": {"number": number, "share": share}}).rows.tolist())
+
+    quarters = [drawn(number, "1/4") for number in range(4)]
+    assert [len(one) for one in quarters] == [250] * 4
+    assert drawn(2, "1/8") < quarters[2]
+    # Two independent quarters share about 1/16 of the rows, and four leave (3/4)^4 of them.
+    assert 40 < len(quarters[0] & quarters[1]) < 90
+    assert 270 < 1000 - len(set.union(*quarters)) < 360
+
+
+def test_a_drawn_share_that_is_no_row_is_refused() -> None:
+    with pytest.raises(DataError, match="a drawn share of 1/4 of 3 rows is no row; the smallest that keeps one is 1/3"):
+        take(table(3), {"drawn": {"number": 0, "share": "1/4"}})
+
+
 def test_a_binomial_portion_of_a_row_hangs_on_the_row_alone() -> None:
     cut = {"portion": {"number": 1, "of": 3, "sizes": "binomial"}}
     few, many = (table(n) for n in (300, 3000))

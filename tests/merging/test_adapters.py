@@ -164,3 +164,37 @@ class TestRefused:
         models = self.pair(tmp_path)
         assert "weights has 1 values for 2 models" in self.said(models, weights=[1.0])
         assert "add up to zero" in self.said(models, weights=[1.0, -1.0])
+        assert "give others" in self.said(models, weights=[1.0, -1.0]), "there is no normalize to turn off"
+
+    @pytest.mark.parametrize("alpha", [None, "16", True])
+    def test_an_alpha_that_is_no_number(self, tmp_path: Path, alpha: Any) -> None:
+        models = self.pair(tmp_path)
+        config = models[1] / "adapter_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": alpha}))
+        assert f"b: lora_alpha in {config} is {alpha!r}" in self.said(models)
+
+    def test_a_configuration_that_is_a_list(self, tmp_path: Path) -> None:
+        models = self.pair(tmp_path)
+        (models[1] / "adapter_config.json").write_text("[1, 2]")
+        assert "holds no settings" in self.said(models)
+
+    @pytest.mark.parametrize("lacking", ["A", "B"])
+    def test_half_a_pair(self, tmp_path: Path, lacking: str) -> None:
+        models = self.pair(tmp_path)
+        path = models[1] / "adapter_model.safetensors"
+        left = {key: value for key, value in load_file(path).items() if f"lora_{lacking}" not in key}
+        save_file(left, path)
+        there = "B" if lacking == "A" else "A"
+        assert f"b: layer layer has {there} and no {lacking}" in self.said(models)
+
+    def test_factors_that_cannot_be_multiplied(self, tmp_path: Path) -> None:
+        models = self.pair(tmp_path, layers={"layer": (torch.ones(2, 3), torch.ones(4, 5))})
+        assert "b: layer layer has A [2, 3] and B [4, 5]" in self.said(models)
+
+    def test_other_ranks_are_seen_before_a_fold_begins(self, tmp_path: Path) -> None:
+        models = self.pair(tmp_path, layers={"layer": (torch.ones(1, 3), torch.ones(4, 1))})
+        base = folder(tmp_path / "base", {"layer.weight": torch.ones(4, 3)})
+        assert "differ in rank or scale" in self.said(models, "lora_product_of_means", base=base)
+
+    def test_adapters_of_differently_turned_bases(self, tmp_path: Path) -> None:
+        assert "differ in fan_in_fan_out" in self.said(self.pair(tmp_path, fan_in_fan_out=True))

@@ -54,6 +54,11 @@ class TestRefused:
         folder(pair[1], BASE, model_type="other")
         assert "/b and /a are of different architectures (model_type other and toy)" in refused(pair)
 
+    @pytest.mark.parametrize("size", ["x", -1, True, 2.5])
+    def test_a_vocabulary_size_that_is_no_number(self, pair: list[Path], size: Any) -> None:
+        folder(pair[1], near(BASE, 2), vocab_size=size)
+        assert f"/b: vocab_size in config.json is {size!r} and no number of tokens" in refused(pair)
+
     def test_a_setting_that_changes_what_the_weights_mean(self, pair: list[Path]) -> None:
         folder(pair[0], near(BASE, 1), num_attention_heads=4)
         folder(pair[1], near(BASE, 2), num_attention_heads=2)

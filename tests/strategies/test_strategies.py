@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -24,6 +25,7 @@ def ingredient(name: str, **how: Any) -> Ingredient:
     return Ingredient(name, name, render(source, BASE, Training().rendering()), how)
 
 
+OLD = ingredient("old")
 SOURCES = {name: ingredient(name) for name in ("math", "code", "general")}
 
 
@@ -164,6 +166,80 @@ class TestDisperseThenMerge:
     def test_a_wrong_merger_is_refused_when_planned(self, params: dict[str, Any], message: str) -> None:
         with pytest.raises(RecipeError, match=re.escape(message)):
             planned("disperse_then_merge", portions=4, **params)
+
+
+class TestReplay:
+    """What is mixed into every training is shared out among models that share a run's tokens."""
+
+    SETTINGS = replace(
+        SETTINGS, values=Training.model_validate({"replay": {"source": "old", "share": "1/2"}}), sources={"old": OLD}
+    )
+
+    def replayed(self, strategy: str, **params: Any) -> list[list[Any]]:
+        module = components.find("strategies", strategy)
+        final = module.plan(SOURCES, BASE, self.SETTINGS, module.Params(**params))
+        hows = [member.one("data").identity["params"]["parts"] for member in final.inputs["models"]]
+        return sorted((how["amounts"] for parts in hows for how in parts if len(how["amounts"]) > 1), key=str)
+
+    def test_each_portion_has_its_portion_of_it(self) -> None:
+        cuts = [{"portion": {"number": number, "of": 2, "sizes": "equal"}} for number in (0, 1)]
+        assert self.replayed("disperse_then_merge", portions=2) == [[{"share": "1/2"}, cut] for cut in cuts]
+
+    def test_each_member_of_a_soup_draws_its_share_of_it(self) -> None:
+        draws = [{"drawn": {"number": number, "share": "1/2"}} for number in (0, 1)]
+        assert self.replayed("uniform_soup", learning_rates=(1, 2)) == [[{"share": "1/2"}, one] for one in draws]
+
+
+class TestUniformSoup:
+    def test_members_differ_in_their_rows_and_learning_rates_and_begin_at_the_base(self) -> None:
+        final = planned("uniform_soup", learning_rates=(0.5, 2))
+        members = {member.params["learning_rate"]: member for member in final.inputs["models"]}
+        assert final.component == "linear"
+        assert {member.one("model").id for member in members.values()} == {BASE.id}
+        drawn = {
+            rate: [how["amounts"] for how in member.one("data").identity["params"]["parts"]]
+            for rate, member in members.items()
+        }
+        assert drawn == {
+            1e-5: [[{"drawn": {"number": 0, "share": "1/2"}}]] * 3,
+            4e-5: [[{"drawn": {"number": 1, "share": "1/2"}}]] * 3,
+        }
+
+    def test_on_all_of_the_data_the_member_at_the_runs_learning_rate_is_multi_task(self) -> None:
+        members = planned("uniform_soup", learning_rates=(0.5, 1), share=1).inputs["models"]
+        assert planned("multi_task").id in {member.id for member in members}
+        assert len({member.one("data").id for member in members}) == 1
+
+    def test_members_that_differ_in_nothing_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="with share: 1 models differ in nothing else"):
+            planned("uniform_soup", learning_rates=(1, 1), share=1)
+
+
+class TestInterpolation:
+    def test_all_points_of_a_line_share_its_ends(self) -> None:
+        for between, ends in (("base", 1), ("portions", 2), ("orders", 2), (("math", "code"), 2)):
+            finals = [planned("interpolation", between=between, t=t) for t in ("0", "1/4", "1")]
+            assert len(trainings(*finals)) == ends
+            assert len({final.id for final in finals}) == 3
+
+    def test_the_ends_are_those_of_other_strategies(self) -> None:
+        orders = planned("interpolation", between="orders").inputs["models"]
+        assert {one.id for one in orders} == {one.id for one in planned("data_orders", orders=2).inputs["models"]}
+        portions = planned("interpolation", between="portions").inputs["models"]
+        assert {one.id for one in portions} == {
+            one.id for one in planned("disperse_then_merge", portions=2).inputs["models"]
+        }
+
+    def test_weights_go_with_the_models_and_the_base_is_where_t_is_0(self) -> None:
+        final = planned("interpolation", between=("math", "code"), t="1/4")
+        weights = dict(zip([one.label for one in final.inputs["models"]], final.params["weights"], strict=True))
+        assert weights == {"math": 0.75, "code": 0.25}
+        from_base = planned("interpolation", t="1/4")
+        assert (from_base.component, from_base.params["alpha"], from_base.one("base").id) == ("wise_ft", 0.25, BASE.id)
+
+    def test_a_source_that_is_not_there_is_named(self) -> None:
+        with pytest.raises(RecipeError, match="Did you mean 'math'"):
+            planned("interpolation", between=("maths", "code"))
 
 
 class TestDataOrders:

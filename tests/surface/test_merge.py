@@ -73,6 +73,9 @@ def test_a_builtin_model_can_be_merged_and_shards_are_small_when_asked_for(tmp_p
         (["linear", "--weights", "1"], "weights has 1 values for 2 models"),
         (["linear", "--weights", "0", "0"], "all weights are zero"),
         (["ties"], "needs the base"),
+        (["linear", "--shard-size", "nan"], "--shard-size nan: is no size"),
+        (["linear", "--shard-size", "0"], "--shard-size 0: is no size"),
+        (["fisher", "--fishers", "fisher-3f9a1c20", "fisher-3f9a1c21"], "no stage 'fisher-3f9a1c20'"),
         (["linear", "train-3f9a1c20"], "no stage 'train-3f9a1c20'"),
     ],
 )

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from cuvee import protocols
-from cuvee.analyses import _results
+from cuvee.analyses import _loss_ratio, _results
 from cuvee.analyses._draws import FEWEST_ITEMS
 from cuvee.analyses._results import LEVEL, Measure
 from cuvee.analyses._stats import (
@@ -113,9 +113,11 @@ def _of_base(own: Sequence[Result], params: Params, where: str) -> list[Table]:
         for measure in dict.fromkeys(curve.measure for curve in curves if curve.base)
     ]
     points = [row for curve in curves for row in _point_rows(curve, changes, corrected)]
+    ratios = _loss_ratio.table((result.run for result in own), _falls(curves), where)
     return [
         Table(TITLE + where, _columns(rows, ("SD between seeds",)), rows, [*summary, *_SAID], figures),
         Table(f"{TITLE}: all points{where}", list(points[0]), points, _points_said(len(changes))),
+        *ratios,
     ]
 
 
@@ -193,6 +195,19 @@ def _done(run: RunInfo, stages: int, place: tuple[int, Fraction]) -> float:
         steps = [1] * stages
     stage, fraction = place
     return float((sum(steps[: stage - 1]) + fraction * steps[stage - 1]) / sum(steps)) if stage else 0.0
+
+
+def _falls(curves: Sequence[Curve]) -> dict[str, dict[float, dict[int, list[float]]]]:
+    """Return by run, place and seed how far the loss on each ability has fallen below the base's."""
+    found: dict[str, dict[float, dict[int, list[float]]]] = {}
+    for curve in curves:
+        if curve.measure.metric != "loss" or curve.base is None:
+            continue
+        for point in curve.points[1:]:
+            by_seed = found.setdefault(curve.run, {}).setdefault(point.done, {})
+            for seed, value in zip(point.sample.seeds, point.sample.seed_values, strict=True):
+                by_seed.setdefault(seed, []).append(curve.base.sample.value - float(value))
+    return found
 
 
 # --------------------------------------------------------------------------------------------- differences

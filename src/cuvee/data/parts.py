@@ -4,7 +4,8 @@
         "amounts": [{"share": "1/4"}],      # one after another; also {"count": 500}, {"tokens": 2000000},
                                             # {"fold": {"of": 4, "number": 0, "inside": false}}: one fold of the
                                             # prompts, or all others; and one of several portions of the rows:
-                                            # {"portion": {"number": 0, "of": 4, "sizes": "equal"}}
+                                            # {"portion": {"number": 0, "of": 4, "sizes": "equal"}};
+                                            # {"drawn": {"number": 0, "share": "1/4"}}: a share by a draw of its own
         "duplicates": "drop",               # default "keep"
         "drop": {"tags": "code|math"},      # a row goes when any of its conditions holds
         "keep": {"tags": "chat"},           # a row stays when all of its conditions hold
@@ -16,7 +17,8 @@ row numbers.
 Rows are ranked by hash(seed, "subset", id, occurrence): subsets are nested and hang on nothing but the rows.
 Portions are disjoint and together whole: rows lie on a line by hash(seed, "portion", id, occurrence), which is cut at
 equal numbers of rows, or (sizes: binomial) at equal lengths, so that a row's portion hangs on the row alone. Portions
-2i and 2i + 1 of 2K are portion i of K.
+2i and 2i + 1 of 2K are portion i of K. Drawn shares rank by hash(seed, "draw NUMBER", id, occurrence): those of other
+numbers know nothing of each other, and may overlap.
 
 A copy's number is its occurrence plus 2**32 for each earlier whole copy, so that copies rank on their own.
 """
@@ -40,7 +42,7 @@ from cuvee.errors import DataError, did_you_mean
 HOW_KEYS = ("amounts", "duplicates", "drop", "keep", "tagged", "excluded")
 """The last two hold ids of stages, for whoever fetches the tags and the excluded rows; nothing here reads them."""
 EXCLUSIONS = ("duplicates", "overlap", "select")
-AMOUNTS = ("share", "count", "tokens", "fold", "portion")
+AMOUNTS = ("share", "count", "tokens", "fold", "portion", "drawn")
 SIZES = ("equal", "binomial")
 COPY = 1 << 32
 """What one more whole copy adds to a row's number."""
@@ -317,6 +319,8 @@ def _amount(chosen: _Selection, amount: Mapping[str, Any], split_seed: int) -> _
         raise ValueError(f"an amount is exactly one of {', '.join(AMOUNTS)}, got {dict(amount)}")
     if name == "portion":
         return _portion(chosen, **amount[name])
+    if name == "drawn":
+        return _drawn(chosen, int(amount[name]["number"]), Fraction(amount[name]["share"]))
     if name == "share":
         return _share(chosen, Fraction(amount[name]))
     if name == "fold":
@@ -361,6 +365,20 @@ def _portion(chosen: _Selection, number: int, of: int, sizes: str) -> _Selection
     if not len(taken):
         raise DataError(f"portion {number + 1} of {of} of {n:,} rows has no row; use fewer portions or more rows")
     return chosen.take(taken)
+
+
+def _drawn(chosen: _Selection, number: int, share: Fraction) -> _Selection:
+    """Take a share of the rows, of at most all, by a draw that has a number of its own."""
+    if number < 0 or not 0 < share <= 1 or chosen.seed is None:
+        raise ValueError(f"draw {number} of a share of {share}, seed {chosen.seed}")
+    n, rendered = len(chosen), chosen.rendered
+    wanted = share.numerator * n // share.denominator
+    if not wanted:
+        raise DataError(f"a drawn share of {share} of {n:,} rows is no row; the smallest that keeps one is 1/{n}")
+    keys = rendered.keys[chosen.rows]
+    labels = numbers(rendered.occurrences[chosen.rows], chosen.copies)
+    ordered = ranks.order(ranks.ranks(chosen.seed, f"draw {number}", keys, labels), keys, labels)
+    return chosen.take(np.sort(ordered[:wanted]))
 
 
 def _count(chosen: _Selection, count: int) -> _Selection:

@@ -277,6 +277,7 @@ def score(
     *,
     part_names: Sequence[str] = (),
     entropy: bool = False,
+    each: bool = False,
     journal: Path | None = None,
 ) -> list[Likelihood]:
     """Return a loss for every row that falls with the exposure of its part; `part_names` as in `train`."""
@@ -284,8 +285,10 @@ def score(
     for row in (rows[i] for i in range(len(rows))):
         name = part_names[row.part] if part_names else str(row.part)
         noise = 0.8 + 0.4 * _draw("fake score", row.ids)
-        nll = _loss(model, name) * noise * _tokens(row)
-        found.append(Likelihood(nll, _tokens(row), nll if entropy else None))
+        loss, tokens = _loss(model, name) * noise, _tokens(row)
+        found.append(
+            Likelihood(loss * tokens, tokens, loss * tokens if entropy else None, [loss] * tokens if each else None)
+        )
     progress({"step": len(rows), "steps": len(rows)})
     return found
 

@@ -45,6 +45,7 @@ def score(
     *,
     part_names: Sequence[str] = (),
     entropy: bool = False,
+    each: bool = False,
     journal: Path | None = None,
 ) -> list[Likelihood]:
     """Return the summed nll (nats) over the supervised tokens of every row, in input order.
@@ -58,6 +59,7 @@ def score(
         precision: ``float32`` or ``bfloat16``.
         part_names: not used here; the fake engine needs it.
         entropy: sum up the entropies of the predictions of the supervised tokens as well.
+        each: keep the loss of every supervised token as well.
         journal: file of the finished batches; what it holds already is not computed again. It must belong to the same
             model, rows and precision, as a stage's work folder does.
 
@@ -73,7 +75,7 @@ def score(
         loading.set_threads(runtime)
         device = loading.device_of(runtime, progress)
         loaded = loading.cached(model_folder, precision, device)
-        scorer = _Scorer(loaded, device, precision, progress, entropy)
+        scorer = _Scorer(loaded, device, precision, progress, entropy, each)
         ticker, done = Ticker(progress, len(rows)), len(rows) - len(left)
         most = min(runtime.micro_tokens, CPU_TOKENS) if device.type == "cpu" else runtime.micro_tokens
         budget = most if loaded.layout == "flat" else 0
@@ -106,6 +108,8 @@ def _record(batch: Sequence[int], found: Sequence[Likelihood]) -> dict[str, Any]
     }
     if found[0].entropy is not None:
         record["entropy"] = [one.entropy for one in found]
+    if found[0].losses is not None:
+        record["losses"] = [list(one.losses or ()) for one in found]
     return record
 
 
@@ -115,10 +119,11 @@ def _take_up(log: Journal, scores: list[Likelihood | None]) -> None:
         return
     log.cut(EVERY)
     for record in log.records():
-        entropies = record.get("entropy", [None] * len(record["rows"]))
-        values = zip(record["nll"], record["tokens"], entropies, strict=True)
-        for index, (nll, tokens, entropy) in zip(record["rows"], values, strict=True):
-            scores[index] = Likelihood(nll, tokens, entropy)
+        nothing = [None] * len(record["rows"])
+        extra = (record.get(name, nothing) for name in ("entropy", "losses"))
+        values = zip(record["nll"], record["tokens"], *extra, strict=True)
+        for index, value in zip(record["rows"], values, strict=True):
+            scores[index] = Likelihood(*value)
 
 
 def batches(rows: TokenRows, asked: Sequence[int], budget: int, first: int = 0) -> Iterator[list[int]]:
@@ -148,10 +153,17 @@ class _Scorer:
     """Scores batches in the layout that the first one allows."""
 
     def __init__(
-        self, loaded: loading.Loaded, device: torch.device, precision: str, progress: Progress, entropy: bool
+        self,
+        loaded: loading.Loaded,
+        device: torch.device,
+        precision: str,
+        progress: Progress,
+        entropy: bool,
+        each: bool,
     ) -> None:
         self.loaded, self.device, self.precision, self.progress = loaded, device, precision, progress
-        self.entropy = entropy
+        self.entropy, self.each = entropy, each
+        self.losses: list[list[float]] = []
         self.layout, self.chunked, self.checked = loaded.layout, False, False
 
     def score(self, examples: Sequence[TokenRow]) -> list[Likelihood]:
@@ -159,13 +171,16 @@ class _Scorer:
         tokens = [count(row) for row in examples]
         asked = [number for number, n in enumerate(tokens) if n]
         sums = np.zeros((2, len(examples)))
+        losses: list[list[float] | None] = [[] if self.each else None for _ in examples]
         if asked:
             rows = [examples[number] for number in asked]
             loading.check_fit(self.loaded.model, rows)
             sums[:, asked] = self._sums(rows) if self.checked else self._first(rows)
+            for number, found in zip(asked, self.losses, strict=False):
+                losses[number] = found
         entropies = sums[1].tolist() if self.entropy else [None] * len(examples)
         return [
-            Likelihood(float(total), n, entropy) for total, n, entropy in zip(sums[0], tokens, entropies, strict=True)
+            Likelihood(float(total), *rest) for total, *rest in zip(sums[0], tokens, entropies, losses, strict=True)
         ]
 
     def _first(self, rows: Sequence[TokenRow]) -> NDArray[np.float64]:
@@ -181,9 +196,12 @@ class _Scorer:
         if not far <= loading.TOLERANCE[self.precision]:
             note = f"one example a forward pass: flat and single loss of the longest rows differ by {far:.1e}"
             self.progress({"note": note})
-            return np.concatenate([single, self._sums(rows[COMPARED:])], axis=1) if rows[COMPARED:] else single
+            return self._sums(rows) if self.each else self._joined(single, rows[COMPARED:])
         self.layout = "flat"
-        return flat
+        return self._sums(rows) if self.each else flat
+
+    def _joined(self, first: NDArray[np.float64], rest: Sequence[TokenRow]) -> NDArray[np.float64]:
+        return np.concatenate([first, self._sums(rest)], axis=1) if rest else first
 
     def _head_agrees(self, row: TokenRow) -> bool:
         """Return whether body and head apart give what the model gives; looked at on the beginning of one row."""
@@ -202,7 +220,11 @@ class _Scorer:
         return loading.distance(apart, whole) <= loading.TOLERANCE[self.precision]
 
     def _sums(self, rows: Sequence[TokenRow]) -> NDArray[np.float64]:
-        """Return each row's summed nll and entropy, (2, rows); entropies are 0 unless asked for."""
+        """Return each row's summed nll and entropy, (2, rows); entropies are 0 unless asked for.
+
+        With `each`, `losses` are afterwards those of the rows' single tokens.
+        """
+        self.losses = []
         self.loaded.use(self.layout)
         groups = [rows] if self.layout == "flat" else [[row] for row in rows]
         found = []
@@ -216,4 +238,7 @@ class _Scorer:
                 if values is not None:
                     line[:] = np.bincount(flat.owner, weights=values.cpu().numpy(), minlength=len(group))
             found.append(sums)
+            if self.each:
+                ends = np.cumsum(np.bincount(flat.owner, minlength=len(group)))[:-1]
+                self.losses += [part.tolist() for part in np.split(nll.cpu().numpy(), ends)]
         return np.concatenate(found, axis=1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from cuvee.protocols import MergerParams, Params
+from cuvee.protocols import MergerParams
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -29,18 +29,3 @@ def of(params: WeightedParams, count: int) -> tuple[float, ...]:
 def each(value: float | tuple[float, ...], count: int) -> tuple[float, ...]:
     """Return one value for each of `count` models: a single one stands for all."""
     return value if isinstance(value, tuple) else (value,) * count
-
-
-class AdapterParams(Params):
-    """Args:
-    weights: one number an adapter, divided by their sum; all equal when absent.
-    dtype: what the folded model is written in; the base's when None.
-    """
-
-    weights: tuple[Number, ...] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-
-    @property
-    def normalize(self) -> bool:
-        """Weights of adapters are always divided by their sum."""
-        return True

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cuvee.mergers import _weights
+from cuvee.mergers._adapters import MODELS, OF, ORDERED, Params, needs_base
 
 if TYPE_CHECKING:  # planning a merge imports no torch
     from collections.abc import Sequence
@@ -22,21 +22,7 @@ if TYPE_CHECKING:  # planning a merge imports no torch
     from cuvee.merging.adapters import Adapter, Factors
 
 VERSION = 1
-OF = "adapters"
-MODELS = (1, None)
-ORDERED = False
-
-
-class Params(_weights.AdapterParams):
-    """Args:
-    weights: one number an adapter, divided by their sum; all equal when absent.
-    dtype: what the folded model is written in; the base's when None.
-    """
-
-
-def needs_base(params: Params) -> bool:
-    """Adapters are changes of a base; a recipe folds them into it."""
-    return True
+__all__ = ["MODELS", "OF", "ORDERED", "VERSION", "Params", "combine", "needs_base"]
 
 
 def combine(adapters: Sequence[Adapter], module: str, weights: Sequence[float]) -> Factors:

@@ -11,6 +11,7 @@ Source: Fu et al., Disperse-Then-Merge, arXiv 2405.13432: its text, read literal
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,10 +94,17 @@ def read(folder: Path, name: str) -> Adapter:
         raise ModelError(f"{name}: {folder} has no {CONFIG}; give an adapter, what a LoRA training made") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: {folder / CONFIG} cannot be read ({error})") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{name}: {folder / CONFIG} holds no settings; copy the adapter again")
     odd = [key for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "use_dora") if config.get(key)]
     if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
         what = odd or [f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"]
         raise ModelError(f"{name}: only plain LoRA adapters can be merged, and this one has {', '.join(what)}")
+    alpha = config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise ModelError(
+            f"{name}: lora_alpha in {folder / CONFIG} is {alpha!r} and not a number; copy the adapter again"
+        )
     weights = Weights(folder)
     tensors = {
         key: weights.read(key, 0, entry.size).view(entry.shape).float() for key, entry in weights.entries.items()
@@ -104,7 +112,25 @@ def read(folder: Path, name: str) -> Adapter:
     wrong = [key for key in tensors if not key.startswith(_PREFIX) or not key.endswith((_A, _B))]
     if wrong:
         raise ModelError(f"{name}: tensor {wrong[0]} is neither A nor B of a layer")
+    _check_pairs(name, {key: tuple(value.shape) for key, value in tensors.items()})
     return Adapter(name, folder, config, tensors)
+
+
+def _check_pairs(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse an A without its B, a B without its A, and a pair that cannot be multiplied."""
+    for key, shape in shapes.items():
+        module, mine, other = (key[: -len(_A)], "A", "B") if key.endswith(_A) else (key[: -len(_B)], "B", "A")
+        partner = shapes.get(module + (_B if mine == "A" else _A))
+        if partner is None:
+            raise ModelError(
+                f"{name}: layer {module[len(_PREFIX) :]} has {mine} and no {other}; copy the adapter again"
+            )
+        down, up = (shape, partner) if mine == "A" else (partner, shape)
+        if len(down) != 2 or len(up) != 2 or down[0] != up[1] or not down[0]:
+            layer = module[len(_PREFIX) :]
+            raise ModelError(
+                f"{name}: layer {layer} has A {list(down)} and B {list(up)}, which are no (r, in) and (out, r)"
+            )
 
 
 def check(adapters: Sequence[Adapter]) -> None:
@@ -122,6 +148,14 @@ def check(adapters: Sequence[Adapter]) -> None:
             mine, theirs = ((one.up(module).shape[0], one.down(module).shape[1]) for one in (first, other))
             if mine != theirs:
                 raise ModelError(f"layer {module} is {list(theirs)} in {other.name} and {list(mine)} in {first.name}")
+        if bool(other.config.get("fan_in_fan_out")) != bool(first.config.get("fan_in_fan_out")):
+            raise ModelError(f"{other.name} and {first.name} differ in fan_in_fan_out; they are of different bases")
+
+
+def _combined(adapters: Sequence[Adapter], combine: Combine, weights: Sequence[float]) -> dict[str, Factors]:
+    """Return what is done to each layer, so that adapters that do not fit are refused before anything is written."""
+    check(adapters)
+    return {module: combine(adapters, module, weights) for module in adapters[0].modules}
 
 
 def mean_of_products(adapters: Sequence[Adapter], module: str, weights: Sequence[float]) -> Factors:
@@ -164,9 +198,8 @@ def save(
     Returns:
         models, layers, rank.
     """
-    check(adapters)
     first = adapters[0]
-    found = {module: combine(adapters, module, weights) for module in first.modules}
+    found = _combined(adapters, combine, weights)
     rank = max(factors.down.shape[0] for factors in found.values())
     named = {f"{_PREFIX}{module}{_A}": factors.down for module, factors in found.items()}
     named |= {f"{_PREFIX}{module}{_B}": factors.up for module, factors in found.items()}
@@ -207,14 +240,13 @@ def fold(
     Raises:
         ModelError: the base is quantised, damaged, or lacks a layer that the adapters change.
     """
-    check(adapters)
+    inner = {f"{module}.weight": factors for module, factors in _combined(adapters, combine, weights).items()}
     model = matching.open_model(base, name)
     matched = matching.match([model], dtype=how.get("dtype"))
-    inner = {f"{module}.weight": module for module in adapters[0].modules}
     turned = bool(adapters[0].config.get("fan_in_fan_out"))
     slots = {slot.name: slot for slot in matched.slots}
-    for weight, module in inner.items():
-        up, down = adapters[0].up(module).shape[0], adapters[0].down(module).shape[1]
+    for weight, factors in inner.items():
+        up, down = factors.up.shape[0], factors.down.shape[1]
         shape = (down, up) if turned else (up, down)
         if weight not in slots or slots[weight].copied or slots[weight].shape != shape:
             there = list(slots[weight].shape) if weight in slots else "absent"
@@ -229,9 +261,7 @@ def fold(
     def fill(part: Path) -> None:
         shards = Shards(part, matched.slots, how.get("shard_bytes", merge.SHARD))
         for slot in matched.slots:
-            module = inner.get(slot.name)
-            factors = combine(adapters, module, weights) if module else None
-            for start, values in _rows(slot, factors, turned):
+            for start, values in _rows(slot, inner.get(slot.name), turned):
                 shards.put(slot, start, values)
         shards.close()
         source = adapters[0].folder if any(matching.companions(adapters[0].folder)) else base

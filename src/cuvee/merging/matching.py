@@ -47,7 +47,10 @@ class Model:
     @property
     def vocabulary_size(self) -> int:
         """Rows of the embeddings, as config.json says; 0 when it does not."""
-        return int(_deep(self.config, "vocab_size", 0))
+        size = _deep(self.config, "vocab_size", 0) or 0
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise ModelError(f"{self.name}: vocab_size in config.json is {size!r} and no number of tokens")
+        return size
 
     def is_vocabulary(self, entry: Entry) -> bool:
         """Whether a tensor has one row for each token: no tensor of a numbered layer has."""
@@ -57,8 +60,8 @@ class Model:
 
 def _deep(config: Mapping[str, Any], key: str, default: Any) -> Any:
     """Return a setting of a configuration or of its text model's."""
-    for part in (config, config.get("text_config") or {}):
-        if key in part:
+    for part in (config, config.get("text_config")):
+        if isinstance(part, Mapping) and key in part:
             return part[key]
     return default
 

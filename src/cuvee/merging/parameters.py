@@ -39,4 +39,5 @@ def check_values(name: str, params: Any, models: int) -> None:
     if not any(weights):
         raise UsageError(f"{name}: all weights are zero, so nothing would be left; give at least one other")
     if getattr(params, "normalize", False) and abs(sum(weights)) < 1e-8:
-        raise UsageError(f"{name}: the weights add up to zero and are divided by their sum; say normalize: false")
+        remedy = "say normalize: false" if "normalize" in type(params).model_fields else "give others"
+        raise UsageError(f"{name}: the weights add up to zero and are divided by their sum; {remedy}")

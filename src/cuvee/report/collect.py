@@ -147,7 +147,16 @@ def _training(stage: Stage, store: Store) -> TrainingInfo:
     )
     totals = {name: int(summary[name]) for name in ("steps", "supervised_tokens", "total_tokens")}
     epochs = int(stage.params["epochs"])
-    return TrainingInfo(id=stage.id, epochs=epochs, seconds=float(summary["seconds"]), portions=portions, **totals)
+    seconds, losses = float(summary["seconds"]), _losses(store.path("train", stage.id) / "log.jsonl")
+    return TrainingInfo(id=stage.id, epochs=epochs, seconds=seconds, portions=portions, losses=losses, **totals)
+
+
+def _losses(log: Path) -> tuple[tuple[float, int], ...]:
+    """Return each step's summed loss and supervised tokens."""
+    if not log.exists():
+        return ()
+    steps = [json.loads(line)["parts"].values() for line in log.read_text(encoding="utf-8").splitlines()]
+    return tuple((sum(one["nll"] for one in parts), sum(one["tokens"] for one in parts)) for parts in steps)
 
 
 def with_overlap(results: Iterable[Result], plan: Plan, store: Store) -> list[Result]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cuvee.errors import RecipeError, did_you_mean
@@ -11,7 +11,13 @@ from cuvee.stage import Fisher, Merged, Mixture, Model, Trained, fisher, merge, 
 
 
 def train_on(
-    start: Model, ingredients: Iterable[Ingredient], hyper: Hyper, *, label: str = "", seed: int | None = None
+    start: Model,
+    ingredients: Iterable[Ingredient],
+    hyper: Hyper,
+    *,
+    label: str = "",
+    own: Mapping[str, Any] | None = None,
+    replayed: Callable[[Ingredient], Ingredient] = lambda replay: replay,
 ) -> Trained:
     """Return `start` trained on the union of `ingredients`.
 
@@ -22,17 +28,17 @@ def train_on(
         ingredients: the sources.
         hyper: the settings.
         label: for people; the sources' names when empty.
-        seed: of the training's order and draws; the run's own when None.
+        own: settings of this training in place of the run's.
+        replayed: what of the replay this training has, where it is one of several that share it.
     """
     parts = list(ingredients)
     label = label or " + ".join(part.name for part in parts)
     replay = hyper.replay()
     if replay is not None and replay.name not in [part.name for part in parts]:
-        parts.append(replay)
+        parts.append(replayed(replay))
         label += f", replay of {replay.name}"
     data = mix([part.part for part in parts], hyper.mixture(), label=label)
-    own = {} if seed is None else {"seed": seed}
-    return train(start, data, {**hyper.training(), **own}, label=label, fisher=hyper.fisher(start))
+    return train(start, data, {**hyper.training(), **(own or {})}, label=label, fisher=hyper.fisher(start))
 
 
 def merge_all(models: Sequence[Trained], start: Model, hyper: Hyper, merger: Any) -> Merged:

@@ -47,7 +47,7 @@ def plan(sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: 
         raise RecipeError(f"{message}; say lora_mean_of_products", key="merger")
     seed = hyper.training()["seed"]
     models = [
-        train_on(start, sources.values(), hyper, label=f"order {number + 1}/{params.orders}", seed=drawn)
+        train_on(start, sources.values(), hyper, label=f"order {number + 1}/{params.orders}", own={"seed": drawn})
         for number, drawn in enumerate([seed, *(seeds.stream(seed, f"order {n}") for n in range(1, params.orders))])
     ]
     return merge_all(models, start, hyper, params.merger)

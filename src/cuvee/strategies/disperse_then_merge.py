@@ -5,11 +5,12 @@ Fu et al., Disperse-Then-Merge: Pushing the Limits of Instruction Tuning via Ali
 
     D = D_1 + ... + D_K, disjoint        M_j = SFT(M_0, D_j)        M = merge(M_1, ..., M_K), there the mean
 
-Each portion has its part of every source. All models together are trained on as many tokens as one on everything
-(`multi_task`). Portions are drawn at random, or (``by: clusters``) are clusters of the embeddings of all sources' rows,
-which the paper found no better; see the selector `clusters`. Of random portions ``sizes: equal`` is the paper's text,
-``binomial`` (each row by a draw of its own) its code. With ``training: {method: lora}`` a merger is given the folded
-models; `lora_mean_of_products` and `lora_product_of_means` are the two readings of the paper on adapters.
+Each portion has its part of every source, and of what the recipe replays. All models together are trained on as many
+tokens as one on everything (`multi_task`). Portions are drawn at random, or (``by: clusters``) are clusters of the
+embeddings of all sources' rows, which the paper found no better; see the selector `clusters`. Of random portions
+``sizes: equal`` is the paper's text, ``binomial`` (each row by a draw of its own) its code. With ``training: {method:
+lora}`` a merger is given the folded models; `lora_mean_of_products` and `lora_product_of_means` are the two readings of
+the paper on adapters.
 
     runs: [{strategy: disperse_then_merge, portions: 4, merger: linear}]
     runs: [{strategy: disperse_then_merge, portions: 4, by: {clusters: {of: prompt}}}]
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -59,7 +61,11 @@ def plan(sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: 
     """Return the merge of one model a portion."""
     models = [
         train_on(
-            start, _portion(sources, number, hyper, params), hyper, label=f"portion {number + 1}/{params.portions}"
+            start,
+            _portion(sources, number, hyper, params),
+            hyper,
+            label=f"portion {number + 1}/{params.portions}",
+            replayed=partial(Ingredient.portion, number=number, of=params.portions, sizes=params.sizes),
         )
         for number in range(params.portions)
     ]
