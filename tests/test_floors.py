@@ -18,7 +18,7 @@ FLOORS = {
     4: {"components", "bases", "pins", "planner", "cost", "explain", "job", "execute", "worker", "runner"}
     | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"}
     | {"advice", "launch", "memory", "rank", "tracking"}
-    | {"choosing", "model_judge", "selecting", "evidence", "mergings"},
+    | {"choosing", "model_judge", "selecting", "evidence", "mergings", "representing"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
     | {"selections", "task_vectors", "terminal_select", "studies", "power"}
     | {"__init__", "__main__"},

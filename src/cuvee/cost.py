@@ -325,6 +325,18 @@ def _who(source: str, stage: Stage, book: _Book) -> Callable[[], str]:
     return lambda: f"source '{source}' in {', '.join(book.plan.runs_of.get(stage.id, ()))}"
 
 
+def _drawn(amount: Mapping[str, Any], rows: int) -> int | None:
+    """Return about how many rows an amount keeps whose rows are drawn by a hash each; None of other amounts."""
+    if "portion" in amount:
+        return max(1, rows // int(amount["portion"]["of"]))
+    if "items" in amount:
+        return max(1, min(int(amount["items"]["most"]), round(rows * Fraction(amount["items"]["of"]))))
+    if "fold" in amount:
+        fold = amount["fold"]
+        return int(rows * (1 if fold["inside"] else fold["of"] - 1) // fold["of"])
+    return None
+
+
 def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who: Callable[[], str]) -> Size:
     heldout = Fraction(stage.identity["params"]["heldout"])
     rows = part.rows - round(part.rows * heldout)
@@ -333,11 +345,9 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
     if kept is not None:
         rows, exact = kept, False
     for amount in how.get("amounts", []):
-        if "portion" in amount:
-            rows, exact = max(1, rows // amount["portion"]["of"]), False
-        elif "fold" in amount:
-            fold = amount["fold"]
-            rows, exact = rows * (1 if fold["inside"] else fold["of"] - 1) // fold["of"], False
+        drawn = _drawn(amount, rows)
+        if drawn is not None:
+            rows, exact = drawn, False
         elif "share" in amount:
             # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
             if Fraction(amount["share"]) * rows < Fraction(4, 5):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from cuvee import bases, canonical, components, mergings
+from cuvee import bases, canonical, components, mergings, representing
 from cuvee.data.files import Absent
 from cuvee.errors import DataError, RecipeError, UsageError, did_you_mean
 from cuvee.pins import Pins
@@ -26,6 +26,7 @@ from cuvee.selecting import Selecting
 from cuvee.stage import (
     Adapter,
     Base,
+    Embedded,
     Fisher,
     Judged,
     Loaded,
@@ -182,6 +183,7 @@ class Plan:
         sources: name and ability of the sources behind each load stage id.
         benchmarks: names of the benchmarks behind each load stage id.
         gates: the preflights that trainings, and questions to trained models, wait for, by stage id.
+        represented: what analyses need besides results, each with a run whose model it asks.
     """
 
     located: Located
@@ -192,13 +194,15 @@ class Plan:
     sources: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     benchmarks: Mapping[str, str] = field(default_factory=dict)
     gates: Mapping[str, tuple[Preflight, ...]] = field(default_factory=dict)
+    represented: tuple[tuple[PlannedRun, Embedded], ...] = ()
 
     @cached_property
     def stages(self) -> list[Stage]:
         """All stages, what must be finished first before what needs it, equal ones once."""
         finals = [run.final for run in self.runs]
         marks = [model for run in self.runs for _, _, model in run.marks]
-        return walk([*self.preflights, *self.taggings, *finals, *marks, *(item.grade for item in self.evaluated)])
+        graded, looked_at = [item.grade for item in self.evaluated], [stage for _, stage in self.represented]
+        return walk([*self.preflights, *self.taggings, *finals, *marks, *graded, *looked_at])
 
     @cached_property
     def marks(self) -> Mapping[str, tuple[Stage, ...]]:
@@ -236,6 +240,8 @@ class Plan:
             members[id(item.run)] |= behind[item.grade.id]
         for run in self.runs:
             members[id(run.info)].update(*(behind[model.id] for _, _, model in run.marks))
+        for run, stage in self.represented:
+            members[id(run.info)] |= behind[stage.id]
         found: dict[str, list[str]] = {}
         for run in self.runs:
             name = display_name(run.info, self)
@@ -309,6 +315,8 @@ class _Builder:
             evaluated += measured
             self._gate(planned, measured)
         self._check_compared(evaluated)
+        represented = representing.needs(self.located, self.runs)
+        self.gates |= representing.gates(represented, self.gates)
         names = {stage.id: name for name, stage in self.screening.benchmarks.items()}
         return Plan(
             self.located,
@@ -319,6 +327,7 @@ class _Builder:
             self.sources,
             names,
             self.gates,
+            tuple(represented),
         )
 
     def _gate(self, run: PlannedRun, evaluated: Iterable[Evaluated]) -> None:

@@ -1,9 +1,9 @@
 """Figures as SVG text: equal figures give equal text, readable at 720 px, safe for colour-blind readers.
 
 Kinds: ``points`` (error bars, one series a colour and marker; a series whose points say ``band`` is a line with its
-band), ``lines`` (curves of many points), ``matrix`` (a heat map with its numbers). Colours are Okabe and Ito's, without
-the yellow that vanishes on white; series past the seventh differ by line style and marker too. The background is white,
-so that a page may be dark.
+band), ``lines`` (curves of many points), ``matrix`` (a heat map with its numbers), ``scatter`` (clouds, one axes a
+`panel` of the points). Colours are Okabe and Ito's, without the yellow that vanishes on white; series past the seventh
+differ by line style and marker too. The background is white, so that a page may be dark.
 
     points = [{"x": "math", "y": 40.1, "low": 38, "high": 42}]
     svg(Figure("points", "title", "ability", "accuracy (points)", {"dmt": points}))
@@ -58,13 +58,10 @@ def svg(figure: Figure, *, name: str = "figure") -> str:
         matplotlib.rcdefaults()  # a user's own style must not change a report
         matplotlib.rcParams.update(_settings())
         canvas = Canvas(figsize=(WIDTH, _height(figure)), layout="constrained")
-        axes = canvas.add_subplot()
-        {"points": _points, "lines": _curves, "matrix": _matrix}[figure.kind](axes, figure)
-        axes.set_title(figure.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
-        axes.set_xlabel(figure.x_label)
-        axes.set_ylabel(figure.y_label)
-        if figure.kind != "matrix":
-            _legend(canvas, axes, list(figure.series))
+        if figure.kind == "scatter":
+            _clouds(canvas, figure)
+        else:
+            _one_axes(canvas, figure)
         text = io.StringIO()
         backend: Any = FigureCanvasSVG(canvas)
         backend.print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -94,7 +91,19 @@ def _settings() -> Any:
     }
 
 
+def _one_axes(canvas: Canvas, figure: Figure) -> None:
+    axes = canvas.add_subplot()
+    {"points": _points, "lines": _curves, "matrix": _matrix}[figure.kind](axes, figure)
+    axes.set_title(figure.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel(figure.y_label)
+    if figure.kind != "matrix":
+        _legend(canvas, axes, list(figure.series))
+
+
 def _height(figure: Figure) -> float:
+    if figure.kind == "scatter":
+        return 0.9 + 3.0 * math.ceil(len(_panels(figure)) / _ACROSS)
     if figure.kind == "matrix":
         return 1.6 + 0.42 * len(figure.series)
     return 3.5 + 0.19 * math.ceil(len(figure.series) / _columns(list(figure.series)))
@@ -281,6 +290,33 @@ def _curves(axes: Axes, figure: Figure) -> None:
             color=COLOURS[number % len(COLOURS)],
             linestyle=LINES[number // len(COLOURS) % len(LINES)],
         )
+
+
+_ACROSS = 3
+"""Clouds side by side."""
+
+
+def _panels(figure: Figure) -> list[str]:
+    return list(dict.fromkeys(str(point.get("panel", "")) for points in figure.series.values() for point in points))
+
+
+def _clouds(canvas: Canvas, figure: Figure) -> None:
+    """One axes a panel; places have no unit, so that axes have no ticks."""
+    panels = _panels(figure) or [""]
+    across = min(_ACROSS, len(panels))
+    grid = canvas.subplots(math.ceil(len(panels) / across), across, squeeze=False).ravel()
+    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    for axes, panel in zip(grid, panels, strict=False):
+        axes.set_title(panel, fontsize=9.5)
+        for name, points, style in _styles(figure):
+            own = [point for point in points if str(point.get("panel", "")) == panel]
+            places = [point["x"] for point in own], [point["y"] for point in own]
+            plain = {"c": style["color"], "marker": style["marker"], "s": 13, "alpha": 0.75, "linewidths": 0}
+            axes.scatter(*places, label=_label(name), **plain)
+        axes.set(xticks=[], yticks=[], xlabel=figure.x_label, ylabel=figure.y_label)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    _legend(canvas, canvas.axes[0], list(figure.series))
 
 
 def _matrix(axes: Axes, figure: Figure) -> None:

@@ -348,12 +348,13 @@ def _numeric(values: Sequence[Any]) -> bool:
 
 
 def points_csv(figure: Figure) -> str:
-    """Return the points behind a figure as CSV: series, x, y, low, high."""
+    """Return the points behind a figure as CSV: series, x, y, low, high; of a scatter plot its panel."""
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(("series", figure.x_label, figure.y_label, "low", "high"))
+    more = ("panel",) if figure.kind == "scatter" else ("low", "high")
+    out.writerow(("series", figure.x_label, figure.y_label, *more))
     for name, points in figure.series.items():
-        out.writerows((name, point.get("x"), point.get("y"), point.get("low"), point.get("high")) for point in points)
+        out.writerows((name, *(point.get(key) for key in ("x", "y", *more))) for point in points)
     return text.getvalue()
 
 
