@@ -70,7 +70,7 @@ def gather(plan: Plan, store: Store, params: Any) -> list[Representation]:
 
 
 def _read(asked: Asked, store: Store, held: bool) -> Representation:
-    about = {"base": asked.base, "model": asked.model, "layer": asked.layer, "pooling": asked.pooling}
+    about: dict[str, Any] = {"base": asked.base, "model": asked.model, "layer": asked.layer, "pooling": asked.pooling}
     missing = [ingredient.name for ingredient, stage in asked.stages if not store.has("embed", stage.id)]
     if missing:
         why = f"its hidden states on {', '.join(missing)} are not there"

@@ -197,6 +197,17 @@ def test_the_data_behind_each_figure_is_there_as_csv(folder, text):
     assert text.count('href="data:text/csv') == len(figures)
 
 
+def test_each_figure_is_there_as_pixels_and_its_data_as_parquet(folder):
+    import pyarrow.parquet as pq
+
+    for figure in (folder / "figures").glob("*.svg"):
+        pixels = figure.with_suffix(".png").read_bytes()
+        assert pixels[:8] == b"\x89PNG\r\n\x1a\n"
+        assert int.from_bytes(pixels[16:20], "big") == 1500
+        rows = len(figure.with_suffix(".csv").read_text(encoding="utf-8").splitlines()) - 1
+        assert pq.read_table(figure.with_suffix(".parquet")).num_rows == rows
+
+
 def test_a_second_report_replaces_the_first(report, tmp_path):
     data = ReportData("first", "", "today", tables={"x": [Table("Old", ["a"], [{"a": 1}])]})
     write(data, tmp_path / "out")

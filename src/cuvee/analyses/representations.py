@@ -6,9 +6,9 @@
                     components, each row by a probe fitted on the other folds (Alain and Bengio, arXiv 1610.01644)
     purity          mean share of a row's nearest neighbours (cosine) that have its label
 
-A map shows islands even in noise, and its distances mean little; the two numbers say what can be told apart. What
-chance gives is what they come to when labels are permuted among the rows: the middle 95 % of permutations, and p, the share of
-permutations that reach the number, counting the labels as they are.
+A map shows islands even in noise, and its distances mean little; the numbers say what can be told apart. What chance
+gives is what they come to when labels are permuted among the rows: the middle 95 % of permutations, and p, the share
+of permutations that reach the number, counting the labels as they are.
 
     analyses:
       - representations: {runs: [multi_task, dmt k=1/16], layers: [2, -1], pooling: [mean]}
@@ -62,7 +62,7 @@ class Params(protocols.Params):
     by: Literal["ability", "source"] = "ability"
     neighbours: Annotated[int, Field(ge=1, le=100)] = 10
     folds: Annotated[int, Field(ge=2, le=20)] = 5
-    permutations: Annotated[int, Field(ge=40, le=10_000)] = 200
+    permutations: Annotated[int, Field(ge=40, le=10_000)] = 100
     seed: int = 0
 
 
