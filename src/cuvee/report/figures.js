@@ -8,7 +8,7 @@ for (const figure of document.querySelectorAll("figure.drawn")) {
   tip.className = "tip";
   tip.setAttribute("role", "status");
   tip.hidden = true;
-  const ring = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "circle"));
+  const ring = svg.appendChild(document.createElementNS(svg.namespaceURI, "circle"));
   ring.setAttribute("class", "ring off");
   ring.setAttribute("r", 6);
 
