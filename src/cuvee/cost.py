@@ -342,6 +342,9 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
                     "several models would be trained on; use fewer portions or models, or more rows"
                 )
             rows, exact = max(1, math.floor(one * rows)), False
+        elif "items" in amount:
+            held_out = round(rows * Fraction(amount["items"]["of"]))
+            rows, exact = max(1, min(int(amount["items"]["most"]), held_out)), False
         elif "share" in amount:
             # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
             if Fraction(amount["share"]) * rows < Fraction(4, 5):

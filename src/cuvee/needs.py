@@ -42,9 +42,8 @@ def _leaves(plan: Plan, store: Store) -> set[str]:
     trained = {model.id for model in finals if not store.has(model.kind, model.id)}
     # The checks belong to the recipe: models that are there already may be asked what they were trained on.
     checked = {stage.id for stage in (*plan.taggings, *plan.preflights)}
-    return (
-        {item.grade.id for item in plan.evaluated} | kept_models(plan) | trained | checked | _unmade_marks(plan, store)
-    )
+    asked = {item.grade.id for item in plan.evaluated} | {stage.id for _, stage in plan.represented}
+    return asked | kept_models(plan) | trained | checked | _unmade_marks(plan, store)
 
 
 def _unmade_marks(plan: Plan, store: Store) -> set[str]:

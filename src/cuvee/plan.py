@@ -14,6 +14,7 @@ from cuvee.recipe import BaseModelRef, Component, Declared, Located, Training
 from cuvee.stage import (
     Adapter,
     Base,
+    Embedded,
     Fisher,
     Marked,
     Merged,
@@ -158,6 +159,7 @@ class Plan:
         sources: name and ability of the sources behind each load stage id.
         benchmarks: names of the benchmarks behind each load stage id.
         gates: the preflights that trainings, and questions to trained models, wait for, by stage id.
+        represented: what analyses need besides results, each with a run whose model it asks.
     """
 
     located: Located
@@ -168,13 +170,15 @@ class Plan:
     sources: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     benchmarks: Mapping[str, str] = field(default_factory=dict)
     gates: Mapping[str, tuple[Preflight, ...]] = field(default_factory=dict)
+    represented: tuple[tuple[PlannedRun, Embedded], ...] = ()
 
     @cached_property
     def stages(self) -> list[Stage]:
         """All stages, what must be finished first before what needs it, equal ones once."""
         finals = [run.final for run in self.runs]
         marks = [model for run in self.runs for _, _, model in run.marks]
-        return walk([*self.preflights, *self.taggings, *finals, *marks, *(item.grade for item in self.evaluated)])
+        graded, looked_at = [item.grade for item in self.evaluated], [stage for _, stage in self.represented]
+        return walk([*self.preflights, *self.taggings, *finals, *marks, *graded, *looked_at])
 
     @cached_property
     def marks(self) -> Mapping[str, tuple[Stage, ...]]:
@@ -212,6 +216,8 @@ class Plan:
             members[id(item.run)] |= behind[item.grade.id]
         for run in self.runs:
             members[id(run.info)].update(*(behind[model.id] for _, _, model in run.marks))
+        for run, stage in self.represented:
+            members[id(run.info)] |= behind[stage.id]
         found: dict[str, list[str]] = {}
         for run in self.runs:
             name = display_name(run.info, self)

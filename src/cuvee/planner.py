@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cuvee import bases, components
+from cuvee import bases, components, representing
 from cuvee.errors import RecipeError, UsageError, did_you_mean
 from cuvee.expansion import expanded
 from cuvee.measuring import Measuring
@@ -70,6 +70,8 @@ class _Builder:
             evaluated += measured
             self._gate(planned, measured)
         self.measuring.check_compared(evaluated)
+        represented = representing.needs(self.located, self.runs)
+        self.gates |= representing.gates(represented, self.gates)
         sources: dict[str, tuple[str, str]] = {}
         for name, stage in self.loaded.items():
             sources.setdefault(stage.id, (name, self.recipe.sources[name].ability))
@@ -82,6 +84,7 @@ class _Builder:
             sources,
             {stage.id: name for name, stage in self.screening.benchmarks.items()},
             self.gates,
+            tuple(represented),
         )
 
     def _gate(self, run: PlannedRun, evaluated: Iterable[Evaluated]) -> None:

@@ -873,7 +873,8 @@ class Figure:
     """What to draw, as data; the report draws it.
 
     Args:
-        kind: ``points`` (x categorical or numeric, y with error bars, one series a line) or ``matrix``.
+        kind: ``points`` (x categorical or numeric, y with error bars, one series a line), ``lines``, ``matrix``, or
+            ``scatter`` (points with a ``panel`` each, side by side).
         title, x_label, y_label: for people.
         series: name to list of points ``{"x":, "y":, "low":, "high":}``.
         x_scale: ``linear``, ``log`` or ``category``.
@@ -977,12 +978,39 @@ class TaskVectors:
     missing: Mapping[str, str]
 
 
+@dataclass(frozen=True, eq=False)
+class Representation:
+    """Where one model puts rows: a vector for each of n rows of several sources, by one layer and one pooling.
+
+    Args:
+        base, model: names; the base's own is ``base``.
+        layer, pooling: of the hidden states, see `engine.embeddings`.
+        names, abilities: of the sources.
+        source: number of each row's source, (n,).
+        vectors: (n, width) float32, of length 1.
+        heldout: whether no model has trained on the rows.
+        missing: why there are no vectors; empty where there are.
+    """
+
+    base: str
+    model: str
+    layer: int
+    pooling: str
+    names: Sequence[str]
+    abilities: Sequence[str]
+    source: NDArray[np.int16]
+    vectors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    heldout: bool = True
+    missing: str = ""
+
+
 class Analysis(Protocol):
     """A pure function from results to a table and its figures.
 
     It is given the results of finished trainings; with ``MARKS = True`` in its module those of marks as well, and with
     ``OF = "selections"`` the recipe's selections (`Choice`) in place of results, with ``OF = "task_vectors"`` its
-    models' changes (`TaskVectors`), one a base.
+    models' changes (`TaskVectors`), one a base, with ``OF = "representations"`` its models' hidden states
+    (`Representation`), one a model, layer and pooling.
     """
 
     VERSION: int

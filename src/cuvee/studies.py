@@ -159,6 +159,14 @@ def _disperse(head: Head) -> list[str]:
     ]
 
 
+def _alignment_tax(head: Head) -> list[str]:
+    marked = "training: {marks: [1/16, 1/8, 1/4, 1/2, 3/4]}"
+    return [
+        f"{{strategy: multi_task, {marked}}}     # measured on the way by evaluators with stages: all",
+        f"{{strategy: disperse_then_merge, portions: 4, merger: linear, {marked}}}",
+    ]
+
+
 def _selection(head: Head) -> list[str]:
     return [
         "{strategy: multi_task}                                       # all rows; the reference of LoBaSS",
@@ -235,6 +243,12 @@ STUDIES: Mapping[str, Study] = {
         "Fu et al., arXiv 2405.13432",
         _disperse,
         ("scores", "strategy_table", "cost", "claims"),
+    ),
+    "alignment_tax": Study(
+        "What does the rest of a training take back of what its first part has taught, and does merging avoid it?",
+        "Fu et al., arXiv 2405.13432, pilot study",
+        _alignment_tax,
+        ("alignment_tax", "scores", "claims"),
     ),
     "selection": Study(
         "Do a few chosen rows teach as much as all of them?",

@@ -76,6 +76,8 @@ def print_plan(view: Mapping[str, Any]) -> None:
     measured = [s for s in view["stages"] if s["kind"] == "grade"]
     missing = sum(not s["cached"] for s in measured)
     tree.add(f"evaluation: {len(measured)} graded sets, {len(measured) - missing} cached, {missing} to do")
+    if looked_at := [s for s in view["stages"] if s["kind"] == "embed" and s["component"] == "hidden"]:
+        tree.add(f"hidden states: {len(looked_at)} sets, {sum(not s['cached'] for s in looked_at)} to do")
     console.print(tree)
     _print_totals(console, view)
     _print_power(console, view["power"])

@@ -532,3 +532,12 @@ def test_lengths_do_not_choose_items_but_tags_from_elsewhere_do() -> None:
     more = [("new",) if row % 2 else () for row in range(300)]
     found = parts.heldout_rows(rows, Fraction(1, 4), 0, None, {"keep": {"tags": "new", "longer_than": 1}}, more)
     assert found.tolist() == [row for row in every if row % 2]
+
+
+def test_items_of_a_mixture_are_the_rows_that_held_out_loss_is_measured_on_first() -> None:
+    rows = table(400)
+    kept = parts.choose(rows, {"amounts": [{"items": {"of": "1/4", "most": 7}}]}, Fraction(0), 0, 0).rows
+    assert kept.tolist() == sorted(parts.heldout_rows(rows, Fraction(1, 4), 0, 7))
+    assert not set(kept) & set(parts.choose(rows, {}, Fraction(1, 4), 0, 0).rows)
+    with pytest.raises(DataError, match="held out at a share of 0"):
+        parts.choose(rows, {"amounts": [{"items": {"of": "0", "most": 7}}]}, Fraction(0), 0, 0)

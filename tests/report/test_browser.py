@@ -137,6 +137,58 @@ def test_tables_sort_by_number_both_ways_and_by_key(page: Browser) -> None:
     assert said == "descending"
 
 
+def test_the_arrow_keys_walk_the_points_and_a_tip_says_them(page: Browser) -> None:
+    walk = """(() => {
+        const figure = document.querySelector('figure.drawn'), svg = figure.querySelector('svg');
+        const press = key => svg.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+        svg.focus(); press('ArrowRight'); const first = figure.querySelector('.tip').textContent;
+        press('ArrowRight'); const second = figure.querySelector('.tip').textContent;
+        press('ArrowLeft'); const back = figure.querySelector('.tip').textContent;
+        press('Escape');
+        return [first, second, back, figure.querySelector('.tip').hidden];
+    })()"""
+    first, second, back, hidden = page.value(walk)
+    assert len(first.splitlines()) == 3
+    assert (first != second, first == back, hidden) == (True, True, True)
+
+
+def test_a_pointer_on_a_point_gets_its_numbers(page: Browser) -> None:
+    place = """(() => {
+        const figure = document.querySelector('figure.drawn'), svg = figure.querySelector('svg');
+        svg.scrollIntoView({block: 'center'});
+        const {points, series} = JSON.parse(figure.querySelector('script').textContent);
+        const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
+        return [box.left + points[0][1] * scale, box.top + points[0][2] * scale, series[points[0][0]], points[0][5]];
+    })()"""
+    x, y, series, value = page.value(place)
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    tip = page.value("document.querySelector('figure.drawn .tip').textContent")
+    assert tip.startswith(series)
+    assert value in tip
+    # The point's own mark lies there: what is told is what is drawn.
+    drawn = page.value(
+        f"document.elementsFromPoint({x}, {y}).some(e => e.closest && e.closest('[id*=\"-series-0-\"]') !== null)"
+    )
+    assert drawn
+
+
+def test_a_legend_entry_hides_and_shows_its_series(page: Browser) -> None:
+    script = """(() => {
+        const svg = document.querySelector('figure.drawn svg');
+        const entry = svg.querySelector('[id$="-legend-0"]');
+        const parts = [...svg.querySelectorAll('[id*="-series-0-"]')];
+        const seen = () => parts.filter(part => getComputedStyle(part).display !== 'none').length;
+        const before = seen();
+        entry.dispatchEvent(new MouseEvent('click', {bubbles: true}));
+        const off = seen(), said = entry.getAttribute('aria-pressed');
+        entry.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));
+        return [before, off, said, seen()];
+    })()"""
+    before, off, said, after = page.value(script)
+    assert before > 0
+    assert (off, said, after) == (0, "false", before)
+
+
 def test_a_phone_shows_the_page_without_scrolling_sideways(page: Browser) -> None:
     page.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
     try:

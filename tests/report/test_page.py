@@ -77,10 +77,10 @@ def test_the_page_is_well_formed_and_its_contents_exist(text):
     assert {link.removeprefix("#") for link in found.links} <= set(found.ids)
 
 
-def test_the_page_loads_nothing_and_runs_only_the_sorting(text):
+def test_the_page_loads_nothing_and_runs_only_its_two_scripts(text):
     found = check(text)
     assert not found.loads
-    assert text.count("<script>") == 1
+    assert text.count("<script>") == 2
     assert not found.tags & {"iframe", "link", "object", "embed", "img"}
     assert "http" not in text
     assert not re.search(r"@import|url\((?!#)", text)
@@ -143,7 +143,7 @@ def test_everything_that_comes_from_outside_is_escaped(tmp_path):
     )
     write(data, tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert text.count("<script>") == 1
+    assert text.count("<script>") == 2
     assert not check(text).wrong
     md = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     before, _, after = md.partition("````yaml")
@@ -195,6 +195,17 @@ def test_the_data_behind_each_figure_is_there_as_csv(folder, text):
         assert rows[0][0] == "series"
         assert {len(row) for row in rows} == {5}
     assert text.count('href="data:text/csv') == len(figures)
+
+
+def test_each_figure_is_there_as_pixels_and_its_data_as_parquet(folder):
+    import pyarrow.parquet as pq
+
+    for figure in (folder / "figures").glob("*.svg"):
+        pixels = figure.with_suffix(".png").read_bytes()
+        assert pixels[:8] == b"\x89PNG\r\n\x1a\n"
+        assert int.from_bytes(pixels[16:20], "big") == 1500
+        rows = len(figure.with_suffix(".csv").read_text(encoding="utf-8").splitlines()) - 1
+        assert pq.read_table(figure.with_suffix(".parquet")).num_rows == rows
 
 
 def test_a_second_report_replaces_the_first(report, tmp_path):

@@ -5,7 +5,8 @@
                                             # {"fold": {"of": 4, "number": 0, "inside": false}}: one fold of the
                                             # prompts, or all others; and one of several portions of the rows:
                                             # {"portion": {"number": 0, "of": 4, "sizes": "equal"}};
-                                            # {"drawn": {"number": 0, "share": "1/4"}}: a share by a draw of its own
+                                            # {"drawn": {"number": 0, "share": "1/4"}}: a share by a draw of its own;
+                                            # rows held out at a share: {"items": {"of": "1/20", "most": 200}}
         "duplicates": "drop",               # default "keep"
         "drop": {"tags": "code|math"},      # a row goes when any of its conditions holds
         "keep": {"tags": "chat"},           # a row stays when all of its conditions hold
@@ -42,7 +43,7 @@ from cuvee.errors import DataError, did_you_mean
 HOW_KEYS = ("amounts", "duplicates", "drop", "keep", "tagged", "excluded")
 """The last two hold ids of stages, for whoever fetches the tags and the excluded rows; nothing here reads them."""
 EXCLUSIONS = ("duplicates", "overlap", "select")
-AMOUNTS = ("share", "count", "tokens", "fold", "portion", "drawn")
+AMOUNTS = ("share", "count", "tokens", "fold", "portion", "drawn", "items")
 SIZES = ("equal", "binomial")
 COPY = 1 << 32
 """What one more whole copy adds to a row's number."""
@@ -325,6 +326,8 @@ def _amount(chosen: _Selection, amount: Mapping[str, Any], split_seed: int) -> _
         return _share(chosen, Fraction(amount[name]))
     if name == "fold":
         return _fold(chosen, amount[name], split_seed)
+    if name == "items":
+        return _items(chosen, Fraction(amount[name]["of"]), int(amount[name]["most"]), split_seed)
     return (_count if name == "count" else _tokens)(chosen, int(amount[name]))
 
 
@@ -421,3 +424,12 @@ def _fold(chosen: _Selection, fold: Mapping[str, Any], split_seed: int) -> _Sele
     if not len(taken):
         raise DataError(f"fold {fold['number']} of {fold['of']} of {len(chosen):,} rows is no row; say fewer folds")
     return chosen.take(taken)
+
+
+def _items(chosen: _Selection, heldout: Fraction, most: int, split_seed: int) -> _Selection:
+    """Take the first rows that held-out loss is measured on, of a pool that holds nothing out."""
+    held = heldout_rows(chosen.rendered, heldout, split_seed, None)
+    rows = held[np.isin(held, chosen.rows)][:most]
+    if not len(rows):
+        raise DataError(f"none of {len(chosen):,} rows is held out at a share of {heldout}; raise `heldout`")
+    return chosen.take(np.flatnonzero(np.isin(chosen.rows, rows)))

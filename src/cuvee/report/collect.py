@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuvee import canonical, components, gate, harnessed, planview, selections, task_vectors
+from cuvee import canonical, components, gate, harnessed, planview, representing, selections, task_vectors
 from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
 from cuvee.plan import Evaluated, Plan, PlannedRun, display_name
@@ -333,6 +333,8 @@ def _looked_at(module: Any, params: Any, plan: Plan, store: Store, results: list
         return selections.gather(plan, store)
     if getattr(module, "OF", "") == "task_vectors":
         return task_vectors.gather(plan, store, params)
+    if getattr(module, "OF", "") == representing.NAME:
+        return representing.gather(plan, store, params)
     return _asked(results, module)
 
 

@@ -1,9 +1,9 @@
 """Figures as SVG text: equal figures give equal text, readable at 720 px, safe for colour-blind readers.
 
 Kinds: ``points`` (error bars, one series a colour and marker; a series whose points say ``band`` is a line with its
-band), ``lines`` (curves of many points), ``matrix`` (a heat map with its numbers). Colours are Okabe and Ito's, without
-the yellow that vanishes on white; series past the seventh differ by line style and marker too. The background is white,
-so that a page may be dark.
+band), ``lines`` (curves of many points), ``matrix`` (a heat map with its numbers), ``scatter`` (clouds, one axes a
+`panel` of the points). Colours are Okabe and Ito's, without the yellow that vanishes on white; series past the seventh
+differ by line style and marker too. The background is white, so that a page may be dark.
 
     points = [{"x": "math", "y": 40.1, "low": 38, "high": 42}]
     svg(Figure("points", "title", "ability", "accuracy (points)", {"dmt": points}))
@@ -15,6 +15,8 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,28 @@ _INK, _GRID = "#222222", "#d9d9d9"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
+@dataclass(frozen=True)
+class Spot:
+    """Where a point stands in the SVG, in its own units: series by number, x and y from the upper left corner."""
+
+    series: int
+    x: float
+    y: float
+    point: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as text and as pixels, and where its points stand.
+
+    Ids in the text are ``NAME-series-2-0-0`` (series, axes, part) and ``NAME-legend-2``.
+    """
+
+    svg: str
+    png: bytes
+    spots: Sequence[Spot]
+
+
 def svg(figure: Figure, *, name: str = "figure") -> str:
     """Return a figure as SVG text with a title and a description for screen readers.
 
@@ -47,8 +71,18 @@ def svg(figure: Figure, *, name: str = "figure") -> str:
     Raises:
         UsageError: matplotlib is not installed.
     """
+    return draw(figure, name=name, pixels=False).svg
+
+
+def draw(figure: Figure, *, name: str = "figure", pixels: bool = True) -> Drawn:
+    """Return a figure as `svg` does, with its points' places and, if asked, as PNG (1,500 pixels wide).
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
     try:
         import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
@@ -57,18 +91,39 @@ def svg(figure: Figure, *, name: str = "figure") -> str:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a user's own style must not change a report
         matplotlib.rcParams.update(_settings())
-        canvas = Canvas(figsize=(WIDTH, _height(figure)), layout="constrained")
-        axes = canvas.add_subplot()
-        {"points": _points, "lines": _curves, "matrix": _matrix}[figure.kind](axes, figure)
-        axes.set_title(figure.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
-        axes.set_xlabel(figure.x_label)
-        axes.set_ylabel(figure.y_label)
-        if figure.kind != "matrix":
-            _legend(canvas, axes, list(figure.series))
-        text = io.StringIO()
+        canvas = Canvas(figsize=(WIDTH, _height(figure)), layout="constrained", dpi=72)
+        marks = _clouds(canvas, figure) if figure.kind == "scatter" else _one_axes(canvas, figure)
+        text, image = io.StringIO(), io.BytesIO()
         backend: Any = FigureCanvasSVG(canvas)
         backend.print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _tidy(text.getvalue(), figure, name)
+        spots = list(_spots(canvas, marks))
+        if pixels:
+            canvas.set_dpi(200)
+            agg: Any = FigureCanvasAgg(canvas)
+            agg.print_png(image, metadata={"Software": None})
+    return Drawn(_tidy(text.getvalue(), figure, name), image.getvalue(), spots)
+
+
+Mark = tuple[int, "Axes", float, float, Mapping[str, Any]]
+"""A point on its axes, before the layout says where these are: series, axes, x, y, the point."""
+
+
+def _spots(canvas: Canvas, marks: Sequence[Mark]) -> Iterator[Spot]:
+    """Yield where points stand once the figure is laid out."""
+    width, height = (72 * float(inches) for inches in canvas.get_size_inches())
+    for number, axes, x, y, point in marks:
+        across, up = canvas.transFigure.inverted().transform(axes.transData.transform((x, y)))
+        if math.isfinite(across) and math.isfinite(up):
+            yield Spot(number, width * float(across), height * (1 - float(up)), point)
+
+
+@contextmanager
+def _series(axes: Axes, number: int) -> Iterator[None]:
+    """Name what is drawn inside as parts of a series, so that a page can hide it."""
+    before = {id(each) for each in axes.get_children()}
+    yield
+    for part, artist in enumerate(each for each in axes.get_children() if id(each) not in before):
+        artist.set_gid(f"series-{number}-{list(axes.figure.axes).index(axes)}-{part}")
 
 
 def _settings() -> Any:
@@ -94,7 +149,20 @@ def _settings() -> Any:
     }
 
 
+def _one_axes(canvas: Canvas, figure: Figure) -> list[Mark]:
+    axes = canvas.add_subplot()
+    marks: list[Mark] = {"points": _points, "lines": _curves, "matrix": _matrix}[figure.kind](axes, figure)
+    axes.set_title(figure.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel(figure.y_label)
+    if figure.kind != "matrix":
+        _legend(canvas, axes, list(figure.series))
+    return marks
+
+
 def _height(figure: Figure) -> float:
+    if figure.kind == "scatter":
+        return 0.9 + 3.0 * math.ceil(len(_panels(figure)) / _ACROSS)
     if figure.kind == "matrix":
         return 1.6 + 0.42 * len(figure.series)
     return 3.5 + 0.19 * math.ceil(len(figure.series) / _columns(list(figure.series)))
@@ -114,7 +182,7 @@ def _legend(canvas: Canvas, axes: Axes, order: Sequence[str]) -> None:
     names = [name for name in order if name in by_name]
     handles = [by_name[name] for name in names]
     if names:
-        canvas.legend(
+        legend = canvas.legend(
             handles,
             names,
             loc="outside lower center",
@@ -124,6 +192,8 @@ def _legend(canvas: Canvas, axes: Axes, order: Sequence[str]) -> None:
             columnspacing=1.4,
             fontsize=9,
         )
+        for name, entry in zip(names, legend.get_texts(), strict=True):
+            entry.set_gid(f"legend-{order.index(name)}")
 
 
 def _label(name: str) -> str:
@@ -152,32 +222,46 @@ def _styles(figure: Figure) -> Iterator[tuple[str, Sequence[Mapping[str, Any]], 
         yield name, points, given[name]
 
 
-def _points(axes: Axes, figure: Figure) -> None:
+def _points(axes: Axes, figure: Figure) -> list[Mark]:
     levels = {name for name, points in figure.series.items() if points and points[0].get("x") is None}
     bands = {name for name, points in figure.series.items() if points and points[0].get("band")}
     moving = [name for name in figure.series if name not in levels | bands]
     places = _places(figure, moving)
-    for name, points, style in _styles(figure):
-        if name in levels:
-            axes.axhline(points[0]["y"], color=style["color"], linestyle=(0, (6, 3)), linewidth=1.3, label=_label(name))
-            continue
-        if name in bands:
-            _band(axes, _label(name), points, style["color"])
-            continue
-        xs = [places[name, index] for index in range(len(points))]
-        ys = [point["y"] for point in points]
-        axes.errorbar(
-            xs,
-            ys,
-            yerr=_bars(points),
-            label=_label(name),
-            capsize=2.5,
-            markersize=5,
-            elinewidth=1.1,
-            linewidth=1.2 if figure.x_scale != "category" else 0,
-            **style,
-        )
+    marks: list[Mark] = []
+    for number, (name, points, style) in enumerate(_styles(figure)):
+        with _series(axes, number):
+            if name in levels:
+                level = {"linestyle": (0, (6, 3)), "linewidth": 1.3}
+                axes.axhline(points[0]["y"], color=style["color"], label=_label(name), **level)
+                continue
+            if name in bands:
+                _band(axes, _label(name), points, style["color"])
+                marks += [(number, axes, point["x"], point["y"], point) for point in _some(points)]
+                continue
+            xs = [places[name, index] for index in range(len(points))]
+            ys = [point["y"] for point in points]
+            axes.errorbar(
+                xs,
+                ys,
+                yerr=_bars(points),
+                label=_label(name),
+                capsize=2.5,
+                markersize=5,
+                elinewidth=1.1,
+                linewidth=1.2 if figure.x_scale != "category" else 0,
+                **style,
+            )
+            marks += [(number, axes, x, point["y"], point) for x, point in zip(xs, points, strict=True)]
     _x_axis(axes, figure, moving)
+    return marks
+
+
+SPOTS = 60
+"""Points of a curve that answer a pointer; a figure of eight curves of 300 would else weigh more than its drawing."""
+
+
+def _some(points: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    return points[:: math.ceil(len(points) / SPOTS) or 1]
 
 
 def _band(axes: Axes, label: str, points: Sequence[Mapping[str, Any]], colour: str) -> None:
@@ -271,23 +355,58 @@ def _fraction(x: float) -> str:
 # ---------------------------------------------------------------------------------------- curves and matrix
 
 
-def _curves(axes: Axes, figure: Figure) -> None:
+def _curves(axes: Axes, figure: Figure) -> list[Mark]:
+    marks: list[Mark] = []
     for number, (name, points) in enumerate(figure.series.items()):
-        axes.plot(
-            [point["x"] for point in points],
-            [point["y"] for point in points],
-            label=_label(name),
-            linewidth=1.4,
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=LINES[number // len(COLOURS) % len(LINES)],
-        )
+        with _series(axes, number):
+            axes.plot(
+                [point["x"] for point in points],
+                [point["y"] for point in points],
+                label=_label(name),
+                linewidth=1.4,
+                color=COLOURS[number % len(COLOURS)],
+                linestyle=LINES[number // len(COLOURS) % len(LINES)],
+            )
+        marks += [(number, axes, point["x"], point["y"], point) for point in _some(points)]
+    return marks
 
 
-def _matrix(axes: Axes, figure: Figure) -> None:
+_ACROSS = 3
+"""Clouds side by side."""
+
+
+def _panels(figure: Figure) -> list[str]:
+    return list(dict.fromkeys(str(point.get("panel", "")) for points in figure.series.values() for point in points))
+
+
+def _clouds(canvas: Canvas, figure: Figure) -> list[Mark]:
+    """One axes a panel; places have no unit, so that axes have no ticks."""
+    panels = _panels(figure) or [""]
+    across = min(_ACROSS, len(panels))
+    grid = canvas.subplots(math.ceil(len(panels) / across), across, squeeze=False).ravel()
+    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    marks: list[Mark] = []
+    for axes, panel in zip(grid, panels, strict=False):
+        axes.set_title(panel, fontsize=9.5)
+        for number, (name, points, style) in enumerate(_styles(figure)):
+            own = [point for point in points if str(point.get("panel", "")) == panel]
+            places = [point["x"] for point in own], [point["y"] for point in own]
+            plain = {"c": style["color"], "marker": style["marker"], "s": 13, "alpha": 0.75, "linewidths": 0}
+            with _series(axes, number):
+                axes.scatter(*places, label=_label(name), **plain)
+            marks += [(number, axes, point["x"], point["y"], point) for point in own]
+        axes.set(xticks=[], yticks=[], xlabel=figure.x_label, ylabel=figure.y_label)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    _legend(canvas, canvas.axes[0], list(figure.series))
+    return marks
+
+
+def _matrix(axes: Axes, figure: Figure) -> list[Mark]:
     """Series are rows, x are columns; numbers stand in the cells, so colour carries nothing alone."""
     rows, columns = list(figure.series), _categories(figure)
     if not rows or not columns:
-        return
+        return []
     values = [[math.nan] * len(columns) for _ in rows]
     for row, name in enumerate(rows):
         for point in figure.series[name]:
@@ -320,6 +439,8 @@ def _matrix(axes: Axes, figure: Figure) -> None:
     axes.set_xticks([column + 0.5 for column in range(len(names))], names, **style)
     axes.invert_yaxis()
     axes.grid(False)
+    of_rows = [(row, point) for row, name in enumerate(rows) for point in figure.series[name]]
+    return [(row, axes, columns.index(point["x"]) + 0.5, row + 0.5, point) for row, point in of_rows]
 
 
 # ---------------------------------------------------------------------------------------------------- text

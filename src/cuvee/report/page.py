@@ -1,9 +1,10 @@
 """The pages: a report's sections as HTML, Markdown, SVG and Parquet, written in one go.
 
-    write(data, Path("report"))    # report.html, report.md, figures/*.svg and *.csv, tables/*.parquet
+    write(data, Path("report"))    # report.html, report.md, figures/*.svg, *.png, *.csv, *.parquet; tables/*.parquet
 
 The HTML is one file that opens from disk: styles, figures and the data behind them are inline, nothing is loaded, and
-everything that is not ours is escaped. One script of ours sorts tables; without it the page only does not sort.
+everything that is not ours is escaped. Two scripts of ours sort tables and let figures answer a pointer; without them
+the page only does not.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ def _fill(data: ReportData, work: Path) -> None:
     for section in found:
         for drawing in section.all_drawings:
             (work / drawing.file).write_text(drawing.svg, encoding="utf-8")
+            (work / drawing.file).with_suffix(".png").write_bytes(drawing.drawn.png)
             (work / drawing.csv_file).write_text(drawing.csv, encoding="utf-8")
+            write_parquet(drawing.table, (work / drawing.file).with_suffix(".parquet"))
         for block in section.blocks:
             write_parquet(block.table, work / block.file)
 

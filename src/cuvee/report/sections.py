@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from cuvee.protocols import Figure, Table
 from cuvee.report.data import Curve, ReportData
-from cuvee.report.figures import svg
+from cuvee.report.figures import Drawn, Spot, draw
 from cuvee.report.numbers import is_number, seconds, show
 
 FOLDED = 30
@@ -27,17 +28,42 @@ CURVES_A_FIGURE = 8
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with the name of its file and its SVG text."""
+    """A figure with the name of its files, drawn, with the data behind it."""
 
-    file: str
-    title: str
-    svg: str
+    name: str
+    figure: Figure
+    drawn: Drawn
     csv: str = ""
+
+    @property
+    def title(self) -> str:
+        """The figure's title."""
+        return self.figure.title
+
+    @property
+    def svg(self) -> str:
+        """The figure as SVG text."""
+        return self.drawn.svg
+
+    @property
+    def file(self) -> str:
+        """Name of the SVG file; the same with another ending are the PNG and the data."""
+        return f"figures/{self.name}.svg"
 
     @property
     def csv_file(self) -> str:
         """Name of the file with the data behind it."""
-        return self.file.removesuffix(".svg") + ".csv"
+        return f"figures/{self.name}.csv"
+
+    @property
+    def points(self) -> str:
+        """What the page's script needs to answer a pointer, as JSON that can stand in HTML."""
+        return spots_json(self.figure, self.drawn.spots)
+
+    @property
+    def table(self) -> Table:
+        """The data behind the figure."""
+        return points_table(self.figure)
 
     @property
     def csv_link(self) -> str:
@@ -114,7 +140,7 @@ class Maker:
     def drawing(self, figure: Figure) -> Drawing:
         """Draw a figure."""
         name = self._name("figure", figure.title)
-        return Drawing(f"figures/{name}.svg", figure.title, svg(figure, name=name), points_csv(figure))
+        return Drawing(name, figure, draw(figure, name=name), points_csv(figure))
 
     def _name(self, kind: str, title: str) -> str:
         name, number = slug(title), 1
@@ -347,14 +373,42 @@ def _numeric(values: Sequence[Any]) -> bool:
     return bool(present) and all(is_number(e) or bool(re.match(r"[<+\-]?\s?\d[\d.,+%-]*$", str(e))) for e in present)
 
 
+def points_table(figure: Figure) -> Table:
+    """Return the points behind a figure: series, x, y, low, high; of a scatter plot its panel."""
+    more = ("panel",) if figure.kind == "scatter" else ("low", "high")
+    # Two axes may have the same label, and columns need names of their own.
+    x, y = (figure.x_label, figure.y_label) if figure.x_label != figure.y_label else ("x", "y")
+    names = {"x": x or "x", "y": y or "y", **{each: each for each in more}}
+    every = [(name, point) for name, points in figure.series.items() for point in points]
+    rows = [{"series": name, **{names[key]: point.get(key) for key in names}} for name, point in every]
+    return Table(figure.title, ["series", *names.values()], rows)
+
+
 def points_csv(figure: Figure) -> str:
-    """Return the points behind a figure as CSV: series, x, y, low, high."""
+    """Return the points behind a figure as CSV."""
+    table = points_table(figure)
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(("series", figure.x_label, figure.y_label, "low", "high"))
-    for name, points in figure.series.items():
-        out.writerows((name, point.get("x"), point.get("y"), point.get("low"), point.get("high")) for point in points)
+    out.writerow(table.columns)
+    out.writerows([row[column] for column in table.columns] for row in table.rows)
     return text.getvalue()
+
+
+def spots_json(figure: Figure, spots: Sequence[Spot]) -> str:
+    """Return a figure's series and labels, and its points: series, place in the drawing, panel, and what to say."""
+    points = [
+        [spot.series, round(spot.x, 1), round(spot.y, 1), spot.point.get("panel", ""), *_told(spot.point)]
+        for spot in spots
+    ]
+    told = {"series": list(figure.series), "x": figure.x_label, "y": figure.y_label, "points": points}
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _told(point: Mapping[str, Any]) -> list[str | None]:
+    """Return x, y, low and high of a point as text, without ends where it has none."""
+    found = [point.get(key) for key in ("x", "y", "low", "high")]
+    texts = [f"{each:.4g}" if is_number(each) else each if each is None else str(each) for each in found]
+    return texts if None not in texts[2:] else texts[:2]
 
 
 def slug(text: str) -> str:
