@@ -3,7 +3,7 @@
     PYTHONPATH=src python benchmarks/generate_speed.py --model ~/.cache/cuvee/smollm2-135m-instruct \
         --prompts gsm8k_test.jsonl.gz --number 64 --new 128 --batches 8 16 32 64 --rounds 2 --threads 1
     PYTHONPATH=src python benchmarks/generate_speed.py --lengths random     # a random LLaMA of 12 million parameters
-    ... --tokenizer ~/.cache/cuvee/smollm2-135m-instruct --prompts gsm8k_test.jsonl.gz    # the same, asked real questions
+    ... --tokenizer ~/.cache/cuvee/smollm2-135m-instruct --prompts gsm8k_test.jsonl.gz    # the same, real questions
 
 Each round runs everything once, one after another (A B A B). Transformers gets its prompts sorted by length, padded on
 the left, at every batch size asked for; the ratio is against the best of them. Counted are the tokens of the answers,

@@ -495,26 +495,30 @@ def inspect(
 ) -> None:
     """Show examples as the model will see them, sizes by source, lengths, and asked against achieved shares.
 
-    Reads, renders and mixes what is missing; trains nothing.
+    Of each selection it shows the best rows, both sides of the border and the worst, with scores and reasons.
+    Reads, renders and mixes what is missing; trains nothing: a selection that needs a model waits for `cuvee select`.
 
     \b
     cuvee inspect examples/demo.yaml
     cuvee inspect examples/demo.yaml --source math --rows 5 --html inspect.html
     """
-    from cuvee import inspection, terminal_inspect
+    from cuvee import inspection, selections, terminal_inspect, terminal_select
     from cuvee.runtime import Runtime
 
     _, planned, opened = _open(recipe, overrides, store)
     _prepare(planned, Runtime(store, workers, threads, device), ("render", "mix", "tag"), quiet=as_json)
     found = inspection.collect(planned, opened, sources=sources or None, rows=rows, find=find)
+    chosen = selections.finished(planned, opened, rows)
     if as_json:
-        _echo(inspection.view(found))
+        _echo({**inspection.view(found), **chosen})
     else:
         terminal_inspect.print_inspection(found, tokens=tokens)
+        terminal_select.print_selections(chosen, [])
+        terminal_select.print_unselected(chosen["unselected"], recipe)
     if html:
         from cuvee.report import inspect_page
 
-        inspect_page.write(found, html)
+        inspect_page.write(found, html, chosen["selections"])
         click.echo(f"page: {html}", err=as_json)
 
 

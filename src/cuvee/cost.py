@@ -335,40 +335,7 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
     if kept is not None:
         rows, exact = kept, False
     for amount in how.get("amounts", []):
-        if (one := _one_of_several(amount)) is not None:
-            if "fold" not in amount and one * rows < Fraction(4, 5):
-                raise UsageError(
-                    f"{who()}: {one} of {'' if exact else 'about '}{rows:,} rows is no row, and so much each of "
-                    "several models would be trained on; use fewer portions or models, or more rows"
-                )
-            rows, exact = max(1, math.floor(one * rows)), False
-        elif "items" in amount:
-            held_out = round(rows * Fraction(amount["items"]["of"]))
-            rows, exact = max(1, min(int(amount["items"]["most"]), held_out)), False
-        elif "share" in amount:
-            # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
-            if Fraction(amount["share"]) * rows < Fraction(4, 5):
-                raise UsageError(
-                    f"{who()}: a share of {amount['share']} of {'' if exact else 'about '}{rows:,} rows is no row; "
-                    f"the smallest share that keeps one is 1/{rows}, or say count: 1"
-                )
-            rows = max(1, math.floor(Fraction(amount["share"]) * rows))
-        elif "count" in amount:
-            if amount["count"] > part.rows:
-                raise UsageError(
-                    f"{who()}: count: {amount['count']:,} asked, {part.rows:,} rows are there before any is held out; "
-                    f"say count: {rows} or less, or a share above 1 to repeat rows on purpose"
-                )
-            rows, exact = min(rows, amount["count"]), part.rows_exact and rows >= amount["count"]
-        else:
-            there = part.supervised_tokens * rows // max(1, part.rows)
-            if amount["tokens"] > there * 1.1:
-                raise UsageError(
-                    f"{who()}: tokens: {amount['tokens']:,} asked, about {there:,} supervised tokens are there; "
-                    "say fewer, or a share above 1 in its place to repeat rows on purpose"
-                )
-            mean = part.supervised_tokens / max(1, part.rows)
-            rows, exact = min(rows, int(amount["tokens"] / max(1.0, mean))), False
+        rows, exact = _after(amount, rows, exact, part, who)
     scale = rows / max(1, part.rows)
     return Size(
         round(rows * part.kept),
@@ -378,6 +345,43 @@ def _amounts(part: Size, how: Mapping[str, Any], stage: Stage, book: _Book, who:
         rows_exact=exact,
         tokens_exact=False,
     )
+
+
+def _after(amount: Mapping[str, Any], rows: int, exact: bool, part: Size, who: Callable[[], str]) -> tuple[int, bool]:
+    """Return how many rows an amount leaves, and whether this is known exactly."""
+    if (one := _one_of_several(amount)) is not None:
+        if "fold" not in amount and one * rows < Fraction(4, 5):
+            raise UsageError(
+                f"{who()}: {one} of {'' if exact else 'about '}{rows:,} rows is no row, and so much each of "
+                "several models would be trained on; use fewer portions or models, or more rows"
+            )
+        return max(1, math.floor(one * rows)), False
+    if "items" in amount:
+        held_out = round(rows * Fraction(amount["items"]["of"]))
+        return max(1, min(int(amount["items"]["most"]), held_out)), False
+    if "share" in amount:
+        # The pool is an estimate by a few rows; only what is surely nothing is refused before the data is read.
+        if Fraction(amount["share"]) * rows < Fraction(4, 5):
+            raise UsageError(
+                f"{who()}: a share of {amount['share']} of {'' if exact else 'about '}{rows:,} rows is no row; "
+                f"the smallest share that keeps one is 1/{rows}, or say count: 1"
+            )
+        return max(1, math.floor(Fraction(amount["share"]) * rows)), exact
+    if "count" in amount:
+        if amount["count"] > part.rows:
+            raise UsageError(
+                f"{who()}: count: {amount['count']:,} asked, {part.rows:,} rows are there before any is held out; "
+                f"say count: {rows} or less, or a share above 1 to repeat rows on purpose"
+            )
+        return min(rows, amount["count"]), part.rows_exact and rows >= amount["count"]
+    there = part.supervised_tokens * rows // max(1, part.rows)
+    if amount["tokens"] > there * 1.1:
+        raise UsageError(
+            f"{who()}: tokens: {amount['tokens']:,} asked, about {there:,} supervised tokens are there; "
+            "say fewer, or a share above 1 in its place to repeat rows on purpose"
+        )
+    mean = part.supervised_tokens / max(1, part.rows)
+    return min(rows, int(amount["tokens"] / max(1.0, mean))), False
 
 
 def _one_of_several(amount: Mapping[str, Any]) -> Fraction | None:

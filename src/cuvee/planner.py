@@ -54,7 +54,7 @@ class _Builder:
 
     def build(self) -> Plan:
         self._check_analyses()
-        self.selecting = Selecting(self.located, self.pins, self._tokenizer, self.sourcing.load)
+        self.selecting = Selecting(self.located, self.pins, self._tokenizer, self.sourcing.load, self._models)
         self.screening = Screening(self.located, self.pins, self.loaded, self.measuring.benchmarks())
         evaluated: list[Evaluated] = []
         for base, seed, (info, run, params, key) in itertools.product(
@@ -86,6 +86,11 @@ class _Builder:
             self.gates,
             tuple(represented),
         )
+
+    def _models(self, base: Base, seed: int) -> dict[str, list[Model]]:
+        """Return the models of the runs planned so far from a base with a seed, by the run's name."""
+        of_both = (run for run in self.runs if run.base.id == base.id and run.info.seed == seed)
+        return {run.info.name: [*run.models] or [run.base] for run in of_both}
 
     def _gate(self, run: PlannedRun, evaluated: Iterable[Evaluated]) -> None:
         """Let a run's trainings wait for the checks of its sources as it renders them."""

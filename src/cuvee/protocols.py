@@ -303,6 +303,9 @@ class Pool(Protocol):
     def other(self, model: str) -> tuple[Base, Pool]:
         """Return another base model, and the same pool as that model's tokenizer renders it."""
 
+    def of_run(self, name: str, step: int | None = None) -> Model:
+        """Return a model of an earlier run with the same base and seed: its last one, or the one after `step`."""
+
     def target(self, given: Mapping[str, Any]) -> Pool:
         """Return the rows of a file, or held-out rows of an ability, as a pool of their own."""
 

@@ -10,7 +10,7 @@ both need, such as a reference model, is one stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -53,12 +53,14 @@ class Selecting:
         pins: remembered file hashes.
         tokenizer: a base model's tokenizer as a stage.
         load: reads a source that is no source of the recipe, such as a target set.
+        models: models of the earlier runs of a base and a seed, by the run's name.
     """
 
     located: Located
     pins: Pins
     tokenizer: Callable[[Base], Base]
     load: Callable[[str, Source], Loaded]
+    models: Callable[[Base, int], Mapping[str, Sequence[Model]]]
 
     def apply(
         self, selection: Selection, key: Key, ingredients: Mapping[str, Ingredient], base: Model, settings: Any
@@ -323,6 +325,21 @@ class RowPool:
         source = ingredient.data.one("source")
         assert isinstance(source, Loaded)
         return source
+
+    def of_run(self, name: str, step: int | None = None) -> Model:
+        """Return a model of an earlier run with the same base and seed.
+
+        Raises:
+            UsageError: there is no such run, or it has fewer models.
+        """
+        runs = self.selecting.models(self._root(), self.seed)
+        if name not in runs:
+            none = "" if runs else " No run stands before this one; the recipe's own `select` holds for all."
+            raise UsageError(f"there is no earlier run '{name}'.{did_you_mean(name, runs)}{none}")
+        models = runs[name]
+        if step is not None and step > len(models):
+            raise UsageError(f"step {step}: the run '{name}' has {len(models)} model(s)")
+        return models[-1 if step is None else step - 1]
 
     def target(self, given: Mapping[str, Any]) -> RowPool:
         """Return the rows of a file as a pool of their own.

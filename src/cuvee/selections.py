@@ -95,6 +95,18 @@ def view(plan: Plan, store: Store, rows: int = SHOWN) -> dict[str, Any]:
     }
 
 
+def finished(plan: Plan, store: Store, rows: int = SHOWN) -> dict[str, Any]:
+    """Return what `cuvee inspect` tells of selections: ``selections`` as in `view`, ``unselected`` names of the others.
+
+    Both are empty where the recipe selects nothing.
+    """
+    named = list(_named(plan))
+    return {
+        "selections": [_view(stage, name, plan, store, rows) for stage, name, _ in named if _done(stage, store)],
+        "unselected": [name for stage, name, _ in named if not _done(stage, store)],
+    }
+
+
 def _done(stage: Stage, store: Store) -> bool:
     return store.has(stage.kind, stage.id)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from rich.text import Text
 
 from cuvee.inspection import visible
 from cuvee.terminal import make_console
+
+KNOWN = ("source", "row", "id", "occurrence", "supervised", "score", "kept", "reason", "path", "line", "text")
+"""What every row has; the rest are the selector's own numbers."""
 
 PLACES = ("top", "last kept", "first not kept", "bottom")
 
@@ -45,6 +48,20 @@ def _print_one(console: Console, one: Mapping[str, Any]) -> None:
     for place in PLACES:
         for row in one["shown"][place]:
             text = visible(row["text"].replace("\n", " ⏎ "))
-            line = f"  {place:>14}  {row['score']:>8.4g}  {row['source']}  {row['id'][:12]}  {text}"
+            line = f"  {place:>14}  {row['score']:>8.4g}  {row['source']}  {row['id'][:12]}  ({because(row)})  {text}"
             console.print(Text(line), soft_wrap=True)
     console.print()
+
+
+def because(row: Mapping[str, Any]) -> str:
+    """Return why a row is kept or not, and the numbers behind its score."""
+    numbers = (f"{name} {value:.4g}" for name, value in row.items() if name not in KNOWN and value is not None)
+    return ", ".join([visible(row["reason"]), *numbers])
+
+
+def print_unselected(names: Sequence[str], recipe: Path) -> None:
+    """Say which selections are still to be made."""
+    console = make_console()
+    for name in names:
+        text = f"{name}: not chosen yet, as it needs a model; `cuvee select {recipe}` does it"
+        console.print(Text(text, style="yellow"), soft_wrap=True)

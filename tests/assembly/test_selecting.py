@@ -169,6 +169,52 @@ def test_another_model_scores_the_same_rows(tmp_path: Path) -> None:
     assert summary(store, stage)["kept"] == 50
 
 
+def test_any_model_of_the_graph_scores(tmp_path: Path) -> None:
+    by_all = {"model": {"run": "all"}}
+    first = {"model": {"run": "two", "step": 1}}
+    brief = {"model": {"trained": {"epochs": 2}, "share": "1/4"}}
+    plan = recipe(
+        tmp_path,
+        {"name": "all"},
+        {"name": "two", "strategy": "sequential", "order": ["math", "code"]},
+        {
+            "select": [
+                {"by": {"ifd": {**by_all, "largest": None}}, "count": 50, "pool": POOL},
+                {"by": {"perplexity": first}, "count": 50, "pool": POOL},
+                {"by": {"entropy": brief}, "count": 50, "pool": POOL},
+                {"by": {"k_center": {**by_all, "largest": 1}}, "count": 50, "pool": POOL},
+            ]
+        },
+    )
+    whole, two = (run.models for run in plan.runs[:2])
+    asked = [stage.inputs[role][0].one("model") for stage, role in zip(selections.stages(plan), MODELS, strict=True)]
+    assert [asked[0].id, asked[1].id, asked[3].id] == [whole[0].id, two[0].id, whole[0].id]
+    assert asked[2].params["epochs"] == 2
+    store = done(plan, tmp_path)
+    assert [summary(store, stage)["kept"] for stage in selections.stages(plan)] == [50] * 4
+    assert summary(store, asked[2].one("data"))["rows"] < summary(store, whole[0].one("data"))["rows"] / 3
+
+
+MODELS = ("rows.alone", "rows.base", "rows.base", "rows.rows")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"run": "al"}, "there is no earlier run 'al'. Did you mean 'all'"),
+        ({"run": "mine"}, "there is no earlier run 'mine'"),
+        ({"run": "all", "step": 2}, r"the run 'all' has 1 model\(s\)"),
+        ({"run": "all", "path": "fake:x"}, "by exactly one of path, run"),
+        ({"path": "fake:x", "share": "1/2"}, "share is of the pool that a model is trained on"),
+        ({"trained": {"epoch": 1}}, "unknown key 'epoch'. Did you mean 'epochs'"),
+    ],
+)
+def test_a_scoring_model_that_there_is_not_is_refused(tmp_path: Path, model: Any, message: str) -> None:
+    asked = {"name": "mine", "select": {"by": {"ifd": {"model": model}}, "share": 0.1}}
+    with pytest.raises(UsageError, match=message):
+        recipe(tmp_path, {"name": "all"}, asked)
+
+
 def test_folds_part_the_pool_and_no_row_is_scored_by_a_reference_that_saw_it(tmp_path: Path) -> None:
     asked = {"by": {"lobass": {"prior": "heldout", "folds": 3}}, "count": 50, "pool": POOL}
     plan = recipe(tmp_path, {"select": asked})

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from cuvee.engine import attention, head, loading, scoring  # noqa: E402
+from cuvee.engine import attention, head, loading, scoring, tiles  # noqa: E402
 from cuvee.engine.flat import flatten  # noqa: E402
 from cuvee.protocols import Likelihood, TokenRow  # noqa: E402
 
@@ -144,6 +144,50 @@ def test_the_two_longest_rows_are_compared_whatever_the_budget(
     assert [rows for segments, rows in seen if segments] == [2]
     assert [one.nll for one in found[: len(ROWS)]] == pytest.approx([one.nll for one in expected], rel=1e-5)
     assert len(notes) == 1
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "gpt2", "phi"])
+def test_a_plain_head_goes_through_the_vocabulary_in_tiles(
+    kind: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 20)  # the last tile has 16 of 96
+    monkeypatch.setattr(tiles, "ROWS", 3)
+    loaded = loading.load(model_folder(kind), "float32", torch.device("cpu"))
+    loaded.use("single")
+    flat = flatten([ROWS[0]], torch.device("cpu"))
+    assert head.plain_head(loaded.model)
+    with torch.inference_mode():
+        found = head.token_statistics(loaded.model, flat, segments=False, chunked=True, tiled=True, entropy=True)
+        odds = loaded.model(input_ids=flat.ids).logits[0, flat.keep].double().log_softmax(-1)
+        alone, _ = head.token_statistics(loaded.model, flat, segments=False, chunked=True, tiled=True)
+    expected = (-odds.gather(1, flat.targets[:, None])[:, 0], -(odds.exp() * odds).sum(1))
+    for one, right in zip((*found, alone), (*expected, expected[0]), strict=True):
+        assert one is not None
+        assert one.tolist() == pytest.approx(right.tolist(), abs=1e-5)
+
+
+def test_a_head_that_bends_or_breaks_is_not_tiled(model_folder: Callable[[str], Path]) -> None:
+    softcapped = loading.load(model_folder("gemma2"), "float32", torch.device("cpu"))
+    assert not head.plain_head(softcapped.model)
+    layer = torch.nn.Linear(8, 30)
+    with torch.inference_mode():
+        assert tiles.is_plain(layer, layer)
+        assert not tiles.is_plain(layer, lambda hidden: layer(hidden) / 2)
+        assert not tiles.is_plain(layer, lambda hidden: torch.nan * layer(hidden))
+
+
+def test_large_logits_and_those_that_are_no_number_give_what_the_plain_formula_gives() -> None:
+    layer = torch.nn.Linear(1, 3000, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(-300, 300, 3000)[:, None])
+    hidden, targets = torch.tensor([[1.0], [-1.0], [torch.nan]]), torch.tensor([2999, 2999, 5])
+    with torch.inference_mode():
+        nll, entropy = tiles.statistics(layer, hidden, targets, True)
+        odds = layer(hidden).double().log_softmax(1)
+    assert entropy is not None
+    assert nll[:2].tolist() == pytest.approx((-odds.gather(1, targets[:, None])[:2, 0]).tolist(), rel=1e-6, abs=1e-5)
+    assert entropy[:2].tolist() == pytest.approx((-(odds.exp() * odds).sum(1)[:2]).tolist(), rel=1e-4)
+    assert nll[2].isnan()
 
 
 @pytest.mark.parametrize("kind", ["llama-tied", "gemma2", "gpt2", "bloom", "neox", "phi"])

@@ -45,6 +45,16 @@ def test_bands_of_perplexity(judge: Judge) -> None:
     assert judge("perplexity", rows, band=None).scores[1] == pytest.approx(np.e)
 
 
+def test_entropy_a_token_whatever_the_answer_says(judge: Judge) -> None:
+    found = {"nll": np.array([9.0, 1, 2, 0]), "tokens": np.array([2, 2, 4, 0]), "entropy": np.log(2) * np.arange(1, 5)}
+    rows = candidates(4, {"base": found})
+    judged = judge("entropy", rows)
+    assert judged.scores[:3] == pytest.approx([0.346574, 0.693147, 0.519860], abs=1e-6)
+    assert refused(judged) == {3: "no supervised token"}
+    assert np.nanargmax(judge("entropy", rows, band="low").scores) == 0
+    assert np.nanargmax(judge("entropy", rows, band="middle").scores) == 2
+
+
 def test_length_of_the_answer_or_of_the_row(judge: Judge) -> None:
     rows = candidates(3, tokens=[5, 2, 9])
     assert judge("length", rows).scores.tolist() == [5, 2, 9]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cuvee.data import vectors
 from cuvee.errors import DataError
 from cuvee.protocols import Candidates, Judged
 from cuvee.selectors import _nearest
@@ -98,6 +100,36 @@ def test_blocks_change_no_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (whole == parts).all()
     assert (np.argsort(-(items @ queries.T).T, axis=1, kind="stable")[:, :10] == whole).all()
     assert (np.diff(values, axis=1) <= 0).all()
+
+
+def test_equal_items_go_by_their_place_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = unit(*[0, 30, 60] * 20)
+    for size in (4, 7, 1000):
+        monkeypatch.setattr(_nearest, "BLOCK", size)
+        places, _ = _nearest.best(items, unit(1), 25)
+        assert places[0].tolist() == [*range(0, 60, 3), 1, 4, 7, 10, 13]
+
+
+def test_vectors_on_disk_are_read_in_blocks_and_choose_alike(
+    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(4).normal(size=(90, 5)).astype(np.float32)
+    draw /= np.linalg.norm(draw, axis=1, keepdims=True)
+    draw[17] = np.nan
+    np.save(tmp_path / "a.npy", draw[:40])
+    np.save(tmp_path / "b.npy", draw[40:])
+    stacked = vectors.Stacked([np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "ab"])
+    monkeypatch.setattr(vectors.Stacked, "__array__", lambda *given, **more: pytest.fail("read as a whole"))
+    monkeypatch.setattr(_nearest, "BLOCK", 16)
+    rows = replace(with_vectors(draw, {"t": draw[:3]}), wanted=20)
+    asked = [("rds", {"target": {"path": "x"}}), ("k_center", {"largest": 0.6}), ("k_center", {"method": "farthest"})]
+    for name, params in asked:
+        orders = []
+        for found in (draw, stacked):
+            lying = replace(rows, evidence={"rows": {"vector": found}})
+            orders.append(taken(judge(name, lying, **params)))
+        assert orders[0] == orders[1]
+        assert 17 not in orders[0]
 
 
 def test_deita_takes_the_best_that_are_not_near_one_another(judge: Judge) -> None:

@@ -311,7 +311,9 @@ evaluation: [heldout_loss]
 
 def test_select_trains_references_and_no_run_and_inspect_trains_nothing(cuvee: Cuvee, place: Path) -> None:
     (place / "s.yaml").write_text(SELECTS, encoding="utf-8")
-    assert cuvee("inspect", "s.yaml").returncode == 0
+    before = cuvee("inspect", "s.yaml")
+    assert before.returncode == 0
+    assert "math by lobass 50: not chosen yet" in before.stdout
     assert not (place / ".cuvee" / "train").exists()
     done = cuvee("select", "s.yaml", "--rows", "1", "--out", "out")
     assert done.returncode == 0, done.stderr
@@ -323,6 +325,9 @@ def test_select_trains_references_and_no_run_and_inspect_trains_nothing(cuvee: C
     assert shown["schema"] == "cuvee.select/1"
     assert shown["selections"][0]["kept"] == 50
     assert "train math, for selecting" in cuvee("plan", "s.yaml").stdout
+    after = cuvee("inspect", "s.yaml", "--rows", "1", "--html", "page.html").stdout
+    assert "(below the border, loss_base" in after
+    assert "below the border, loss_base" in (place / "page.html").read_text(encoding="utf-8")
 
 
 def test_select_without_a_selection_says_how_to_write_one(cuvee: Cuvee) -> None:

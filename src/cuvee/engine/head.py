@@ -6,7 +6,8 @@ chunks, with a stand-in in place of the body, so that whatever the model does at
     hidden (K, H) -> logits of a chunk (C, V) -> nll_k = log sum_v exp(z_kv) - z_k,y(k)
                                                  entropy_k = log sum_v exp(z_kv) - sum_v p_kv z_kv
 
-So memory holds C * V logits, whatever the number of rows and their length.
+So memory holds C * V logits, whatever the number of rows and their length. A head that is a product and nothing else
+goes through the vocabulary in tiles on a CPU (`tiles`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from cuvee.engine import attention
+from cuvee.engine import attention, tiles
 from cuvee.engine.flat import Flat
 from cuvee.engine.loss import CHUNK, takes_positions
 
@@ -46,7 +47,7 @@ def has_body(model: Any) -> bool:
 
 
 def token_statistics(
-    model: Any, flat: Flat, *, segments: bool, chunked: bool, entropy: bool = False
+    model: Any, flat: Flat, *, segments: bool, chunked: bool, tiled: bool = False, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Return each supervised token's nll, (K,) float32, and the entropy (nats) of its prediction if asked for.
 
@@ -55,6 +56,7 @@ def token_statistics(
         flat: the forward pass; with `segments` false it must hold one example.
         segments: whether the model is on segment-wise attention.
         chunked: body and head apart (`has_body`); else all logits of the pass at once.
+        tiled: of a head apart, whether it is plain (`plain_head`).
         entropy: of the distribution over the vocabulary at each position, (K,).
     """
     extra: dict[str, Any] = {}
@@ -64,6 +66,8 @@ def token_statistics(
         return _statistics(_all_logits(model, flat, extra), flat.targets, entropy)
     hidden = model.base_model(input_ids=flat.ids, use_cache=False, **extra).last_hidden_state[0]
     hidden = hidden.index_select(0, flat.keep)
+    if tiled:
+        return tiles.statistics(model.get_output_embeddings(), hidden, flat.targets, entropy)
     most = CUDA_CHUNK if hidden.device.type == "cuda" else CHUNK
     rows = max(1, most // model.get_output_embeddings().weight.shape[0])
     with standing_in(model) as body:
@@ -73,6 +77,13 @@ def token_statistics(
         ]
     nll = torch.cat([one for one, _ in found])
     return nll, torch.cat([two for _, two in found if two is not None]) if entropy else None
+
+
+def plain_head(model: Any) -> bool:
+    """Return whether a model's head can go through the vocabulary in tiles; it must have a body (`has_body`)."""
+    layer = model.get_output_embeddings()  # some architectures look for it in the body
+    with standing_in(model) as body, torch.inference_mode():
+        return tiles.is_plain(layer, lambda hidden: head_logits(model, body, hidden))
 
 
 def _all_logits(model: Any, flat: Flat, extra: dict[str, Any]) -> Tensor:

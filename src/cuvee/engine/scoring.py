@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cuvee.engine import loading
 from cuvee.engine.disk import Journal, Ticker
 from cuvee.engine.flat import count, flatten
-from cuvee.engine.head import has_body, token_statistics
+from cuvee.engine.head import has_body, plain_head, token_statistics
 from cuvee.protocols import Likelihood, Progress, TokenRow, TokenRows
 from cuvee.runtime import Runtime
 
@@ -164,7 +164,7 @@ class _Scorer:
         self.loaded, self.device, self.precision, self.progress = loaded, device, precision, progress
         self.entropy, self.each = entropy, each
         self.losses: list[list[float]] = []
-        self.layout, self.chunked, self.checked = loaded.layout, False, False
+        self.layout, self.chunked, self.tiled, self.checked = loaded.layout, False, False, False
 
     def score(self, examples: Sequence[TokenRow]) -> list[Likelihood]:
         """Score one batch; rows without supervised tokens take no part in it."""
@@ -211,8 +211,13 @@ class _Scorer:
         flat = flatten([TokenRow(ids, [(0, len(ids))])], self.device)
         self.loaded.use("single")
         try:
+            self.tiled = plain_head(self.loaded.model)
             apart, whole = (
-                float(token_statistics(self.loaded.model, flat, segments=False, chunked=chunked)[0].sum())
+                float(
+                    token_statistics(self.loaded.model, flat, segments=False, chunked=chunked, tiled=self.tiled)[
+                        0
+                    ].sum()
+                )
                 for chunked in (True, False)
             )
         except (AttributeError, TypeError, IndexError, KeyError, ValueError):
@@ -231,7 +236,12 @@ class _Scorer:
         for group in groups:
             flat = flatten(group, self.device)
             nll, entropy = token_statistics(
-                self.loaded.model, flat, segments=self.layout == "flat", chunked=self.chunked, entropy=self.entropy
+                self.loaded.model,
+                flat,
+                segments=self.layout == "flat",
+                chunked=self.chunked,
+                tiled=self.tiled,
+                entropy=self.entropy,
             )
             sums = np.zeros((2, len(group)))
             for line, values in zip(sums, (nll, entropy), strict=True):

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cuvee.errors import UsageError
 from cuvee.inspection import Inspection, SourceView, visible
 from cuvee.report.page import environment
 from cuvee.terminal_inspect import MIXTURE_COLUMNS, choice, left_out, mixture_rows, row_facts, source_facts, tag_facts
+from cuvee.terminal_select import because
 
 
-def write(inspection: Inspection, path: Path) -> None:
+def write(inspection: Inspection, path: Path, selections: Sequence[Mapping[str, Any]] = ()) -> None:
     """Write the page.
+
+    Args:
+        inspection: what was gathered.
+        path: the file.
+        selections: finished ones, as `selections.view` has them.
 
     Raises:
         UsageError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html(inspection), encoding="utf-8")
+        path.write_text(html(inspection, selections), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}; name another file") from None
 
 
-def html(inspection: Inspection) -> str:
+def html(inspection: Inspection, selections: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the page."""
     return (
         environment(autoescape=True)
         .get_template("inspect.html")
         .render(
             inspection=_without_folders(inspection),
+            selections=selections,
+            because=because,
             title=f"What {inspection.recipe or 'the recipe'} trains on",
             columns=MIXTURE_COLUMNS,
             choice=choice,

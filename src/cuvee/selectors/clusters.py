@@ -23,6 +23,7 @@ from cuvee import protocols, seeds
 from cuvee.data import ranks
 from cuvee.errors import DataError
 from cuvee.protocols import Candidates, Judged, Needs, Pool
+from cuvee.selectors import _model
 from cuvee.selectors._nearest import BLOCK
 
 VERSION = 1
@@ -37,14 +38,14 @@ class Params(protocols.Params):
     """Args:
     clusters: how many.
     of: what is embedded: the ``prompt`` (what is not supervised), the ``answer`` (what is), or ``both``.
-    model: a base model whose hidden states are taken; the run's own when absent.
+    model: whose hidden states are taken (`_model`); the run's base when absent.
     layer, pooling: as in `rds`.
     rounds: at most so many of Lloyd's.
     """
 
     clusters: Annotated[int, Field(ge=1)] = 4
     of: Literal["prompt", "answer", "both"] = "answer"
-    model: str | None = None
+    model: _model.Scorer | None = None
     layer: int = -1
     pooling: Literal["weighted_mean", "mean", "last_token"] = "mean"
     rounds: Annotated[int, Field(ge=1)] = 100
@@ -52,7 +53,7 @@ class Params(protocols.Params):
 
 def needs(pool: Pool, params: Params) -> Needs:
     """Return the vectors of the rows."""
-    model, rows = pool.other(params.model) if params.model else (pool.base, pool)
+    model, rows = _model.of(pool, params.model)
     asked: dict[str, Any] = {"layer": params.layer, "pooling": params.pooling}
     if params.of != "both":  # the whole row, as other selectors embed it
         asked["of"] = params.of

@@ -27,7 +27,7 @@ import numpy as np
 
 from cuvee import protocols
 from cuvee.protocols import Candidates, Judged, Needs, Pool
-from cuvee.selectors import _losses
+from cuvee.selectors import _losses, _model
 
 VERSION = 1
 SEEDED = False
@@ -35,19 +35,19 @@ SEEDED = False
 
 class Params(protocols.Params):
     """Args:
-    model: a base model that scores; the run's own when absent.
+    model: who scores (`_model`); the run's base when absent.
     ratio: of ``loss`` or of ``perplexity``.
     largest: rows above it are refused; null refuses none.
     """
 
-    model: str | None = None
+    model: _model.Scorer | None = None
     ratio: Literal["loss", "perplexity"] = "loss"
     largest: float | None = 1.0
 
 
 def needs(pool: Pool, params: Params) -> Needs:
     """Return the losses with and without the instruction."""
-    model, rows = pool.other(params.model) if params.model else (pool.base, pool)
+    model, rows = _model.of(pool, params.model)
     return Needs({"conditioned": rows.score(model), "alone": rows.score(model, prompt=False)})
 
 

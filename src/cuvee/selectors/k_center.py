@@ -22,7 +22,7 @@ from pydantic import Field
 
 from cuvee import protocols
 from cuvee.protocols import Candidates, Judged, Needs, Pool
-from cuvee.selectors import _nearest
+from cuvee.selectors import _model, _nearest
 
 VERSION = 1
 SEEDED = False
@@ -43,21 +43,21 @@ class Params(protocols.Params):
     method: ``filter`` by the largest cosine to a row that is taken, or ``farthest``.
     scores: stored scores that are multiplied.
     largest: cosine above which a row is too near, for ``filter``.
-    model: a base model whose hidden states are taken; the run's own when absent.
+    model: whose hidden states are taken (`_model`); the run's base when absent.
     layer, pooling: as in `rds`.
     """
 
     method: Literal["filter", "farthest"] = "filter"
     scores: Sequence[Stored] = ()
     largest: Annotated[float, Field(gt=-1, le=1)] = 0.9
-    model: str | None = None
+    model: _model.Scorer | None = None
     layer: int = -1
     pooling: Literal["weighted_mean", "mean", "last_token"] = "mean"
 
 
 def needs(pool: Pool, params: Params) -> Needs:
     """Return the vectors of the rows, and the stored scores."""
-    model, rows = pool.other(params.model) if params.model else (pool.base, pool)
+    model, rows = _model.of(pool, params.model)
     found: dict[str, Any] = {"rows": rows.embed(model, {"layer": params.layer, "pooling": params.pooling})}
     for number, one in enumerate(params.scores):
         found[f"score{number}"] = pool.stored(one.path, one.column, one.missing)
@@ -85,9 +85,8 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     order = _nearest.by_hash(candidates)
     order = order[np.isfinite(scores[order])]
     order = order[np.argsort(-scores[order], kind="stable")]
-    items = np.asarray(vectors, np.float32)[order]
-    lost = ~np.isfinite(items).all(1)
-    order, items = order[~lost], items[~lost]
+    order = order[_nearest.known(vectors)[order]]
+    items = _nearest.Ordered(vectors, order)
     wanted = len(order) if candidates.wanted is None else candidates.wanted
     if params["method"] == "farthest":
         return Judged(scores, refused, order=order[_farthest(items, wanted)])
@@ -99,11 +98,12 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
 
 def _spread(items: Any, largest: float, wanted: int) -> tuple[list[int], list[int]]:
     """Return the items taken in order, none nearer to an earlier one than `largest`, and those passed over."""
-    kept = np.empty((0, items.shape[1]), np.float32)
+    kept = np.empty((min(wanted, len(items)), items.shape[1]), np.float32)
     taken, near = list[int](), list[int]()
     for start in range(0, len(items), _nearest.BLOCK // 16):
         block = items[start : start + _nearest.BLOCK // 16]
-        close = (block @ kept.T > largest).any(1) if len(kept) else np.zeros(len(block), np.bool_)
+        held = len(taken)
+        close = (block @ kept[:held].T > largest).any(1) if held else np.zeros(len(block), np.bool_)
         among = block @ block.T > largest
         fresh: list[int] = []
         for at in range(len(block)):
@@ -114,7 +114,7 @@ def _spread(items: Any, largest: float, wanted: int) -> tuple[list[int], list[in
             else:
                 fresh.append(at)
                 taken.append(start + at)
-        kept = np.concatenate([kept, block[fresh]])
+        kept[held : len(taken)] = block[fresh]
     return taken, near
 
 
@@ -123,11 +123,18 @@ def _farthest(items: Any, wanted: int) -> list[int]:
     if not len(items):
         return []
     taken = [0]
-    nearest = items @ items[0]
-    nearest[0] = np.inf
+    nearest = np.full(len(items), -np.inf, np.float32)
+    _nearer(items, nearest, 0)
     while len(taken) < min(wanted, len(items)):
         at = int(np.argmin(nearest))
         taken.append(at)
-        nearest = np.maximum(nearest, items @ items[at])
-        nearest[at] = np.inf
+        _nearer(items, nearest, at)
     return taken
+
+
+def _nearer(items: Any, nearest: Any, at: int) -> None:
+    """Note for each item its cosine to the one now taken where that is the largest yet; what is taken is out."""
+    query = items[at : at + 1]
+    for part, found in _nearest.similarities(items, query):
+        nearest[part] = np.maximum(nearest[part], found[:, 0])
+    nearest[at] = np.inf

@@ -15,33 +15,31 @@ itself is the score, for ``between`` and ``threshold``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from cuvee import protocols
 from cuvee.protocols import Candidates, Judged, Needs, Pool
-from cuvee.selectors import _losses
+from cuvee.selectors import _bands, _losses, _model
 
 VERSION = 1
 SEEDED = False
-
-CENTRES = {"low": 0.0, "middle": 0.5, "high": 1.0}
 
 
 class Params(protocols.Params):
     """Args:
     band: which rows come first; null: those of the highest perplexity.
-    model: a base model that scores; the run's own when absent.
+    model: who scores (`_model`); the run's base when absent.
     """
 
-    band: Literal["low", "middle", "high"] | None = "middle"
-    model: str | None = None
+    band: _bands.Band | None = "middle"
+    model: _model.Scorer | None = None
 
 
 def needs(pool: Pool, params: Params) -> Needs:
     """Return the losses of the answers."""
-    model, rows = pool.other(params.model) if params.model else (pool.base, pool)
+    model, rows = _model.of(pool, params.model)
     return Needs({"base": rows.score(model)})
 
 
@@ -54,17 +52,5 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     """Return how near each row lies to the middle of its band."""
     loss = _losses.mean(candidates, "base")
     refused = _losses.without(candidates, ("base",))
-    scores = np.full(len(loss), np.nan)
-    known = np.isfinite(loss)
-    if params["band"] is None:
-        scores = np.exp(loss)
-    else:
-        scores[known] = 1 - np.abs(_standing(loss[known]) - CENTRES[params["band"]])
+    scores = np.exp(loss) if params["band"] is None else _bands.nearness(loss, params["band"])
     return Judged(scores, refused, {"perplexity": np.exp(loss)})
-
-
-def _standing(values: Any) -> Any:
-    """Return each value's place among all in (0, 1); equal values have one place."""
-    _, of, counts = np.unique(values, return_inverse=True, return_counts=True)
-    upto = np.cumsum(counts)
-    return ((upto - counts / 2) / max(1, len(values)))[of]

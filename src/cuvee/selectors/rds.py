@@ -24,7 +24,7 @@ from pydantic import model_validator
 
 from cuvee import protocols
 from cuvee.protocols import Candidates, Judged, Needs, Pool
-from cuvee.selectors import _nearest
+from cuvee.selectors import _model, _nearest
 
 VERSION = 1
 SEEDED = False
@@ -34,7 +34,7 @@ class Params(protocols.Params):
     """Args:
     target: a source (path, format ...) of examples like those one wants to be good at; or
     targets: several by name, each a task.
-    model: a base model whose hidden states are taken; the run's own when absent.
+    model: whose hidden states are taken (`_model`); the run's base when absent.
     layer: -1 is the last, 0 the embeddings.
     pooling: of the hidden states over all tokens.
     choose: ``turns``, the paper's, or the ``highest`` similarity overall.
@@ -42,7 +42,7 @@ class Params(protocols.Params):
 
     target: Mapping[str, Any] | None = None
     targets: Mapping[str, Mapping[str, Any]] | None = None
-    model: str | None = None
+    model: _model.Scorer | None = None
     layer: int = -1
     pooling: Literal["weighted_mean", "mean", "last_token"] = "weighted_mean"
     choose: Literal["turns", "highest"] = "turns"
@@ -56,7 +56,7 @@ class Params(protocols.Params):
 
 def needs(pool: Pool, params: Params) -> Needs:
     """Return the vectors of the rows and of the target examples."""
-    model, rows = pool.other(params.model) if params.model else (pool.base, pool)
+    model, rows = _model.of(pool, params.model)
     how = {"layer": params.layer, "pooling": params.pooling}
     asked = params.targets or {"target": params.target or {}}
     targets = {name: rows.target(given).embed(model, how) for name, given in asked.items()}
@@ -76,9 +76,8 @@ def ordered(params: Params) -> bool:
 def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     """Return the largest similarity of every row to any target, and the order in which rows are taken."""
     order = _nearest.by_hash(candidates)
-    items = np.asarray(candidates.evidence["rows"]["vector"], np.float32)[order]
-    known = np.isfinite(items).all(1)
-    items[~known] = 0
+    vectors = candidates.evidence["rows"]["vector"]
+    items, known = _nearest.Ordered(vectors, order), _nearest.known(vectors)[order]
     tasks = {name: np.asarray(columns["vector"], np.float32) for name, columns in sorted(candidates.targets.items())}
     for name, vectors in tasks.items():
         _nearest.check_widths(items, vectors, name)
@@ -91,7 +90,7 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     if len(tasks) == 1:
         (queries,) = tasks.values()
         first = 16 + 4 * wanted // max(1, len(queries))
-        asking: list[Iterator[int]] = [_nearest.preferences(items, query, first) for query in queries]
+        asking: list[Iterator[int]] = _nearest.preferences(items, queries, first)
     else:
         asking = [iter(np.argsort(-values, kind="stable").tolist()) for values in nearest.values()]
     taken = _nearest.in_turns([_only(known, one) for one in asking], wanted)
