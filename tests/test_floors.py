@@ -20,7 +20,7 @@ FLOORS = {
     | {"advice", "launch", "memory", "rank", "tracking"}
     | {"choosing", "model_judge", "selecting", "evidence", "mergings"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
-    | {"selections", "task_vectors", "terminal_select", "studies", "power"}
+    | {"selections", "task_vectors", "terminal_select", "studies", "power", "joined"}
     | {"__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
