@@ -413,10 +413,15 @@ def _nothing(judgements: Sequence[Judgement], verdicts: Sequence[Verdict]) -> st
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     shown = next((one.text for one in judgements if one.text), None)
     example = f"; one of its answers: {shown[:300]!r}" if shown else ""
-    return (
-        f"the judge gave no verdict on any of {len(verdicts):,} replies ({told}){example}. Take a judge that "
-        "follows the form its prompt asks for, or a prompt that it follows"
-    )
+    return f"the judge gave no verdict on any of {len(verdicts):,} replies ({told}){example}. {_remedy(set(reasons))}"
+
+
+def _remedy(reasons: set[str]) -> str:
+    if reasons == {REFUSED}:
+        return "It refuses to judge them, as a content filter does: take another judge or another prompt"
+    if reasons == {TOO_LONG}:
+        return "Take a judge with a longer context, shorter replies (max_new_tokens) or a shorter prompt"
+    return "Take a judge that follows the form its prompt asks for, or a prompt that it follows"
 
 
 def _mean(scored: Sequence[Graded]) -> float:
