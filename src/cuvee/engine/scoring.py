@@ -236,19 +236,16 @@ class _Scorer:
 
     def _head_agrees(self, row: TokenRow) -> bool:
         """Return whether body and head apart give what the model gives; looked at on the beginning of one row."""
-        if not has_body(self.loaded.model):
+        model = self.loaded.model
+        if not has_body(model):
             return False
         ids = row.ids[:PROBED]
         flat = flatten([TokenRow(ids, [(0, len(ids))])], self.device)
         self.loaded.use("single")
         try:
-            self.tiled = plain_head(self.loaded.model)
+            self.tiled = plain_head(model)
             apart, whole = (
-                float(
-                    token_statistics(self.loaded.model, flat, segments=False, chunked=chunked, tiled=self.tiled)[
-                        0
-                    ].sum()
-                )
+                float(token_statistics(model, flat, segments=False, chunked=chunked, tiled=self.tiled)[0].sum())
                 for chunked in (True, False)
             )
         except (AttributeError, TypeError, IndexError, KeyError, ValueError):
