@@ -242,6 +242,7 @@ def test_no_more_logits_than_a_chunk_are_made_at_once(
 ) -> None:
     monkeypatch.setattr(head, "CHUNK", 4 * 96)
     monkeypatch.setattr(scoring, "PROBED", 5)
+    monkeypatch.setattr(scoring, "plain_head", lambda model: False)  # one that is plain makes no row of logits at all
     loaded = loading.cached(model_folder("llama"), "float32", torch.device("cpu"))
     sizes: list[int] = []
     hook = loaded.model.lm_head.register_forward_hook(lambda *given: sizes.append(given[2].shape[-2]))
