@@ -13,6 +13,10 @@ lm-evaluation-harness runs in its own process and environment and gets the same 
     PYTHONPATH=src python benchmarks/score_speed.py --select 10000000
 
 chooses 6 % of so many scored rows, writes the table, reads it back, and prints seconds and peak memory.
+
+    PYTHONPATH=src python benchmarks/score_speed.py --answers 4 --vocabulary 32000
+
+scores prompts of 150 tokens with so many answers of 40 to 80 each, with the prompt computed once and with each answer.
 """
 
 from __future__ import annotations
@@ -140,6 +144,34 @@ def compare(vocabulary: int, options: argparse.Namespace) -> None:
         print(f"  {name:20} {shown:>24} tokens a CPU s   cuvee is {ours / statistics.median(each):.2f} times as fast")
 
 
+def shared_prompts(vocabulary: int, options: argparse.Namespace) -> None:
+    """Print tokens a processor second where a prompt is computed once, and where it is with each answer."""
+    from cuvee.engine import prompts
+    from cuvee.protocols import TokenRow
+    from train_speed import make_model
+
+    draw = np.random.default_rng(0)
+    rows = []
+    for _ in range(max(1, options.rows // options.answers)):
+        prompt = draw.integers(3, vocabulary, 150).tolist()
+        for size in draw.integers(40, 80, options.answers):
+            answer = draw.integers(3, vocabulary, size).tolist()
+            rows.append(TokenRow([*prompt, *answer], [(150, 150 + len(answer))]))
+    tokens, worth = sum(len(row.ids) for row in rows), prompts.WORTH
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        make_model(folder, vocabulary)
+        for _ in range(options.rounds):
+            found = {}
+            for name, least in (("once", worth), ("with each answer", float("inf"))):
+                prompts.WORTH = least
+                seconds, nll = cuvee(folder, rows)
+                found[name] = tokens / seconds, np.array(nll)
+            (once, one), (each, other) = found.values()
+            assert np.abs(one / other - 1).max() < 1e-4
+            print(f"prompt once {once:,.0f} tokens a CPU s, with each answer {each:,.0f}: {once / each:.2f} times")
+
+
 def select(number: int) -> None:
     """Choose among so many scored rows, write the table and read back what is left out."""
     from cuvee.data import selection
@@ -179,6 +211,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--lm-eval-python", help="python of an environment with lm-evaluation-harness")
     parser.add_argument("--select", type=int, default=0, metavar="ROWS")
+    parser.add_argument("--answers", type=int, default=0, metavar="N", help="compare shared prompts with N answers")
     options = parser.parse_args()
     if options.select:
         select(options.select)
@@ -187,7 +220,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     for vocabulary in options.vocabulary:
-        compare(vocabulary, options)
+        (shared_prompts if options.answers else compare)(vocabulary, options)
 
 
 if __name__ == "__main__":

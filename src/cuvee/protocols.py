@@ -829,6 +829,11 @@ class RunInfo:
     recipe_select: str = ""
     trainings: tuple[TrainingInfo, ...] = ()
 
+    @property
+    def selection(self) -> str:
+        """In words what chooses its rows: its own selection, or the recipe's; `NOTHING_SELECTED` where nothing does."""
+        return self.select or self.recipe_select or NOTHING_SELECTED
+
 
 @dataclass(frozen=True)
 class Result:

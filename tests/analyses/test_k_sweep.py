@@ -6,6 +6,7 @@ import pytest
 
 from cuvee.analyses import k_sweep
 from cuvee.analyses.k_sweep import Params, share
+from cuvee.protocols import NOTHING_SELECTED, RunInfo
 
 FAST = Params(resamples=2000)
 
@@ -118,3 +119,21 @@ def test_a_reference_with_other_training_is_no_reference(result, results):
     overview = k_sweep.table([*results[:3], slow], FAST)[0]
     assert [row["k"] for row in overview.rows] == ["0", "1/256", "1"]
     assert any(note.startswith("There is no reference line") for note in overview.notes)
+
+
+def runs_of(**more):
+    def run(name, strategy, params=None, **own):
+        return RunInfo(name, strategy, params or {}, "base", 0, **own)
+
+    dmt = run("dmt", "dmt", {"general": "general", "k": 1}, **more)
+    return dmt, run("all", "multi_task", select=NOTHING_SELECTED), run("chosen", "multi_task", **more)
+
+
+def test_a_recipe_that_selects_nothing_and_a_run_that_takes_selections_away_are_one():
+    (sweep,) = k_sweep.sweeps(runs_of()[:2])
+    assert sweep.reference == "all"
+
+
+def test_the_reference_is_under_the_recipes_selection_as_the_sweep_is():
+    (sweep,) = k_sweep.sweeps(runs_of(recipe_select="lobass 3/50"))
+    assert sweep.reference == "chosen"

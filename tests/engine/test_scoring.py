@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from cuvee.engine import attention, head, loading, scoring, tiles  # noqa: E402
+from cuvee.engine import attention, head, loading, prompts, scoring, tiles  # noqa: E402
 from cuvee.engine.flat import flatten  # noqa: E402
 from cuvee.protocols import Likelihood, TokenRow  # noqa: E402
 
@@ -71,6 +71,33 @@ def test_the_model_is_loaded_once_and_again_when_its_files_change(
     os.utime(folder / "model.safetensors", (1, 1))
     scoring.score(folder, ROWS[:2], RUNTIME, silent)
     assert len(calls) == 2
+
+
+def sampled(prompts: int, answers: int) -> list[TokenRow]:
+    """Return several answers to each prompt, with a token behind them that no loss sees."""
+    draw = torch.Generator().manual_seed(1)
+
+    def tokens(count: int) -> list[int]:
+        return torch.randint(3, 90, (count,), generator=draw).tolist()
+
+    shared = [tokens(12) for _ in range(prompts)]
+    return [TokenRow([*prompt, *tokens(5 + n), 2], [(12, 17 + n)]) for n in range(answers) for prompt in shared]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+def test_a_prompt_that_rows_share_goes_through_the_model_once(
+    kind: str, model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*ROWS[:6], *sampled(3, 4), *ROWS[6:]]
+    found = prompts.groups(rows, range(len(rows)), 64)
+    assert [numbers for numbers, _ in found] == [[6 + n + 3 * k for k in range(4)] for n in range(3)]
+    assert prompts.groups(rows, range(len(rows)), 18) != found, "what the model cannot hold stays by itself"
+    shared = scoring.score(model_folder(kind), rows, RUNTIME, silent, journal=tmp_path / "scored.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["scored.jsonl"]
+    monkeypatch.setattr(prompts, "WORTH", 2.0)
+    alone = scoring.score(model_folder(kind), rows, RUNTIME, silent)
+    assert [one.tokens for one in shared] == [one.tokens for one in alone]
+    assert [one.nll for one in shared] == pytest.approx([one.nll for one in alone], rel=1e-5)
 
 
 def test_no_rows_no_scores(model_folder: Callable[[str], Path]) -> None:
@@ -215,6 +242,7 @@ def test_no_more_logits_than_a_chunk_are_made_at_once(
 ) -> None:
     monkeypatch.setattr(head, "CHUNK", 4 * 96)
     monkeypatch.setattr(scoring, "PROBED", 5)
+    monkeypatch.setattr(scoring, "plain_head", lambda model: False)  # one that is plain makes no row of logits at all
     loaded = loading.cached(model_folder("llama"), "float32", torch.device("cpu"))
     sizes: list[int] = []
     hook = loaded.model.lm_head.register_forward_hook(lambda *given: sizes.append(given[2].shape[-2]))

@@ -27,6 +27,8 @@ from cuvee.runtime import Runtime
 from cuvee.sources import _tiny_world as world
 from cuvee.store import Store
 
+pytestmark = pytest.mark.real  # half a minute of training for the sake of one table
+
 TRAINING = {"epochs": 8, "learning_rate": 3e-3, "batch_size": 16, "max_length": 96}
 Rows = list[tuple[str, str]]
 

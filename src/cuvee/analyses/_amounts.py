@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cuvee import canonical
-from cuvee.protocols import Result, RunInfo
+from cuvee.protocols import NOTHING_SELECTED, Result, RunInfo
 
 AMOUNTS = ("share", "count")
 """Parameters of strategies that say how much is used, of everything alike."""
@@ -102,7 +102,9 @@ def _joined(members: Sequence[RunInfo]) -> Seen:
 
 def setting(info: RunInfo) -> str:
     """Return everything that tells runs apart besides their amounts: training settings, filters, selections."""
-    return canonical.text([sorted(f"{k}={v}" for k, v in info.training.items()), str(dict(info.sources)), info.select])
+    return canonical.text(
+        [sorted(f"{k}={v}" for k, v in info.training.items()), str(dict(info.sources)), info.selection]
+    )
 
 
 def curves(points: Iterable[Seen], ability: str, least: int = 2) -> list[AmountCurve]:
@@ -155,6 +157,6 @@ def _with_own_label(curve: AmountCurve, every: Sequence[AmountCurve]) -> AmountC
     words = [f"{k}={v}" for k, v in info.training.items()]
     words += ["equal counts"] if info.params.get("count") is not None else []
     words += ["own filters"] if any(any(change.values()) for change in info.sources.values()) else []
-    words += [info.select] if info.select else []
+    words += [info.selection] if info.selection != NOTHING_SELECTED else []
     extra = ", ".join(words) or info.name
     return AmountCurve(f"{curve.label} ({extra})", curve.ability, curve.points, curve.key)

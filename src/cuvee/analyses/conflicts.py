@@ -166,7 +166,8 @@ def _matches(points: Sequence[Seen], measure: Measure) -> list[_Match]:
 def _alike(alone: Seen, mixed: Seen, ability: str) -> bool:
     """Whether a run alone saw as much of the ability, under the same training settings."""
     ours, theirs = alone.rows_of(ability), mixed.rows_of(ability)
-    plain = not any(map(_filters, (alone, mixed))) and alone.info.select == mixed.info.select
+    chosen = alone.info.selection == mixed.info.selection or not (alone.info.select or mixed.info.select)
+    plain = chosen and not any(map(_filters, (alone, mixed)))
     same = setting(alone.info) == setting(mixed.info) or (
         plain and dict(alone.info.training) == dict(mixed.info.training)
     )

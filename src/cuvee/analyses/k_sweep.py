@@ -24,7 +24,7 @@ from cuvee.analyses import _results, _verdict
 from cuvee.analyses._knee import Choice, Knee, knee
 from cuvee.analyses._results import LEVEL, Measure, Panel
 from cuvee.analyses._stats import RESAMPLES, Comparison, Sample, compare_all, draws_for, estimate, holm
-from cuvee.protocols import Figure, Result, RunInfo, Table
+from cuvee.protocols import NOTHING_SELECTED, Figure, Result, RunInfo, Table
 
 VERSION = 3
 
@@ -114,11 +114,11 @@ def sweeps(runs: Sequence[RunInfo]) -> list[Sweep]:
         for run in starts
         if _rest(run) not in groups
     ]
-    trained = {_training(members[0]) for members in groups.values()}
+    trained = {(_training(members[0]), members[0].selection) for members in groups.values()}
     lost += [
         f"{run.name} is the reference of no sweep: no dmt run shares its {_settings(run)}."
         for run in runs
-        if _is_whole(run) and _training(run) not in trained
+        if _is_whole(run) and (_training(run), run.selection) not in trained
     ]
     return [replace(sweep, notes=(*sweep.notes, *lost)) for sweep in found]
 
@@ -131,7 +131,8 @@ def _sweep(members: Sequence[RunInfo], runs: Sequence[RunInfo]) -> Sweep:
         k = share(run.params.get("k", 0))
         if by_k.setdefault(k, run.name) != run.name:
             notes.append(f"{run.name} is not shown: {by_k[k]} has the same k and the same settings.")
-    equal = [run.name for run in runs if _is_whole(run) and _training(run) == _training(members[0])]
+    same = (_training(members[0]), members[0].selection)
+    equal = [run.name for run in runs if _is_whole(run) and (_training(run), run.selection) == same]
     notes += [f"{name} is not shown: {equal[0]} is the reference." for name in equal[1:]]
     if not equal and any(_is_whole(run) for run in runs):
         notes.append("There is no reference line: no multi_task run has the training settings of this sweep.")
@@ -141,13 +142,14 @@ def _sweep(members: Sequence[RunInfo], runs: Sequence[RunInfo]) -> Sweep:
 def _is_whole(run: RunInfo) -> bool:
     """Whether a run is multi-task training on everything."""
     part = share(run.params.get("share", 1)) != 1 or run.params.get("count") is not None
-    return run.strategy == "multi_task" and not part and not run.sources and not run.select
+    own = run.select not in ("", NOTHING_SELECTED)
+    return run.strategy == "multi_task" and not part and not run.sources and not own
 
 
 def _rest(run: RunInfo) -> str:
     """Everything of a run but k."""
     rest = {name: value for name, value in run.params.items() if name != "k"}
-    return canonical.text([rest, _training(run), str(dict(run.sources)), run.select])
+    return canonical.text([rest, _training(run), str(dict(run.sources)), run.selection])
 
 
 def _training(run: RunInfo) -> str:

@@ -2,12 +2,12 @@
 
 The longest rows are scored in both layouts: a model that only differs there would pass the short probe made when it is
 loaded. Finished batches are written down as they come, so that a
-stopped scoring goes on where it was.
+stopped scoring goes on where it was. A prompt that several rows share goes through the model once (`prompts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cuvee.engine import loading
+from cuvee.engine import loading, prompts
 from cuvee.engine.disk import Journal, Ticker
 from cuvee.engine.flat import count, flatten
+from cuvee.engine.generation import context
 from cuvee.engine.head import has_body, plain_head, token_statistics
 from cuvee.protocols import Likelihood, Progress, TokenRow, TokenRows
 from cuvee.runtime import Runtime
@@ -75,6 +76,12 @@ def score(
         loading.set_threads(runtime)
         device = loading.device_of(runtime, progress)
         loaded = loading.cached(model_folder, precision, device)
+        if loaded.layout == "flat" and not entropy and not each:  # a tree tells sums alone
+            for index, one in _with_shared_prompts(
+                loaded, model_folder, rows, left, runtime, progress, precision, journal
+            ):
+                scores[index] = one
+            left = [index for index, one in enumerate(scores) if one is None]
         scorer = _Scorer(loaded, device, precision, progress, entropy, each)
         ticker, done = Ticker(progress, len(rows)), len(rows) - len(left)
         most = min(runtime.micro_tokens, CPU_TOKENS) if device.type == "cpu" else runtime.micro_tokens
@@ -89,7 +96,31 @@ def score(
                     log.append(_record(batch, found))
                 done += len(batch)
                 ticker.tick(done, sum(len(row.ids) for row in examples))
+        if journal:
+            _prompts_journal(journal).unlink(missing_ok=True)
     return [one for one in scores if one is not None]
+
+
+def _with_shared_prompts(
+    loaded: loading.Loaded,
+    folder: Path,
+    rows: TokenRows,
+    asked: Sequence[int],
+    runtime: Runtime,
+    progress: Progress,
+    precision: str,
+    journal: Path | None,
+) -> Iterable[tuple[int, Likelihood]]:
+    """Return the scores of rows that share a prompt, where that saves enough, by their numbers."""
+    found = prompts.groups(rows, asked, context(loaded.model))
+    if not found:
+        return ()
+    kept = _prompts_journal(journal) if journal else None
+    return prompts.score(folder, found, len(rows), runtime, progress, precision, kept).items()
+
+
+def _prompts_journal(journal: Path) -> Path:
+    return journal.with_suffix(".prompts.jsonl")
 
 
 class _Nothing:
@@ -205,19 +236,16 @@ class _Scorer:
 
     def _head_agrees(self, row: TokenRow) -> bool:
         """Return whether body and head apart give what the model gives; looked at on the beginning of one row."""
-        if not has_body(self.loaded.model):
+        model = self.loaded.model
+        if not has_body(model):
             return False
         ids = row.ids[:PROBED]
         flat = flatten([TokenRow(ids, [(0, len(ids))])], self.device)
         self.loaded.use("single")
         try:
-            self.tiled = plain_head(self.loaded.model)
+            self.tiled = plain_head(model)
             apart, whole = (
-                float(
-                    token_statistics(self.loaded.model, flat, segments=False, chunked=chunked, tiled=self.tiled)[
-                        0
-                    ].sum()
-                )
+                float(token_statistics(model, flat, segments=False, chunked=chunked, tiled=self.tiled)[0].sum())
                 for chunked in (True, False)
             )
         except (AttributeError, TypeError, IndexError, KeyError, ValueError):

@@ -19,7 +19,7 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
     """Return one outcome a selection by learnability: every ability has to rise."""
     runs = evidence.runs("multi_task")
     found = []
-    for whole in (run for run in runs if _selected(run) == NOTHING_SELECTED):
+    for whole in (run for run in runs if run.selection == NOTHING_SELECTED):
         for chosen in (run for run in runs if _learnable(run)):
             alike = dict(chosen.params) == dict(whole.params) and dict(chosen.training) == dict(whole.training)
             rows = _rows(whole)
@@ -34,14 +34,9 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
     return found
 
 
-def _selected(run: RunInfo) -> str:
-    """Return in words what chooses a run's rows: its own selection, or the recipe's."""
-    return run.select or run.recipe_select or NOTHING_SELECTED
-
-
 def _learnable(run: RunInfo) -> bool:
     """Return whether LoBaSS, and it alone, chooses the rows, and those of the highest learnability."""
-    found = _selected(run).split("; ")
+    found = run.selection.split("; ")
     return all(re.match(r"lobass\b", one) and not re.search(r" lowest |\d-\d", one) for one in found)
 
 
