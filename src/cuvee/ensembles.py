@@ -38,4 +38,5 @@ def write(members: Sequence[Path], work: Path) -> dict[str, Any]:
 def joined(losses: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     """Return -log of the mean of the members' probabilities at each token, from (K, tokens) of -log p."""
     found = np.asarray(losses, np.float64)
-    return np.log(len(found)) - np.logaddexp.reduce(-found, axis=0)
+    mean: NDArray[np.float64] = np.log(len(found)) - np.logaddexp.reduce(-found, axis=0)
+    return mean

@@ -409,7 +409,7 @@ def _score_items(job: Job, work: Path, store: Store, runtime: Runtime, progress:
     found = engine.for_model(folder).score(
         folder, rows, runtime, progress, params["precision"], part_names=names, each=each, journal=journal
     )
-    columns = {"item": ids, "nll": [one.nll for one in found], "tokens": [one.tokens for one in found]}
+    columns: dict[str, Any] = {"item": ids, "nll": [one.nll for one in found], "tokens": [one.tokens for one in found]}
     judging.write_table(work / "scores.parquet", columns | ({"losses": [one.losses for one in found]} if each else {}))
     journal.unlink(missing_ok=True)
     tokens = sum(one.tokens for one in found)

@@ -198,3 +198,12 @@ def test_there_is_no_ratio_to_a_loss_that_did_not_fall(result):
 def test_without_logs_or_of_several_trainings_or_accuracies_there_is_no_such_table(result):
     whole = curve(result, "a", [40, 60, 80, 55])
     assert len(alignment_tax.table(logged(whole, [2.0, 1.0]), FAST)) == 2
+
+
+def test_a_merged_model_is_one_point_and_no_remedy_is_told_for_that(result):
+    info = TrainingInfo("t", 1, 10, 0, 0, 0.0, ())
+    ends = curve(result, "soup", [40, 60], fractions=[Fraction(0), Fraction(1)])
+    ends = [replace(one, run=replace(one.run, trainings=(info,) * 4)) for one in ends]
+    summary, _ = alignment_tax.table(ends, FAST)
+    assert any("soup is merged of several trainings, which have no way in common" in note for note in summary.notes)
+    assert not any("marks" in note for note in summary.notes)

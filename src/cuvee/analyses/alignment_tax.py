@@ -72,11 +72,15 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One run on one measure, its points in order: the base first where it was measured, the final model last."""
+    """One run on one measure, its points in order: the base first where it was measured, the final model last.
+
+    `merged` says that several trainings lie side by side behind a point, so that there is no one way to it.
+    """
 
     run: str
     measure: Measure
     points: tuple[Point, ...]
+    merged: bool = False
 
     @property
     def base(self) -> Point | None:
@@ -178,7 +182,8 @@ def _curve(
         points.append(point)
     if not points or points[0].done:
         left_out.append("the base is not measured, so there are no differences to it")
-    return (Curve(run, measure, (*points, end)) if points else None), left_out
+    merged = len(finals[0].run.trainings) > last[0]
+    return (Curve(run, measure, (*points, end), merged) if points else None), left_out
 
 
 def _point(done: float, members: Sequence[Result]) -> Point:
@@ -326,12 +331,21 @@ def _taxed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _thin(curves: Sequence[Curve]) -> list[str]:
-    thin = list(dict.fromkeys(curve.run for curve in curves if len(curve.points) - bool(curve.base) < 2))
-    if not thin:
-        return []
-    whose = "their ways" if len(thin) > 1 else "its way"
-    remedy = "training: {marks: [1/4, 1/2, 3/4]} and `stages: all` in an evaluator measure it"
-    return [f"{_results.listed(thin)}: nothing on {whose} to the final model is measured; {remedy}."]
+    bare = [curve for curve in curves if len(curve.points) - bool(curve.base) < 2]
+    thin = list(dict.fromkeys(curve.run for curve in bare if not curve.merged))
+    merged = list(dict.fromkeys(curve.run for curve in bare if curve.merged))
+    told = []
+    if thin:
+        whose = "their ways" if len(thin) > 1 else "its way"
+        remedy = "training: {marks: [1/4, 1/2, 3/4]} and `stages: all` in an evaluator measure it"
+        told.append(f"{_results.listed(thin)}: nothing on {whose} to the final model is measured; {remedy}.")
+    if merged:
+        verb = "are" if len(merged) > 1 else "is"
+        told.append(
+            f"{_results.listed(merged)} {verb} merged of several trainings, which have no way in common: only the end "
+            "is a point, to be set against the other runs' ways and ends."
+        )
+    return told
 
 
 def _point_rows(
