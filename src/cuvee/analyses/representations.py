@@ -102,8 +102,13 @@ def _of_base(of: Sequence[Representation], params: Params, where: str) -> Table:
         panels = [one for one in there if (one.layer, one.pooling) == (layer, pooling)]
         kept = [(one, *_labelled(one, names, params.by)) for one in panels]
         rows += [_row(one, vectors, labels, params) for one, vectors, labels in kept]
-        figures.append(_figure(kept, names, f"layer {layer}, {pooling}{where}", params.seed))
+        figures.append(_figure(kept, names, f"{_layer(layer)}, {pooling}{where}", params.seed))
     return Table(TITLE + where, list(rows[0]), rows, [*_said(there[0], names, params), *notes], figures)
+
+
+def _layer(number: int) -> str:
+    """Return a layer in words: file names of figures have no minus."""
+    return f"layer {number}" if number >= 0 else "last layer" if number == -1 else f"layer {-number} from the end"
 
 
 def _names(of: Representation, by: str) -> tuple[list[str], list[str]]:

@@ -30,7 +30,8 @@ for (const figure of document.querySelectorAll("figure.drawn")) {
     const outer = figure.getBoundingClientRect();
     const scale = box.width / svg.viewBox.baseVal.width;
     const across = box.left - outer.left + left * scale;
-    tip.style.left = `${Math.max(4, Math.min(across + 12, outer.width - tip.offsetWidth - 8))}px`;
+    const seen = Math.max(4, Math.min(across + 12, outer.width - tip.offsetWidth - 8));
+    tip.style.left = `${figure.scrollLeft + seen}px`;
     const down = box.top - outer.top + top * scale;
     tip.style.top = `${down > tip.offsetHeight + 14 ? down - tip.offsetHeight - 12 : down + 14}px`;
   };
@@ -54,6 +55,7 @@ for (const figure of document.querySelectorAll("figure.drawn")) {
   svg.addEventListener("pointermove", look);
   svg.addEventListener("pointerdown", look);
   svg.addEventListener("pointerleave", hide);
+  window.addEventListener("resize", hide);
 
   const step = (forward) => {
     for (let tried = 1, place = current; tried <= points.length; tried++) {
