@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 from cuvee import mergings
+from cuvee.errors import RecipeError
 from cuvee.protocols import Ingredient, Merging, RunInfo
 from cuvee.recipe import BaseModelRef, Component, Declared, Located, Training
 from cuvee.stage import (
@@ -45,8 +46,30 @@ class Settings:
         return {"heldout": self.heldout, "split_seed": self.split_seed, "seed": self.seed}
 
     def training(self) -> Mapping[str, Any]:
-        """Return the parameters of a training."""
+        """Return the parameters of a training.
+
+        Raises:
+            RecipeError: there are settings for several trainings, and the strategy did not say which one this is.
+        """
+        if self.values.stages:
+            raise RecipeError("are for strategies of several trainings, one after another", key="training.stages")
         return {**self.values.optimisation(), "seed": self.seed}
+
+    def stage(self, number: int, stages: int) -> Settings:
+        """Return the settings of training `number` (from 0) of `stages`.
+
+        Raises:
+            RecipeError: the recipe has settings for another number of trainings.
+        """
+        asked = self.values.stages
+        if not asked:
+            return self
+        if len(asked) != stages:
+            message = (
+                f"have {len(asked)} entries, and this run has {stages} trainings; write {{}} for one without its own"
+            )
+            raise RecipeError(message, key="training.stages")
+        return replace(self, values=self.values.of_stage(number))
 
     def replay(self) -> Ingredient | None:
         """Return the part of a source that is mixed into every training."""

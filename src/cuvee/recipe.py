@@ -490,13 +490,8 @@ def _distinct(marks: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
 Marks = Annotated[tuple[Annotated[Share, Field(gt=0, lt=1)], ...], AfterValidator(_distinct)]
 
 
-class Training(_Part):
-    """Settings of every training; the paper's where it says, FastChat's where it is silent.
-
-    Source: Dong et al., arXiv 2310.05492, section 3.1 and appendix C.
-    """
-
-    ABSENT_WHEN: ClassVar[Mapping[str, Any]] = {"optimiser": "adamw"}
+class Optimisation(_Part):
+    """What may differ between the trainings of one run: how long, how fast, by which rule."""
 
     epochs: Annotated[int, Field(ge=1, strict=True)] = 3
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
@@ -509,6 +504,20 @@ class Training(_Part):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     clip: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Annotated[int, Field(ge=1, strict=True)] = 128
+
+
+class Training(Optimisation):
+    """Settings of every training; the paper's where it says, FastChat's where it is silent.
+
+    Args:
+        stages: what each training of a strategy of several has of its own, in their order; ``{}`` for nothing.
+
+    Source: Dong et al., arXiv 2310.05492, section 3.1 and appendix C.
+    """
+
+    ABSENT_WHEN: ClassVar[Mapping[str, Any]] = {"optimiser": "adamw"}
+
+    stages: tuple[Optimisation, ...] = ()
     precision: Literal["float32", "bfloat16"] = "float32"
     method: Literal["full", "lora"] = "full"
     lora: Lora | None = None
@@ -533,7 +542,17 @@ class Training(_Part):
             raise ValueError(f"decay is for schedule: wsd, and schedule is {self.schedule}; say schedule: wsd")
         if self.warmup + (self.decay or 0) > 1:
             raise ValueError(f"warmup {self.warmup} and decay {self.decay} are more than all steps together")
+        for number in range(len(self.stages)):
+            try:
+                self.of_stage(number)
+            except ValidationError as error:
+                raise ValueError(f"stages.{number}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
         return self
+
+    def of_stage(self, number: int) -> Training:
+        """Return the settings of one training of several."""
+        own = self.stages[number].model_dump(exclude_unset=True)
+        return Training.model_validate({**self.model_dump(exclude_unset=True, exclude={"stages"}), **own})
 
     def rendering(self) -> dict[str, Any]:
         """Return what decides token ids and loss masks."""

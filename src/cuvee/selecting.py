@@ -279,8 +279,8 @@ class RowPool:
             raise located.error(
                 f"a reference is trained on the run's own tokens; {names} are the run's", *self.key, "by"
             )
-        # What holds the run's own trainings near their start has no part in what a reference has learnt.
-        values = values.model_copy(update={"regulariser": None})
+        # What holds the run's own trainings near their start, and what sets them apart, is not the reference's.
+        values = values.model_copy(update={"regulariser": None, "stages": ()})
         label = f"{label}, for selecting"
         mixed = _mix(rows, settings, self.draw, label)
         params = replace(settings, values=values).training()

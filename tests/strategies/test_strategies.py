@@ -48,6 +48,38 @@ def test_each_strategy_has_its_number_of_trainings() -> None:
     assert len(trainings(dmt("1/256"))) == 2
 
 
+def staged(strategy: str, *stages: dict[str, Any], **params: Any) -> Stage:
+    settings = Settings(Training.model_validate({"epochs": 2, "stages": stages}), Fraction(1, 50), 0, 0)
+    module = components.find("strategies", strategy)
+    return module.plan(SOURCES, BASE, settings, module.Params(**params))  # type: ignore[no-any-return]
+
+
+def test_each_training_of_several_may_have_settings_of_its_own() -> None:
+    both = trainings(staged("dmt", {}, {"learning_rate": 1e-5, "schedule": "linear"}, general="general", k="1/4"))
+    first, second = (stage.identity["params"] for stage in both)
+    assert (first["learning_rate"], first["schedule"], first["epochs"]) == (2e-5, "cosine", 2)
+    assert (second["learning_rate"], second["schedule"], second["epochs"]) == (1e-5, "linear", 2)
+    alone = Settings(Training(epochs=2), Fraction(1, 50), 0, 0)
+    module = components.find("strategies", "dmt")
+    plain = module.plan(SOURCES, BASE, alone, module.Params(general="general", k="1/4"))
+    assert trainings(plain)[0].id == both[0].id, "a training without settings of its own is the same as ever"
+    assert staged("dmt", {}, {}, general="general", k="1/4").id == plain.id
+    three = [{"epochs": number} for number in (1, 2, 3)]
+    found = trainings(staged("sequential", *three, order=("code", "math", "general")))
+    assert [stage.identity["params"]["epochs"] for stage in found] == [1, 2, 3]
+    found = trainings(staged("mixed_sequential", {"optimiser": "sgd"}, {}, general="general"))
+    assert [stage.identity["params"].get("optimiser") for stage in found] == ["sgd", None]
+
+
+def test_settings_for_another_number_of_trainings_are_refused() -> None:
+    with pytest.raises(RecipeError, match="have 1 entries, and this run has 2 trainings"):
+        staged("dmt", {"epochs": 1}, general="general", k="1/4")
+    with pytest.raises(RecipeError, match="strategies of several trainings"):
+        staged("multi_task", {"epochs": 1})
+    with pytest.raises(ValueError, match=r"stages.1: decay is for schedule: wsd"):
+        Training.model_validate({"stages": [{}, {"decay": 0.5}]})
+
+
 def test_dmt_with_k_zero_is_mixed_sequential() -> None:
     assert dmt("0").id == planned("mixed_sequential", general="general").id
 

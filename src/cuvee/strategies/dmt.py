@@ -40,6 +40,6 @@ def plan(sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: 
     """Return the model after both stages."""
     general = pick(sources, params.general, "general")
     special = rest(sources, params.general, "general")
-    special_model = train_on(start, special, hyper)
+    special_model = train_on(start, special, hyper.stage(0, 2))
     replay = [source.share(params.k) for source in special] if params.k else []
-    return train_on(special_model, [general, *replay], hyper)
+    return train_on(special_model, [general, *replay], hyper.stage(1, 2))

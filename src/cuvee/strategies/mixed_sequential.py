@@ -28,5 +28,5 @@ class Params(protocols.Params):
 def plan(sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: Params) -> Trained:
     """Return the model trained on the special sources, then on the general one."""
     general = pick(sources, params.general, "general")
-    special_model = train_on(start, rest(sources, params.general, "general"), hyper)
-    return train_on(special_model, [general], hyper)
+    special_model = train_on(start, rest(sources, params.general, "general"), hyper.stage(0, 2))
+    return train_on(special_model, [general], hyper.stage(1, 2))

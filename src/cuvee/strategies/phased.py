@@ -75,8 +75,9 @@ def plan(sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: 
         raise RecipeError("phased trains on each row once; a source has an amount above all of it", key="strategy")
     model: Model = start
     difficulty = Component.model_validate(params.difficulty)
-    for rule in _rules(params, hyper):
-        model = train_on(model, hyper.banded(sources, difficulty, rule), hyper)
+    rules = _rules(params, hyper)
+    for number, rule in enumerate(rules):
+        model = train_on(model, hyper.banded(sources, difficulty, rule), hyper.stage(number, len(rules)))
     assert isinstance(model, Trained)
     return model
 
@@ -97,7 +98,7 @@ def _rules(params: Params, hyper: Hyper) -> list[dict[str, Any]]:
     bands[-1]["unscored"] = True
     more: dict[str, Any] = {"values": True} if params.thresholds is not None else {}
     if params.order == "random":
-        more["shuffled"] = hyper.training()["seed"]
+        more["shuffled"] = hyper.stage(0, len(bands)).training()["seed"]
     if params.order == "hard_first":
         bands.reverse()
     return [{**band, **more} for band in bands]

@@ -39,7 +39,7 @@ def plan(sources: Mapping[str, Ingredient], start: Model, hyper: Hyper, params: 
             key="order",
         )
     model: Model = start
-    for stage in stages:
-        model = train_on(model, [sources[name] for name in stage], hyper)
+    for number, stage in enumerate(stages):
+        model = train_on(model, [sources[name] for name in stage], hyper.stage(number, len(stages)))
     assert isinstance(model, Trained)
     return model
