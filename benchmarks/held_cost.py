@@ -36,7 +36,7 @@ def seconds(folder: Path, rows: Any, batch: int, way: dict[str, Any]) -> float:
     hyper |= {"eps": 1e-8, "clip": 1.0, "precision": "float32", "seed": 0, **way}
     runtime = Runtime(threads=1, micro_tokens=2048, device="cpu", checkpoint_seconds=1e9)
     with tempfile.TemporaryDirectory() as work:
-        training = loop._Training(folder, rows, steps, hyper, Path(work), runtime, lambda facts: None, micro_batches)
+        training = loop.Training(folder, rows, steps, hyper, Path(work), runtime, lambda facts: None, micro_batches)
         training.resume_or_start(Checkpoints(Path(work), ""))
         return timed(training.run)
 

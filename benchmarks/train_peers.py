@@ -239,8 +239,8 @@ def llama_factory(folder: Path, out: Path) -> None:
     METER.tell()
 
 
-def cuvee(folder: Path, out: Path) -> None:
-    """Train with cuvee's loop."""
+def cuvee(folder: Path, out: Path, *, tokens: int = STEP_TOKENS) -> None:
+    """Train with cuvee's loop, at most so many tokens a forward pass."""
     from cuvee.data.batches import micro_batches
     from cuvee.engine import loop
     from cuvee.engine.disk import Checkpoints
@@ -264,13 +264,13 @@ def cuvee(folder: Path, out: Path) -> None:
         "precision": "float32",
         "seed": 0,
     }
-    runtime = Runtime(threads=1, micro_tokens=STEP_TOKENS, device="cpu", checkpoint_seconds=1e9)
+    runtime = Runtime(threads=1, micro_tokens=tokens, device="cpu", checkpoint_seconds=1e9)
     sizes = [sum(len(rows[i].ids) for i in step) for step in steps]
 
     out.mkdir(parents=True, exist_ok=True)
-    training = loop._Training(folder, rows, steps, hyper, out, runtime, lambda facts: None, micro_batches)
+    training = loop.Training(folder, rows, steps, hyper, out, runtime, lambda facts: None, micro_batches)
     training.resume_or_start(Checkpoints(out, ""))
-    inner = training._step
+    inner = training.step
 
     def step(number: int) -> Any:
         record = inner(number)
@@ -278,13 +278,14 @@ def cuvee(folder: Path, out: Path) -> None:
         METER.step()
         return record
 
-    training._step = step  # type: ignore[method-assign]
+    training.step = step  # type: ignore[method-assign]
     training.run()
     METER.tell()
 
 
 WAYS: dict[str, Any] = {
     "cuvee": cuvee,
+    "cuvee, 1024 a pass": lambda folder, out: cuvee(folder, out, tokens=1024),
     "trl padding-free": lambda folder, out: trl(folder, out, packed=False),
     "trl best-fit": lambda folder, out: trl(folder, out, packed=True),
     "transformers groups": transformers_groups,
@@ -295,7 +296,7 @@ WAYS: dict[str, Any] = {
 def _python(name: str, options: argparse.Namespace) -> Any:
     if name.startswith("llama"):
         return options.lf_python
-    return sys.executable if name == "cuvee" else options.trl_python
+    return sys.executable if name.startswith("cuvee") else options.trl_python
 
 
 def compare(vocabulary: int, options: argparse.Namespace) -> None:

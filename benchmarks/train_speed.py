@@ -90,7 +90,7 @@ def cuvee(folder: Path, rows: Rows, options: argparse.Namespace) -> float:
     }
     runtime = Runtime(threads=options.threads, micro_tokens=options.micro_tokens, device="cpu", checkpoint_seconds=1e9)
     with tempfile.TemporaryDirectory() as work:
-        training = loop._Training(folder, rows, steps, hyper, Path(work), runtime, lambda facts: None, micro_batches)
+        training = loop.Training(folder, rows, steps, hyper, Path(work), runtime, lambda facts: None, micro_batches)
         training.resume_or_start(Checkpoints(Path(work), ""))
         return timed(training.run)
 

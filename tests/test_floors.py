@@ -21,7 +21,7 @@ FLOORS = {
     | {"choosing", "model_judge", "selecting", "evidence", "mergings"}
     | {"plan", "sourcing", "expansion", "measuring", "harnessed"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
-    | {"selections", "task_vectors", "terminal_select", "studies", "power"}
+    | {"selections", "task_vectors", "terminal_select", "studies", "power", "joined"}
     | {"__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

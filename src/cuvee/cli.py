@@ -305,7 +305,9 @@ def plan(
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @_processes_options
 @_passes_options
-@click.option("--kernels", type=click.Choice(["stock", "liger"]), default="stock", help="GPU kernels of trainings.")
+@click.option(
+    "--kernels", type=click.Choice(["stock", "liger", "cut"]), default="stock", help="GPU kernels of trainings."
+)
 @click.option("--track", multiple=True, metavar="NAME", help="Curves of trainings besides their log: tensorboard.")
 @_generator_option
 @click.option("--fake", is_flag=True, help="Dry run of the whole graph with the fake engine, in a moment.")

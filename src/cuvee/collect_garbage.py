@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
 from cuvee.canonical import ID_LENGTH
+from cuvee.engine import mark_file
 from cuvee.plan import Plan
 from cuvee.store import Store
 from cuvee.store.store import tree_size
@@ -19,7 +21,7 @@ def collect(plans: Iterable[Plan], store: Store, *, delete: bool) -> dict[str, A
     """Find stages and unfinished work that no plan holds, and delete them when asked to.
 
     Returns:
-        ``stages`` (short names), ``bytes`` and ``kept`` (number of stages kept).
+        ``stages`` (short names; paths of mark files and unfinished work), ``bytes``, ``kept`` (how many stages).
     """
     plans = list(plans)
     needed = {stage.id for plan in plans for stage in plan.stages} | store.leased()
@@ -34,6 +36,11 @@ def collect(plans: Iterable[Plan], store: Store, *, delete: bool) -> dict[str, A
             continue
         found.append(short)
         freed += size
+    for file in _marks(plans, store):
+        freed += file.stat().st_size
+        found.append(f"{file.parent.parent.name}/marks/{file.name}")
+        if delete:
+            file.unlink(missing_ok=True)
     shorts = {stage_id[:ID_LENGTH] for stage_id in needed}
     for work in sorted((store.folder / "work").glob("*")):
         if work.name.rpartition("-")[2] not in shorts:
@@ -42,6 +49,21 @@ def collect(plans: Iterable[Plan], store: Store, *, delete: bool) -> dict[str, A
                 found.append(f"work/{work.name}")
                 freed += size
     return {"stages": found, "bytes": freed, "kept": kept}
+
+
+def _marks(plans: Iterable[Plan], store: Store) -> list[Path]:
+    """Return the weights that trainings left for marks which no plan still has to make; none while a run is at work."""
+    if store.leased():
+        return []
+    wanted = {
+        mark_file(store.path("train", stage.one("training").id), Fraction(stage.identity["params"]["fraction"]))
+        for plan in plans
+        for stage in plan.stages
+        if stage.kind == "mark" and not store.has("mark", stage.id)
+    }
+    trainings = [store.path("train", one["id"]) for one in store.stages() if one["kind"] == "train"]
+    files = [file for folder in trainings for file in sorted((folder / "marks").glob("*"))]
+    return [file for file in files if file not in wanted]
 
 
 def _remove(store: Store, manifest: dict[str, Any], short: str) -> bool:

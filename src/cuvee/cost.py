@@ -664,8 +664,8 @@ def _disk(book: _Book, todo: frozenset[str], workers: int) -> tuple[int, int]:
             continue
         now += _written(stage, book, todo)
         if stage.kind == "train":
-            # Weights and two moments in float32; the old checkpoint stays until the new one is whole.
-            checkpoint = max(checkpoint, 2 * 12 * _trained(stage, book))
+            # Weights and two moments in float32; the two old checkpoints stay until the new one is whole.
+            checkpoint = max(checkpoint, 3 * 12 * _trained(stage, book))
         # A mark is there twice for a moment: as its training left it, and as a model.
         peak = max(peak, now + (_model(stage, book) if stage.kind == "mark" else 0))
         for parent in stage.parents():

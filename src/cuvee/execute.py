@@ -209,20 +209,33 @@ def _course(job: Job, params: Mapping[str, Any], store: Store) -> _Course:
     return _Course((model_folder(job.one("model")), rows, steps, hyper), options, parts, names)
 
 
-def _train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
+def train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress, **more: Any) -> dict[str, Any]:
+    """Do a training with all that belongs to its stage; `more` as in `train_here`."""
     from cuvee import engine, launch, modelcard
-    from cuvee.data import ledger
 
     course = _course(job, job.params, store)
-    if runtime.processes > 1 and engine.for_model(course.given[0]).name != "fake":
+    if runtime.processes > 1 and not more and engine.for_model(course.given[0]).name != "fake":
         summary = launch.train(job, work, runtime, progress)
     else:
-        summary = train_here(job, work, store, runtime, progress)
-    ledger.write(work, course.rows, course.steps, [_source_of(part, store) for part in course.parts])
+        summary = train_here(job, work, store, runtime, progress, **more)
+    _keep_ledger(work, course, [_source_of(part, store) for part in course.parts])
     modelcard.write(work / MODEL, job, store, summary, course.names)
     _keep_template(job, course.parts[0], work / MODEL, store)
     # The first name a source had; names are no part of the id, so another recipe may call it otherwise.
     return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in course.names]}
+
+
+def _keep_ledger(work: Path, course: _Course, sources: Sequence[str]) -> None:
+    """Write the ledger of a training that is done; it takes over the examples' losses, which a kill must not lose."""
+    from cuvee.data import ledger
+    from cuvee.engine import disk, example_losses
+
+    losses = example_losses.read(work)
+    if losses is None and (work / ledger.FILE).exists():  # it has them
+        return
+    ledger.write(work, course.rows, course.steps, sources, losses=losses)
+    disk.sync_file(work / ledger.FILE)
+    (work / example_losses.FILE).unlink(missing_ok=True)
 
 
 def train_here(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress, **more: Any) -> dict[str, Any]:
@@ -246,6 +259,7 @@ def train_here(job: Job, work: Path, store: Store, runtime: Runtime, progress: P
 def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import engine, modelcard
     from cuvee.data import ledger
+    from cuvee.engine import example_losses
 
     training, at = job.one("training"), Fraction(job.params["fraction"])
     manifest = store.manifest(training.kind, training.id)
@@ -268,7 +282,8 @@ def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     modelcard.write_marked(work / MODEL, job, store, summary)
     _keep_template(job, course.parts[0], work / MODEL, store)
     sources = [_source_of(part, store) for part in course.parts]
-    ledger.write(work, course.rows, course.steps, sources, until=summary["step"])
+    ledger.write(work, course.rows, course.steps, sources, until=summary["step"], losses=example_losses.read(work))
+    (work / example_losses.FILE).unlink(missing_ok=True)
     left.unlink(missing_ok=True)  # it is in this stage now
     return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in course.names]}
 
@@ -457,7 +472,7 @@ TABLE: Mapping[str, Execute] = {
     "render": _render,
     "mix": _mix,
     "fisher": _fisher,
-    "train": _train,
+    "train": train,
     "mark": _mark,
     "fold": _fold,
     "merge": _merge,

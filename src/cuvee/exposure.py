@@ -55,8 +55,8 @@ def _behind(store: Store, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 def table(store: Store, stage: str) -> Any:
     """Return all rows a model has seen as an Arrow table.
 
-    Columns: stage, source, path, line, id (hex), occurrence, times, supervised_tokens, steps. Sorted by stage in
-    the order of training, then by source and place in the file.
+    Columns: stage, source, path, line, id (hex), occurrence, times, supervised_tokens, steps, losses. Sorted by stage
+    in the order of training, then by source and place in the file.
 
     Raises:
         UsageError: as `trainings`; or a training that kept no ledger.
@@ -93,6 +93,9 @@ def _one(store: Store, manifest: Mapping[str, Any]) -> Any:
             "line": line,
             "id": pa.array([key.hex() for key in found["id"].to_pylist()]),
             **{name: found[name] for name in ("occurrence", "times", "supervised_tokens", "steps")},
+            "losses": found["losses"]
+            if "losses" in found.column_names
+            else pa.nulls(len(rows), pa.large_list(pa.float32())),
         }
     )
 

@@ -70,6 +70,7 @@ class _Rank:
         self.word: dict[str, Any] = {}
         self.killed = False
         self.open = True
+        self.ended = float("inf")
         self._buffer = b""
         environment = {
             **os.environ,
@@ -108,6 +109,7 @@ class _Rank:
                 self.word = event
         if not data:
             self.open = False
+            self.ended = time.time()
             self.process.wait()
 
     def end(self) -> None:
@@ -150,14 +152,24 @@ def _verdict(ranks: Sequence[_Rank], stage: str) -> dict[str, Any] | None:
         return summary
     if preemption.asked() or any(rank.said == "stopped" for rank in ranks):
         raise preemption.Stopped
-    dead = [rank for rank in ranks if not rank.said and not rank.killed]
-    if dead:
-        raise StageFailed(f"{_who(dead[0], ranks)} died ({_code(dead[0])}), so the others were ended", stage=stage)
-    if any(rank.said == "restart" for rank in ranks):
+    bad = [rank for rank in ranks if rank.said == "failed" or (not rank.said and not rank.killed)]
+    first = min(bad, key=_cause, default=None)
+    if any(rank.said == "restart" for rank in ranks) and (first is None or first.said or _cause(first)[0]):
         return None
-    failed = [rank for rank in ranks if rank.said == "failed"]
-    first = min(failed, key=lambda rank: float(rank.word["at"]))
+    assert first is not None
+    if not first.said:
+        raise StageFailed(f"{_who(first, ranks)} died ({_code(first)}), so the others were ended", stage=stage)
     raise StageFailed(_told(first.word) if first.word["user"] else f"{_who(first, ranks)}: {_told(first.word)}")
+
+
+def _cause(rank: _Rank) -> tuple[bool, float]:
+    """Return what sorts the first cause first: what follows another's end comes last, whenever it was noticed.
+
+    A communication library ends a process by SIGABRT when another one is silent.
+    """
+    if rank.said:
+        return bool(rank.word.get("follows")), float(rank.word["at"])
+    return rank.process.returncode == -signal.SIGABRT, rank.ended
 
 
 def _who(rank: _Rank, ranks: Sequence[_Rank]) -> str:

@@ -4,7 +4,7 @@ It reads the training from its standard input and tells on its standard output, 
 
     {"event": "progress", ...}              of the first process alone
     {"event": "done", "summary": {...}}
-    {"event": "failed", "error": "...", "user": true, "trace": "", "at": 1700000000.0}
+    {"event": "failed", "error": "...", "user": true, "trace": "", "at": 1700000000.0, "follows": false}
     {"event": "stopped"}                    SIGTERM came to some process; a checkpoint is written
     {"event": "restart"}                    memory ran out where the others wait for this one
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -54,10 +55,20 @@ def work_off(task: dict[str, Any], runtime: Runtime, out: TextIO) -> int:
     except Exception as error:
         user = isinstance(error, CuveeError)
         text = str(error) if user else f"{type(error).__name__}: {error}"
-        tell("failed", error=text, user=user, trace="" if user else traceback.format_exc(), at=time.time())
+        trace = "" if user else traceback.format_exc()
+        tell("failed", error=text, user=user, trace=trace, at=time.time(), follows=follows(error))
         return 1
     tell("done", summary=summary)
     return 0
+
+
+def follows(error: Exception) -> bool:
+    """Return whether an error says that another process is gone or silent, which is no cause of its own."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "DistError" in names or (isinstance(error, RuntimeError) and re.search(_GONE, str(error)) is not None)
+
+
+_GONE = r"(?i)\bgloo\b|\bnccl\b|connection (closed|reset|refused)"
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from cuvee.errors import UsageError, did_you_mean
 SHARDS = ("fsdp", "ddp")
 """How several processes share one training."""
 
-KERNELS = ("stock", "liger")
+KERNELS = ("stock", "liger", "cut")
 
 
 def cores() -> int:
@@ -39,7 +39,7 @@ class Runtime:
             Only trainings take several.
         shard: how they do: ``fsdp``, each holding its part of all weights, gradients and moments (less memory), or
             ``ddp``, each holding the whole model (less talk).
-        kernels: ``stock``, or ``liger`` to train with another package's GPU kernels; see `cuvee.engine.kernels`.
+        kernels: ``stock``, or other packages' GPU kernels, ``liger`` or ``cut``; see `cuvee.engine.kernels`.
         track: where trainings show their curves besides their log, such as ``tensorboard``; see `cuvee.trackers`.
         checkpoint_activations: compute each layer's activations again in the backward pass instead of keeping them.
         step_sleep: seconds the fake engine waits at each step, to look at progress and interruptions.

@@ -33,13 +33,14 @@ from filelock import Timeout
 from cuvee import execute, preemption
 from cuvee.errors import CuveeError, WorkStopped
 from cuvee.job import Job
+from cuvee.protocols import Progress
 from cuvee.runtime import Runtime
 from cuvee.store import Store
 from cuvee.store.store import write_whole
 
 ATTEMPTS = "attempts.json"
 
-RESUMABLE = ("train", "mark", "tag", "score", "embed", "generate", "choose", "judge")
+RESUMABLE = ("train", "mark", "fisher", "tag", "score", "embed", "generate", "choose", "judge")
 """Kinds whose unfinished work is taken up again; others start afresh."""
 
 
@@ -92,7 +93,7 @@ class Worker:
         attempts = self._attempts(work)
         started, cpu = time.time(), time.process_time()
         try:
-            summary = execute.run(job, work, self.store, self.runtime, lambda facts: self.tell("progress", **facts))
+            summary = self.run(job, work, lambda facts: self.tell("progress", **facts))
         except preemption.Stopped:
             self.store.journal("stopped", job.short)
             raise
@@ -105,6 +106,10 @@ class Worker:
         )
         self.store.journal("finished", job.short, **seconds)
         self.tell("done", how="executed", summary=summary)
+
+    def run(self, job: Job, work: Path, progress: Progress) -> dict[str, Any]:
+        """Do the work of a stage."""
+        return execute.run(job, work, self.store, self.runtime, progress)
 
     def _attempts(self, work: Path) -> list[dict[str, Any]]:
         """Note this attempt in the work folder and return all: a resume under another Runtime is in the lineage."""

@@ -84,6 +84,30 @@ sys.exit(1)
         launched(lines)
 
 
+def test_what_follows_another_s_end_is_no_cause_even_if_it_is_noticed_first(launched: Launch) -> None:
+    lines = """
+if rank == 1:
+    time.sleep(0.2)
+    tell("failed", error="a row has 900 tokens", user=True, at=2.0, follows=False)
+elif rank == 2:
+    os.kill(os.getpid(), signal.SIGABRT)
+else:
+    tell("failed", error="DistBackendError: NCCL error", user=False, trace="...", at=1.0, follows=True)
+sys.exit(1)
+"""
+    with pytest.raises(StageFailed, match=r"^a row has 900 tokens$"):
+        launched(lines, 3)
+
+
+def test_errors_of_the_talk_between_processes_follow() -> None:
+    from cuvee.rank import follows
+
+    assert follows(RuntimeError("[/pytorch/third_party/gloo/x.cc:81] Connection closed by peer [127.0.0.1]:3"))
+    assert follows(RuntimeError("NCCL communicator was aborted on rank 1"))
+    assert not follows(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not follows(StageFailed("step 2: the loss is not finite"))
+
+
 def test_a_fault_of_the_program_comes_with_its_place(launched: Launch) -> None:
     with pytest.raises(StageFailed, match=r"(?s)process 1 of 2.*KeyError: 'x'.*line 7"):
         launched('tell("failed", error="KeyError: \'x\'", user=False, trace="line 7", at=1.0) if rank else for_ever()')
@@ -204,3 +228,28 @@ def test_a_training_that_loses_a_process_fails_at_once_and_goes_on_with_another_
     assert found["summary"]["resumed_from"][0] >= 1
     assert [attempt["runtime"]["processes"] for attempt in found["attempts"]] == [2, 1]
     assert found["id"] == next(s.id for s in api.plan(tmp_path / "r.yaml").stages if s.kind == "train")
+
+
+def test_torchrun_may_start_the_processes(tmp_path: Path) -> None:
+    """As on several machines, with one: what torchrun trains, `cuvee run` finds."""
+    pytest.importorskip("torch")
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("count: 96", "count: 16"), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "cuvee.joined", "r.yaml"]
+    done = subprocess.run([*command, "--device", "cpu"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "loss" in done.stdout
+    assert manifest(tmp_path)["summary"]["processes"] == 2
+    assert manifest(tmp_path)["preflight"]["stages"]
+    again = start(tmp_path)
+    told, _ = again.communicate(timeout=500)
+    assert again.returncode == 0
+    assert not any(name.startswith("train-") for name in json.loads(told)["executed"])
+
+
+def test_it_says_how_it_is_started(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    command = [sys.executable, "-m", "cuvee.joined", "r.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cuvee run --processes" in done.stderr

@@ -126,6 +126,22 @@ def test_gc_keeps_the_marks_that_a_recipe_names(place: Path) -> None:
     assert not any(name.startswith("train-") for name in gone)
 
 
+def test_gc_takes_weights_that_trainings_left_for_marks_nobody_makes_any_more(place: Path) -> None:
+    from cuvee import collect_garbage
+
+    run(place, SEQUENTIAL)
+    store = Store(place / ".cuvee")
+    (training, *_) = [store.path("train", one["id"]) for one in store.stages() if one["kind"] == "train"]
+    (training / "marks").mkdir()
+    for name in ("1-4", "2-3"):
+        (training / "marks" / name).write_bytes(b"x" * 10)
+    told = collect_garbage.collect([plan(place, SEQUENTIAL, MARKS)], store, delete=False)
+    assert told["stages"] == [f"{training.name}/marks/2-3"]
+    assert told["bytes"] == 10
+    collect_garbage.collect([plan(place, SEQUENTIAL, MARKS)], store, delete=True)
+    assert [path.name for path in (training / "marks").iterdir()] == ["1-4"]
+
+
 def test_marks_count_in_the_disk_estimate_and_the_plan_names_them(place: Path) -> None:
     more = ["base={path: seven, declared: {parameters: 7B}}", "training.template=plain", SEQUENTIAL]
     store = Store(place / ".cuvee")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from cuvee import preemption
-from cuvee.engine import devices, loop
+from cuvee.engine import devices, loop, loss
 from cuvee.errors import StageFailed, UsageError
 from tests.engine import test_loop as t
 from tests.engine.conftest import RUNTIME, hyper, micro_batches
@@ -70,14 +70,14 @@ class Signals(t.Breaks):
 
 def scarce(most: int) -> Any:
     """Make forward passes of more than `most` tokens find no memory in the second process; return what undoes it."""
-    real = loop.token_losses
+    real = loss.token_losses
 
     def losses(model: Any, flat: Any, *, segments: bool) -> Any:
         if WORLD.rank == 1 and flat.ids.shape[1] > most and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return real(model, flat, segments=segments)
 
-    loop.token_losses = losses
+    loss.token_losses = losses
     return real
 
 
@@ -86,6 +86,7 @@ def main() -> None:
         run(name, world)
         run(f"{name}-bf16", world, "llama-tied", precision="bfloat16")
         run(f"{name}-lora", world, **LORA)
+        run(f"{name}-lora-bf16", world, precision="bfloat16", **LORA)
         run(f"{name}-resumed", world, runtime=t.EVERY)
         refused(t.Stop, f"{name}-broken", world, runtime=t.EVERY, rows=t.Breaks(13, 2))
         said = refused(StageFailed, f"{name}-nan", world, learning_rate=float("inf"))
@@ -111,7 +112,7 @@ def main() -> None:
             runtime=replace(RUNTIME, micro_tokens=200),
         )
     finally:
-        loop.token_losses = real
+        loss.token_losses = real
 
 
 if __name__ == "__main__":

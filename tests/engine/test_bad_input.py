@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cuvee.engine import loop  # noqa: E402
+from cuvee.engine import loop, loss  # noqa: E402
 from cuvee.engine.disk import Background  # noqa: E402
 from cuvee.errors import ModelError, StageFailed  # noqa: E402
 from cuvee.protocols import TokenRow  # noqa: E402
 
 from .conftest import RUNTIME, VOCABULARY, hyper, micro_batches, silent  # noqa: E402
 from .test_interruptions import WIDE  # noqa: E402
-from .test_loop import EVERY, ROWS, STEPS, Breaks, Stop, log, run, weights, without_times  # noqa: E402
+from .test_loop import EVERY, ROWS, STEPS, Breaks, Stop, log, losses, run, weights, without_times  # noqa: E402
 
 Folder = Callable[[str], Path]
 
@@ -88,37 +87,42 @@ def _edit(path: Path, **facts: Any) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_told_and_the_training_starts_again(
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(
     damage: str, broken: Path, model_folder: Folder, tmp_path: Path
 ) -> None:
-    (folder,) = (broken / "work").glob("checkpoint-*")
-    DAMAGES[damage](folder)
+    DAMAGES[damage](broken / "work" / "checkpoint-6")
+    said: list[Any] = []
+    summary = run(model_folder("llama"), broken, EVERY, said.append)
+    assert "checkpoint-6 is damaged" in said[0]["note"]
+    assert summary["resumed_from"] == [5]
+    assert_equal(broken, tmp_path / "whole", model_folder)
+
+
+def test_where_no_checkpoint_is_whole_the_training_starts_again(
+    broken: Path, model_folder: Folder, tmp_path: Path
+) -> None:
+    for folder in (broken / "work").glob("checkpoint-*"):
+        (folder / "model.safetensors").write_bytes(b"")
     said: list[Any] = []
     summary = run(model_folder("llama"), broken, EVERY, said.append)
     notes = [fact["note"] for fact in said if "note" in fact]
-    assert f"{folder.name} is damaged" in notes[0]
-    assert "no whole checkpoint is left: the training starts at step 1" in notes[1]
+    assert ["damaged" in note for note in notes[:2]] == [True, True]
+    assert "no whole checkpoint is left: the training starts at step 1" in notes[2]
     assert summary["resumed_from"] == []
-    run(model_folder("llama"), tmp_path / "whole")
-    assert weights(broken) == weights(tmp_path / "whole")
-    assert without_times(log(broken)) == without_times(log(tmp_path / "whole"))
+    assert_equal(broken, tmp_path / "whole", model_folder)
 
 
-def test_the_good_one_before_a_damaged_checkpoint_is_taken(broken: Path, model_folder: Folder) -> None:
-    (folder,) = (broken / "work").glob("checkpoint-*")
-    newer = folder.with_name("checkpoint-7")
-    shutil.copytree(folder, newer)
-    (newer / "model.safetensors").write_bytes(b"")
-    said: list[Any] = []
-    summary = run(model_folder("llama"), broken, EVERY, said.append)
-    assert "checkpoint-7 is damaged" in said[0]["note"]
-    assert summary["resumed_from"] == [6]
+def assert_equal(broken: Path, whole: Path, model_folder: Folder) -> None:
+    run(model_folder("llama"), whole)
+    assert weights(broken) == weights(whole)
+    assert without_times(log(broken)) == without_times(log(whole))
+    assert losses(broken) == losses(whole)
 
 
 def test_memory_that_runs_out_in_the_first_check_takes_smaller_passes(
     model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.token_losses
+    real = loss.token_losses
 
     def scarce(model: Any, flat: Any, *, segments: bool) -> Any:
         if flat.ids.shape[1] > 45:
@@ -126,7 +130,7 @@ def test_memory_that_runs_out_in_the_first_check_takes_smaller_passes(
         return real(model, flat, segments=segments)
 
     run(model_folder("llama"), tmp_path / "whole", WIDE)
-    monkeypatch.setattr(loop, "token_losses", scarce)
+    monkeypatch.setattr(loss, "token_losses", scarce)
     summary = run(model_folder("llama"), tmp_path / "scarce", WIDE)
     assert summary["layout"] == "flat"
     assert summary["packed_against_unpacked"] < 1e-5
@@ -134,7 +138,7 @@ def test_memory_that_runs_out_in_the_first_check_takes_smaller_passes(
     assert summary["out_of_memory"][-1]["to"] <= 45
     pairs = zip(log(tmp_path / "scarce"), log(tmp_path / "whole"), strict=True)
     assert all(scarce["loss"] == pytest.approx(whole["loss"], rel=1e-4) for scarce, whole in pairs)
-    monkeypatch.setattr(loop, "token_losses", lambda *given, **more: _never())
+    monkeypatch.setattr(loss, "token_losses", lambda *given, **more: _never())
     with pytest.raises(StageFailed, match="out of memory with one example"):
         run(model_folder("llama"), tmp_path / "none", WIDE)
 

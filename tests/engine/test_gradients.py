@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from cuvee.engine import attention, loading, loop, loss  # noqa: E402
+from cuvee.engine import attention, example_losses, loading, loop, loss  # noqa: E402
 from cuvee.engine.disk import Checkpoints  # noqa: E402
 from cuvee.engine.flat import flatten  # noqa: E402
 from cuvee.protocols import TokenRow  # noqa: E402
@@ -52,15 +54,17 @@ def one_step(
     """The record of one step of our loop, its gradients, and the layout."""
     caught: dict[str, Any] = {}
     steps = [list(range(len(rows)))]
-    training = loop._Training(folder, rows, steps, hyper(**settings), work, runtime, silent, micro_batches)
+    training = loop.Training(folder, rows, steps, hyper(**settings), work, runtime, silent, micro_batches)
     training.resume_or_start(Checkpoints(work, ""))
 
     def catch(rate: float) -> Any:
-        caught.update({name: p.grad.clone() for name, p in training.optimiser.masters.items() if p.grad is not None})
+        caught.update(
+            {name: p.grad.clone() for name, p in training.trainee.optimiser.masters.items() if p.grad is not None}
+        )
         return torch.tensor(0.0)
 
-    training.optimiser.step = catch  # type: ignore[method-assign]
-    return training._step(0), caught, training.layout
+    training.trainee.optimiser.step = catch  # type: ignore[method-assign]
+    return training.step(0), caught, training.passes.layout
 
 
 def furthest(found: dict[str, Any], expected: dict[str, Any]) -> float:
@@ -80,6 +84,33 @@ def test_a_step_equals_the_padding_free_float64_reference(
     assert layout == ("single" if kind in SINGLE else "flat")
     assert record["loss"] == pytest.approx(value, rel=1e-6)
     assert furthest(gradients, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["llama", "bloom"])
+def test_each_example_s_loss_equals_the_float64_reference(
+    kind: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rows = [*make_rows(10), TokenRow([5, 6, 7], [(0, 1)])]  # nothing of the last one is supervised
+    steps = [[3, 10, 0, 7], [9, 1, 2, 4, 5, 6, 8]]
+    given = (hyper(learning_rate=1e-12), tmp_path / "out", tmp_path, replace(RUNTIME, micro_tokens=40), silent)
+    loop.train(model_folder(kind), rows, steps, *given, micro_batches=micro_batches)
+    found = example_losses.read(tmp_path)
+    assert found is not None
+    model = AutoModelForCausalLM.from_pretrained(model_folder(kind), dtype=torch.float64, attn_implementation="eager")
+    for index, value in zip([i for step in steps for i in step], found.tolist(), strict=True):
+        if index == 10:
+            assert math.isnan(value)
+        else:
+            assert value == pytest.approx(alone(model, rows[index]), rel=1e-5)
+
+
+def alone(model: Any, row: TokenRow) -> float:
+    """The mean nll of a row's supervised tokens, one row a pass."""
+    ids = torch.tensor([list(row.ids)])
+    places = [i for start, end in row.spans for i in range(max(start, 1), end)]
+    with torch.no_grad():
+        told = model(input_ids=ids).logits[0].log_softmax(-1)
+    return -sum(float(told[i - 1, row.ids[i]]) for i in places) / len(places)
 
 
 def test_many_micro_batches_equal_one(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
@@ -166,11 +197,11 @@ def test_first_batch_check_falls_back_and_says_so(
     monkeypatch.setattr(attention, "runs", lambda lengths: right((sum(lengths),)))
     said: list[Any] = []
     rows = make_rows(8)
-    training = loop._Training(
+    training = loop.Training(
         model_folder("llama"), rows, [list(range(8))], hyper(), tmp_path, RUNTIME, said.append, micro_batches
     )
     training.resume_or_start(Checkpoints(tmp_path, ""))
-    assert training.layout == "single"
+    assert training.passes.layout == "single"
     assert "first batch differ" in said[-1]["note"]
-    record = training._step(0)
+    record = training.step(0)
     assert record["loss"] == pytest.approx(reference(model_folder("llama"), rows)[0], rel=1e-6)

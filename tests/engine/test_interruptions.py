@@ -15,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cuvee.engine import loop  # noqa: E402
+from cuvee.engine import loop, loss, shortage  # noqa: E402
 from cuvee.engine.disk import Background, Checkpoints  # noqa: E402
 from cuvee.errors import StageFailed  # noqa: E402
 
@@ -111,14 +111,14 @@ class Scarce:
     """Forward passes of more than `most` tokens find no memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-        real = loop.token_losses
+        real = loss.token_losses
 
         def losses(model: Any, flat: Any, *, segments: bool) -> Any:
             if flat.ids.shape[1] > most and torch.is_grad_enabled():
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
             return real(model, flat, segments=segments)
 
-        monkeypatch.setattr(loop, "token_losses", losses)
+        monkeypatch.setattr(loss, "token_losses", losses)
 
 
 WIDE = replace(RUNTIME, micro_tokens=200)
@@ -178,8 +178,10 @@ def test_one_example_that_is_too_much_is_told_with_remedies(
 
 
 def test_other_errors_are_no_lack_of_memory() -> None:
-    assert not loop._is_out_of_memory(RuntimeError("shape mismatch"))
-    assert loop._is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate"))
+    assert not shortage.is_out_of_memory(RuntimeError("shape mismatch"))
+    assert shortage.is_out_of_memory(
+        RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate")
+    )
 
 
 # ------------------------------------------------------------------------------------ checkpoints beside training

@@ -72,21 +72,21 @@ def test_a_step_equals_the_float64_reference(
     rows = [*make_rows(10), make_rows(1, seed=9)[0], make_rows(1, seed=9)[0]]
     runtime = replace(RUNTIME, micro_tokens=budget)
     folder, steps = model_folder(kind), [list(range(len(rows)))]
-    training = loop._Training(folder, rows, steps, settings(), tmp_path, runtime, silent, micro_batches)
+    training = loop.Training(folder, rows, steps, settings(), tmp_path, runtime, silent, micro_batches)
     draw = torch.Generator().manual_seed(5)
-    for name, weight in training.optimiser.weights.items():
+    for name, weight in training.trainee.optimiser.weights.items():
         if "lora_B" in name:  # 0 at the start, where no gradient would reach A
             weight.data = torch.randn(weight.shape, generator=draw) * 0.1
-    given = {name: weight.detach().clone() for name, weight in training.optimiser.weights.items()}
+    given = {name: weight.detach().clone() for name, weight in training.trainee.optimiser.weights.items()}
     training.resume_or_start(Checkpoints(tmp_path, ""))
     caught: dict[str, Any] = {}
 
     def catch(rate: float) -> Any:
-        caught.update({name: p.grad.clone() for name, p in training.optimiser.masters.items()})
+        caught.update({name: p.grad.clone() for name, p in training.trainee.optimiser.masters.items()})
         return torch.tensor(0.0)
 
-    training.optimiser.step = catch  # type: ignore[method-assign]
-    record = training._step(0)
+    training.trainee.optimiser.step = catch  # type: ignore[method-assign]
+    record = training.step(0)
 
     def with_adapter(model: Any) -> Any:
         lora.attach(model, LORA, 3, None)
@@ -96,7 +96,7 @@ def test_a_step_equals_the_float64_reference(
         return model
 
     value, expected = reference(folder, rows, with_adapter)
-    assert training.layout == ("single" if kind in SINGLE else "flat")
+    assert training.passes.layout == ("single" if kind in SINGLE else "flat")
     assert all("lora_" in name for name in caught)
     assert record["loss"] == pytest.approx(value, rel=1e-6)
     assert furthest(caught, expected) < TOLERANCE

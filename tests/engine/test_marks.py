@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from cuvee.engine import loop, mark_file, marks  # noqa: E402
+from cuvee.engine import loop, mark_file, marks, state  # noqa: E402
 from cuvee.engine.disk import Background, mark_step  # noqa: E402
 from cuvee.errors import StageFailed  # noqa: E402
 
@@ -149,14 +149,14 @@ def test_an_interrupted_training_leaves_the_same_marks(model_folder: Folder, tmp
 def test_a_slow_disk_does_not_hold_the_training_up_at_a_mark(
     model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, ends = loop._write_weights, []
+    real, ends = state.write_weights, []
 
     def slow(*given: Any) -> None:
         time.sleep(1.5)
         real(*given)
 
     append = loop.Journal.append
-    monkeypatch.setattr(loop, "_write_weights", slow)
+    monkeypatch.setattr(state, "write_weights", slow)
     monkeypatch.setattr(loop.Journal, "append", lambda self, r: (append(self, r), ends.append(time.monotonic())))
     train(model_folder("llama"), tmp_path, at=[Fraction(1, 4), HALF])
     assert ends[-1] - ends[0] < 2.9, "two writes take 3 s"

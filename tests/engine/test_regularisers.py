@@ -51,19 +51,21 @@ def one_step(
 ) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """The record and gradients of a step that begins away from the start, and the model it began with."""
     caught: dict[str, Any] = {}
-    training = loop._Training(
+    training = loop.Training(
         folder, EXAMPLES, [list(range(10))], hyper(**settings), work, runtime, silent, micro_batches, None, fisher_file
     )
     training.resume_or_start(Checkpoints(work, ""))
-    moved(training.loaded.model)
-    before = copy.deepcopy(training.loaded.model)
+    moved(training.trainee.model)
+    before = copy.deepcopy(training.trainee.model)
 
     def catch(rate: float) -> Any:
-        caught.update({name: p.grad.clone() for name, p in training.optimiser.masters.items() if p.grad is not None})
+        caught.update(
+            {name: p.grad.clone() for name, p in training.trainee.optimiser.masters.items() if p.grad is not None}
+        )
         return torch.tensor(0.0)
 
-    training.optimiser.step = catch  # type: ignore[method-assign]
-    return training._step(0), caught, before
+    training.trainee.optimiser.step = catch  # type: ignore[method-assign]
+    return training.step(0), caught, before
 
 
 def double(folder: Path) -> Any:
@@ -314,6 +316,43 @@ def test_sampled_labels_hang_on_their_seed_and_estimate_the_exact_expectation(
     assert float(many[name].sum()) == pytest.approx(float(expected.sum()), rel=0.25)
     assert all(torch.equal(a, b) for a, b in zip(taken([4], "a").values(), taken([4], "b").values(), strict=True))
     assert not torch.equal(taken([5], "c")[name], taken([4], "d")[name])
+
+
+def test_fisher_information_that_was_interrupted_goes_on_with_the_same_bits(
+    model_folder: Folder, tmp_path: Path
+) -> None:
+    settings = {"labels": "sampled", "precision": "float32"}
+
+    def take(place: str, rows: Any = ROWS, told: Any = silent) -> Any:
+        runtime = replace(RUNTIME, checkpoint_steps=2)
+        given = (rows, range(7), range(7), settings, tmp_path / place, runtime, told)
+        fisher.fisher(model_folder("llama"), *given)
+        return load_file(tmp_path / place / FISHER_FILE)
+
+    said: list[Any] = []
+    whole = take("whole")
+    with pytest.raises(ZeroDivisionError):
+        take("broken", Breaking(5))
+    found = take("broken", told=said.append)
+    assert "resumed from row 4 of 7" in said[0]["note"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == ["fisher.json", "fisher.safetensors"]
+
+
+class Breaking(list[TokenRow]):
+    """Rows of which one cannot be read."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(ROWS)
+        self.at = at
+
+    def __getitem__(self, index: Any) -> Any:
+        row = super().__getitem__(index)
+        # Counted at the start, and read when its turn comes.
+        self.reads = getattr(self, "reads", 0) + (index == self.at)
+        if self.reads > 1:
+            raise ZeroDivisionError
+        return row
 
 
 def test_a_fisher_of_nothing_is_refused(model_folder: Folder, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """A training's ledger: which row of which source, how often, in which steps, with how many supervised tokens.
 
-    ledger.parquet   part, source (load stage id), row (load order), id, occurrence, times, supervised_tokens, steps
+    ledger.parquet   part, source (load stage id), row (load order), id, occurrence, times, supervised_tokens, steps,
+                     losses
 
 `part` numbers the sources of the mixture: two of them may be the same rows. One line a row and part that was
 trained on; `times` counts epochs and copies, `supervised_tokens` all of them together, `steps` are the optimiser steps
-(1-based) that held it. The numbers are those of the plan of steps, which a finished training has carried out whole.
+(1-based) that held it, `losses` the row's mean nll a supervised token in each of them, before that step's update (null
+where nothing of it is supervised; no list where the engine keeps none). The other numbers are those of the plan of
+steps, which a finished training has carried out whole.
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ from cuvee.data.mixture import MixtureRows
 FILE = "ledger.parquet"
 
 
-def write(folder: Path, rows: MixtureRows, steps: Steps, sources: Sequence[str], until: int | None = None) -> None:
+def write(
+    folder: Path,
+    rows: MixtureRows,
+    steps: Steps,
+    sources: Sequence[str],
+    until: int | None = None,
+    losses: NDArray[np.float32] | None = None,
+) -> None:
     """Write the ledger of a training.
 
     Args:
@@ -33,12 +43,15 @@ def write(folder: Path, rows: MixtureRows, steps: Steps, sources: Sequence[str],
         steps: the training's steps over all epochs.
         sources: load stage id of each part.
         until: the last step that counts; all when None.
+        losses: mean nll of each row of each step, in the order of the steps; NaN where it is not known.
     """
     entry, step = _entries(steps)
     if until is not None:
         entry, step = entry[step <= until], step[step <= until]
     order = np.lexsort((step, rows.rows[entry], rows.parts[entry]))
     entry, step = entry[order], step[order]
+    if losses is not None:
+        losses = losses[order]
     del order
     starts = _starts(rows.parts[entry], rows.rows[entry])
     whom, ends = entry[starts], np.append(starts, len(entry))
@@ -52,6 +65,7 @@ def write(folder: Path, rows: MixtureRows, steps: Steps, sources: Sequence[str],
             "times": np.diff(ends).astype(np.int32),
             "supervised_tokens": np.add.reduceat(rows.supervised[entry], starts).astype(np.int64),
             "steps": pa.LargeListArray.from_arrays(ends, step),
+            "losses": _losses(ends, losses),
         }
     )
     pq.write_table(table, folder / FILE, compression="zstd")
@@ -60,6 +74,12 @@ def write(folder: Path, rows: MixtureRows, steps: Steps, sources: Sequence[str],
 def read(folder: Path, columns: Sequence[str] | None = None) -> Any:
     """Return a training's ledger as an Arrow table."""
     return pq.read_table(folder / FILE, columns=list(columns) if columns else None)
+
+
+def _losses(ends: NDArray[np.int64], losses: NDArray[np.float32] | None) -> Any:
+    if losses is None:
+        return pa.nulls(len(ends) - 1, pa.large_list(pa.float32()))
+    return pa.LargeListArray.from_arrays(ends, pa.array(losses, pa.float32(), mask=np.isnan(losses)))
 
 
 def _entries(steps: Steps) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

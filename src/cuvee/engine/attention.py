@@ -23,10 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from cuvee.engine import varlen
+from cuvee.engine import flexible, varlen
 
 NAME = "cuvee_segments"
 """Name of the attention function and of the keyword that carries the lengths."""
+
+FAST = (varlen, flexible)
+"""Attention of all segments in one call, the first that fits; where none does, one call a run of equal lengths."""
 
 _REFUSED = ("position_bias", "s_aux", "head_mask", "indexer", "block_sequence_ids")
 _SEEN_WINDOWS: dict[int, int] | None = None
@@ -78,8 +81,9 @@ def segment_attention(
     assert lengths is not None
     if _SEEN_WINDOWS is not None and sliding_window is not None:
         _SEEN_WINDOWS[id(module)] = sliding_window
-    if varlen.fits(query, value, dropout, softcap):
-        return varlen.attend(query, key, value, lengths, scaling, sliding_window), None
+    for kernel in FAST:
+        if kernel.fits(query, value, dropout, softcap):
+            return kernel.attend(query, key, value, lengths, scaling, sliding_window, softcap), None
     blocks = runs(lengths)
     sizes = [count * length for count, length in blocks]
     q, k, v = (torch.split(tensor[0], sizes, dim=1) for tensor in (query, key, value))
@@ -160,7 +164,9 @@ def supports(model: Any) -> str:
     if not reason:
         stock = model.config._attn_implementation
         reason = _probe(model)
-        if reason and varlen.leave():  # not the architecture's fault, perhaps
+        while reason and any(
+            kernel.leave() for kernel in FAST
+        ):  # one after another: not the architecture's fault, perhaps
             model.set_attn_implementation(stock)
             reason = _probe(model)
         if reason:

@@ -104,13 +104,13 @@ class World:
         """Return when all processes have come here."""
         self.each(0.0)
 
-    def share(self, rows: Sequence[TokenRow], rank: int | None = None) -> list[TokenRow]:
-        """Return the rows of one process (this one unless told): the longest first to whoever has the fewest tokens.
+    def share(self, rows: Sequence[TokenRow], rank: int | None = None) -> list[int]:
+        """Return which rows one process (this one unless told) takes: the longest first to whom has fewest tokens.
 
         Rows keep their order; every process finds the same division.
         """
         if self.alone:
-            return list(rows)
+            return list(range(len(rows)))
         loads = [(0, number) for number in range(self.size)]
         owner = [0] * len(rows)
         for index in sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i)):
@@ -118,7 +118,7 @@ class World:
             owner[index] = number
             heapq.heappush(loads, (load + len(rows[index].ids), number))
         wanted = self.rank if rank is None else rank
-        return [row for row, number in zip(rows, owner, strict=True) if number == wanted]
+        return [index for index, number in enumerate(owner) if number == wanted]
 
     def add_gradients(self, tensors: Iterable[Tensor]) -> None:
         """Add gradients over all processes; without meaning where weights are divided, since FSDP has done so.

@@ -73,8 +73,12 @@ def fingerprint(hyper: Mapping[str, Any], steps: Iterable[Iterable[int]], rows: 
     return digest.hexdigest()
 
 
+KEPT = 2
+"""Checkpoints of a training on disk: the newest, and the one before it in case the newest is damaged."""
+
+
 class Checkpoints:
-    """Checkpoints of one training: ``checkpoint-<step>/`` with any files and a ``checkpoint.json``.
+    """Checkpoints of one training: ``checkpoint-<step>/`` with any files and a ``checkpoint.json``, the newest `KEPT`.
 
     Args:
         work: folder they lie in.
@@ -89,7 +93,7 @@ class Checkpoints:
             shutil.rmtree(left)
 
     def write(self, step: int, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint in a temporary folder, flush, rename; only then remove the older ones."""
+        """Write a checkpoint in a temporary folder, flush, rename; only then remove those before the last one."""
         final = self.work / f"checkpoint-{step}"
         part = final.with_name(final.name + ".partial")
         part.mkdir()
@@ -102,8 +106,9 @@ class Checkpoints:
             shutil.rmtree(final)
         os.replace(part, final)
         sync_tree(self.work, files=False)
+        own = [folder for folder in self._folders() if _step_of(folder) <= step]
         for other in self._folders():
-            if other != final:
+            if other not in own[:KEPT]:
                 shutil.rmtree(other)
 
     def newest(self, note: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
@@ -134,6 +139,10 @@ class Checkpoints:
         """Note that the training is done, its model saved; then remove the checkpoints, which are large."""
         text = json.dumps({"fingerprint": self.fingerprint, "summary": summary}, indent=1)
         write_text(self.work / "finished.json", text)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove all checkpoints."""
         for folder in self._folders():
             shutil.rmtree(folder)
 
@@ -148,7 +157,7 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         whole = [p for p in self.work.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-        return sorted(whole, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+        return sorted(whole, key=_step_of, reverse=True)
 
     @staticmethod
     def _read(folder: Path) -> dict[str, Any]:
@@ -159,6 +168,10 @@ class Checkpoints:
             if _digest(folder / name) != digest:
                 raise ValueError(f"{name} has another digest")
         return data
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def mark_step(fraction: Fraction, steps: int) -> int:

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cuvee import preemption
 from cuvee.engine import FISHER_FILE, loading
-from cuvee.engine.disk import Ticker, write_text
+from cuvee.engine.disk import Checkpoints, Ticker, fingerprint, write_text
 from cuvee.engine.flat import count, flatten
 from cuvee.engine.loss import nll, supervised_logits
 from cuvee.errors import StageFailed, UsageError, did_you_mean
@@ -56,7 +57,7 @@ def fisher(
         chosen: indexes of the rows that count.
         draws: a seed of each of them, for ``sampled``.
         settings: labels (one of `LABELS`), precision (of the passes; squares are summed in float32).
-        out: folder that gets `FISHER_FILE` and ``fisher.json``.
+        out: folder that gets `FISHER_FILE` and ``fisher.json``; one that was begun there is taken up.
         runtime: device and threads.
         progress: told {"step", "steps", "tokens"} about five times a second.
 
@@ -66,6 +67,7 @@ def fisher(
     Raises:
         ModelError: the model cannot be loaded or cannot take the rows.
         StageFailed: a gradient is not finite, or no row has a supervised token.
+        Stopped: SIGTERM came; a checkpoint is written.
     """
     if settings["labels"] not in LABELS:
         raise UsageError(f"labels '{settings['labels']}' is not possible.{did_you_mean(settings['labels'], LABELS)}")
@@ -77,10 +79,9 @@ def fisher(
     if not asked:
         raise StageFailed("Fisher information of no row: none of those chosen has a supervised token")
     taken = _Sums(loaded, sampled=settings["labels"] == "sampled")
-    ticker, start = Ticker(progress, len(asked)), time.monotonic()
-    for number, (index, draw) in enumerate(asked, 1):
-        taken.add(rows[index], draw)
-        ticker.tick(number, len(rows[index].ids))
+    start = time.monotonic()
+    checkpoints = Checkpoints(out, fingerprint({**settings, "draws": list(draws)}, [chosen], len(rows)))
+    _sum(taken, rows, asked, checkpoints, runtime, progress)
     found = taken.mean(len(asked))
     if not all(bool(torch.isfinite(tensor).all()) for tensor in found.values()):
         raise StageFailed("a gradient is not finite, so there is no Fisher information; look at the model and its rows")
@@ -95,7 +96,35 @@ def fisher(
         "seconds": time.monotonic() - start,
     }
     write_text(out / "fisher.json", json.dumps({**settings, **facts}, indent=1))
+    checkpoints.clear()
     return facts
+
+
+def _sum(
+    taken: _Sums,
+    rows: TokenRows,
+    asked: Sequence[tuple[int, int]],
+    checkpoints: Checkpoints,
+    runtime: Runtime,
+    progress: Progress,
+) -> None:
+    """Add all rows, from where an earlier try was."""
+    before = checkpoints.newest(lambda text: progress({"note": text}))
+    done = int(before[1]["step"]) if before else 0
+    if before:
+        taken.restore(before[0])
+        progress({"note": f"resumed from row {done} of {len(asked)}"})
+    ticker, last = Ticker(progress, len(asked)), time.monotonic()
+    with preemption.patient():
+        for number, (index, draw) in enumerate(asked[done:], done + 1):
+            taken.add(rows[index], draw)
+            ticker.tick(number, len(rows[index].ids))
+            every = runtime.checkpoint_steps and number % runtime.checkpoint_steps == 0
+            if preemption.asked() or every or time.monotonic() - last > runtime.checkpoint_seconds:
+                checkpoints.write(number, taken.save, {})
+                last = time.monotonic()
+            if preemption.asked():
+                raise preemption.Stopped
 
 
 class _Sums:
@@ -118,6 +147,15 @@ class _Sums:
                 if weight.grad is not None:
                     self.sums[name] += weight.grad.float().square_()
                     weight.grad = None
+
+    def save(self, folder: Path) -> None:
+        """Write the sums."""
+        save_file({name: total.cpu().contiguous() for name, total in self.sums.items()}, folder / "sums.safetensors")
+
+    def restore(self, folder: Path) -> None:
+        """Take up what `save` wrote."""
+        for name, total in load_file(folder / "sums.safetensors").items():
+            self.sums[name].copy_(total)
 
     def mean(self, rows: int) -> dict[str, Tensor]:
         """Return the means over so many rows, on the host."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from cuvee.engine import loading, loop, lora
 from cuvee.engine.disk import Journal, mark_step
+from cuvee.engine.passes import MicroBatches
 from cuvee.errors import StageFailed
 from cuvee.protocols import Progress, TokenRows
 from cuvee.runtime import Runtime
@@ -39,7 +40,7 @@ def mark(
     written: Path,
     log: Path,
     then: str = "",
-    micro_batches: loop.MicroBatches,
+    micro_batches: MicroBatches,
     adapter: Path | None = None,
     fisher: Path | None = None,
 ) -> dict[str, Any]:

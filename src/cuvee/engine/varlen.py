@@ -1,7 +1,6 @@
 """Attention of all segments of a flat row in one call, on a GPU: torch's flash attention over variable lengths.
 
-Without it a flat row takes one call for each run of equal lengths, which is right everywhere and slow where lengths
-differ. It needs CUDA, bfloat16 or float16 and torch's `varlen_attn`; where a check finds that it differs or fails, it
+It needs CUDA, bfloat16 or float16 and torch's `varlen_attn`; where a check finds that it differs or fails, it
 is left for the rest of the process.
 """
 
@@ -56,9 +55,18 @@ def fits(query: Tensor, value: Tensor, dropout: float, softcap: float | None) ->
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Return causal attention inside each segment, (1, T, heads, size); arguments as in `segment_attention`."""
+    """Return causal attention inside each segment, (1, T, heads, size); arguments as in `segment_attention`.
+
+    `softcap` is always None, see `fits`.
+    """
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     ends, longest = _ends(tuple(lengths), query.device), max(lengths)
     found: Tensor = function()(
