@@ -23,7 +23,7 @@ import click
 from cuvee import execute, gate, job, planner, preemption, runner
 from cuvee.errors import CuveeError, StageFailed, WorkStopped
 from cuvee.pins import Pins
-from cuvee.planner import Plan
+from cuvee.plan import Plan
 from cuvee.recipe import load
 from cuvee.runtime import KERNELS, SHARDS, Runtime
 from cuvee.stage import Stage
