@@ -22,8 +22,10 @@ import click
 
 from cuvee import execute, gate, job, planner, preemption, runner
 from cuvee.errors import CuveeError, StageFailed, WorkStopped
+from cuvee.job import Job
 from cuvee.pins import Pins
 from cuvee.plan import Plan
+from cuvee.protocols import Progress
 from cuvee.recipe import load
 from cuvee.runtime import KERNELS, SHARDS, Runtime
 from cuvee.stage import Stage
@@ -69,7 +71,7 @@ def _prepare(plan: Plan, runtime: Runtime, stage: Stage) -> None:
             raise StageFailed(refusal, stage=stage.short)
 
 
-def _together(work: job.Job, runtime: Runtime, store: Store, world: Any) -> None:
+def _together(work: Job, runtime: Runtime, store: Store, world: Any) -> None:
     """Do one training; the writer holds its lock and puts it into the store."""
     if not world.is_writer:
         execute.train_here(work, store.work(work.short), store, runtime, lambda facts: None, world=world)
@@ -87,9 +89,9 @@ class _Writer(Worker):
         super().__init__(runtime, io.StringIO())
         self.world, self.error, self._said = world, "", -1
 
-    def run(self, work: job.Job, folder: Path, listen: Any) -> dict[str, Any]:
+    def run(self, job: Job, work: Path, progress: Progress) -> dict[str, Any]:
         """Do the writer's part."""
-        return execute.train(work, folder, self.store, self.runtime, listen, world=self.world)
+        return execute.train(job, work, self.store, self.runtime, progress, world=self.world)
 
     def tell(self, event: str, **facts: Any) -> None:
         """Say what is worth knowing, a line a tenth of a training."""

@@ -241,10 +241,24 @@ def test_torchrun_may_start_the_processes(tmp_path: Path) -> None:
     assert "loss" in done.stdout
     assert manifest(tmp_path)["summary"]["processes"] == 2
     assert manifest(tmp_path)["preflight"]["stages"]
+    assert_rows_losses_add_up(Store(tmp_path / ".cuvee").path("train", manifest(tmp_path)["id"]))
     again = start(tmp_path)
     told, _ = again.communicate(timeout=500)
     assert again.returncode == 0
     assert not any(name.startswith("train-") for name in json.loads(told)["executed"])
+
+
+def assert_rows_losses_add_up(folder: Path) -> None:
+    """The ledger's losses are those of the log, row by row."""
+    from cuvee.data import ledger
+
+    sums: dict[int, float] = {}
+    for row in ledger.read(folder).to_pylist():
+        for step, loss in zip(row["steps"], row["losses"], strict=True):
+            sums[step] = sums.get(step, 0.0) + loss * row["supervised_tokens"] / row["times"]
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert sums == pytest.approx({r["step"]: r["loss"] * r["supervised_tokens"] for r in records}, rel=1e-5)
+    assert not (folder / "losses.f32").exists(), "the ledger has taken them over"
 
 
 def test_it_says_how_it_is_started(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cuvee.engine.disk import Background, Checkpoints  # noqa: E402
 from cuvee.errors import StageFailed  # noqa: E402
 
 from .conftest import RUNTIME  # noqa: E402
-from .test_loop import EVERY, METHODS, ROWS, Breaks, Stop, log, run, weights, without_times  # noqa: E402
+from .test_loop import EVERY, METHODS, ROWS, Breaks, Stop, log, losses, run, weights, without_times  # noqa: E402
 
 KILLS = """
 import os, random, signal, sys, time
@@ -102,6 +102,7 @@ def test_kills_and_requests_to_stop_at_random_moments_change_no_bit(
     for place in (tmp_path / str(number) for number in range(1, rounds + 1)):
         assert (place / "out" / name).read_bytes() == (tmp_path / "whole" / "out" / name).read_bytes()
         assert without_times(log(place)) == without_times(log(tmp_path / "whole"))
+        assert losses(place) == losses(tmp_path / "whole")
 
 
 # ------------------------------------------------------------------------------------------- out of memory

@@ -111,7 +111,7 @@ def test_only_the_adapter_is_trained_and_kept_in_checkpoints(
     assert summary["final_loss"] < summary["first_loss"]
     with pytest.raises(Stop):
         run(model_folder("llama"), tmp_path, EVERY, Breaks(13, 2))
-    (checkpoint,) = (tmp_path / "work").glob("checkpoint-*")
+    checkpoint = max((tmp_path / "work").glob("checkpoint-*"))
     stored = load_file(checkpoint / "model.safetensors")
     assert {name for name in stored if "weight" in name} == {name for name in stored if "lora_" in name}
     moments = load_file(checkpoint / "state.safetensors")

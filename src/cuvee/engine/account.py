@@ -74,8 +74,9 @@ class Losses:
         """Return the mean nll of each of `number` examples; NaN for one without a supervised token."""
         sums = np.bincount(self.owners, weights=self.nll, minlength=number)
         tokens = np.bincount(self.owners, minlength=number)
-        means = np.full(number, np.nan)
-        return np.divide(sums, tokens, out=means, where=tokens > 0).astype(np.float32)
+        means = np.full(number, np.nan, np.float32)
+        means[tokens > 0] = sums[tokens > 0] / tokens[tokens > 0]
+        return means
 
 
 def failure(

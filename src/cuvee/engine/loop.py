@@ -174,6 +174,7 @@ class Training:
         self.passes = Passes(self.trainee.model, layout, runtime.micro_tokens, micro_batches, self.device)
         self.journal, self.examples = Journal(work / "log.jsonl"), ExampleLosses(work, steps)
         self.spent, self.done, self.last = Spent(), 0, len(steps)
+        self.losses = Losses(np.zeros(0), np.zeros(0, np.int64))  # of the step that was done last
         self.marks: Mapping[Fraction, int] = {}
         self.check: Callable[[Mapping[str, Any]], None] = lambda record: None
         self.track: Track = lambda record: None
