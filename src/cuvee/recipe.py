@@ -311,9 +311,16 @@ class Selection(_Part):
         """A short name."""
         rule = "-".join(map(str, self.between)) if self.between else ""
         rule = rule or next(str(getattr(self, name)) for name in self.RULES if getattr(self, name) is not None)
-        given = ", ".join(f"{name}={value}" for name, value in self.by.params.items())
+        given = ", ".join(f"{name}={_brief(value)}" for name, value in self.by.params.items())
         words = [f"{self.by.name}({given})" if given else self.by.name, "lowest" * (self.take == "lowest"), rule]
         return " ".join([*filter(None, words), *([] if self.within == "all" else ["of each", self.within])])
+
+
+def _brief(value: Any) -> str:
+    """Return a parameter's value as a recipe writes it in one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_brief(one)}" for name, one in value.items()) + "}"
+    return str(value)
 
 
 def _selections(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cuvee import api, cost, selections
+from cuvee import api, cost, runner, selections
 from cuvee.data import selection
 from cuvee.errors import UsageError
 from cuvee.plan import Plan
@@ -46,8 +47,8 @@ def recipe(place: Path, *runs: dict[str, Any], **more: Any) -> Plan:
     return api.plan(load(place / "s.yaml"), Runtime(place / "store"))
 
 
-def done(plan: Plan, place: Path) -> Store:
-    outcome = api.run(plan, Runtime(place / "store", workers=1, threads=1))
+def done(plan: Plan, place: Path, targets: Sequence[Any] | None = None) -> Store:
+    outcome = runner.execute(plan, Runtime(place / "store", workers=1, threads=1), targets=targets)
     assert outcome.failed == {}
     return Store(place / "store")
 
@@ -190,6 +191,7 @@ def test_any_model_of_the_graph_scores(tmp_path: Path) -> None:
     asked = [stage.inputs[role][0].one("model") for stage, role in zip(selections.stages(plan), MODELS, strict=True)]
     assert [asked[0].id, asked[1].id, asked[3].id] == [whole[0].id, two[0].id, whole[0].id]
     assert asked[2].params["epochs"] == 2
+    assert plan.runs[2].info.select == "ifd(largest=None, model={run: all}) 50"
     store = done(plan, tmp_path)
     assert [summary(store, stage)["kept"] for stage in selections.stages(plan)] == [50] * 4
     assert summary(store, asked[2].one("data"))["rows"] < summary(store, whole[0].one("data"))["rows"] / 3
@@ -507,8 +509,8 @@ def test_what_is_embedded_is_the_prompt_the_answer_or_the_whole_row(tmp_path: Pa
     sizes = {}
     for of in ("prompt", "answer", "both"):
         plan = dispersed(tmp_path, by={"clusters": {"of": of}})
-        store = done(plan, tmp_path)
         embeds = [stage for stage in plan.stages if stage.kind == "embed"]
+        store = done(plan, tmp_path, embeds)
         sizes[of] = sum(summary(store, stage)["total_tokens"] for stage in embeds)
     assert sizes["prompt"] + sizes["answer"] == sizes["both"]
     assert min(sizes.values()) > 0
