@@ -99,7 +99,7 @@ def params_of(root: Path, method: str) -> dict[str, Any]:
     """Return cuvee's parameters, weights for the models that there are."""
     params = dict(METHODS[method][0])
     if "weights" in params:
-        params["weights"] = params["weights"][: len(models_of(root, method))]
+        params["weights"] = [params["weights"][number % 4] for number in range(len(models_of(root, method)))]
     return params
 
 
@@ -248,6 +248,15 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
+def in_process(root: Path, method: str, out: Path, dtype: str) -> dict[str, Any]:
+    """Merge in this process, with one thread; return the summary."""
+    from cuvee import mergings
+
+    folders = {"models": models_of(root, method), "base": [root / "base"]}
+    names = [path.name for paths in folders.values() for path in paths]
+    return mergings.write(method, {**params_of(root, method), "dtype": dtype}, folders, names, out, threads=1)
+
+
 def scaling(options: argparse.Namespace) -> None:
     """Print CPU seconds of the merge alone over bytes read, for models twice as large and twice as many."""
     for method in options.methods:
@@ -259,7 +268,7 @@ def scaling(options: argparse.Namespace) -> None:
             for _ in range(options.rounds):
                 out = root / "out-cuvee"
                 shutil.rmtree(out, ignore_errors=True)
-                seconds.append(ours(root, method, out, options.dtype, 1)["alone_cpu"])
+                seconds.append(in_process(root, method, out, options.dtype)["cpu_seconds"])
             shutil.rmtree(root / "out-cuvee")
             size = sum((model / "model.safetensors").stat().st_size for model in models_of(root, method))
             each = [one / size * 1e9 for one in seconds]
