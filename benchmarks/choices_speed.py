@@ -114,7 +114,7 @@ def truthful(row: Raw) -> Raw:
 
 def hellaswag(rows: Sequence[Raw]) -> list[Raw]:
     """Return rows in HellaSwag's layout, with the marks that its texts are cleaned of, made from PIQA's rows."""
-    found = []
+    found: list[Raw] = []
     for one, other in zip(rows, [*rows[1:], rows[0]], strict=True):
         goal = one["query"].removeprefix("Question: ").strip()
         endings = [f"{text} [substeps] It is done." for text in (*one["choices"], *other["choices"])]
@@ -214,7 +214,7 @@ def exact(model: Path, pairs: Pairs, items: Sequence[Choices]) -> list[dict[tupl
     """Return the log-probabilities of items in float64 by text, the stock model reading one choice after another."""
     from transformers import AutoModelForCausalLM
 
-    stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64).eval()
+    stock: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64).eval()
     found = []
     for item in items:
         texts = pairs.of(item)

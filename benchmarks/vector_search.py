@@ -67,11 +67,18 @@ def pool(place: Path, rows: int, width: int) -> Candidates:
         write(place / f"{number}.npy", rows // 2, width, number)
     stacked: Any = vectors.Stacked([np.load(place / f"{number}.npy", mmap_mode="r") for number in range(2)])
     total, draw = len(stacked), np.random.default_rng(9)
-    small = {name: np.zeros(total, np.int32) for name in ("occurrences", "tokens", "supervised")}
+    none = np.zeros(total, np.int32)
     keys = draw.integers(0, 256, (total, 16), np.uint8)
     weight = {"vector": stacked, "weight": np.ones(total)}
-    where = {"sources": np.zeros(total, np.int16), "rows": np.arange(total)}
-    return Candidates(**where, keys=keys, **small, evidence={"rows": weight})
+    return Candidates(
+        sources=np.zeros(total, np.int16),
+        rows=np.arange(total),
+        keys=keys,
+        occurrences=none,
+        tokens=none,
+        supervised=none,
+        evidence={"rows": weight},
+    )
 
 
 def main() -> None:

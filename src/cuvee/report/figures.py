@@ -231,8 +231,9 @@ def _points(axes: Axes, figure: Figure) -> list[Mark]:
     for number, (name, points, style) in enumerate(_styles(figure)):
         with _series(axes, number):
             if name in levels:
-                level = {"linestyle": (0, (6, 3)), "linewidth": 1.3}
-                axes.axhline(points[0]["y"], color=style["color"], label=_label(name), **level)
+                axes.axhline(
+                    points[0]["y"], color=style["color"], label=_label(name), linestyle=(0, (6, 3)), linewidth=1.3
+                )
                 continue
             if name in bands:
                 _band(axes, _label(name), points, style["color"])
