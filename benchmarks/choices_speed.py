@@ -214,7 +214,8 @@ def exact(model: Path, pairs: Pairs, items: Sequence[Choices]) -> list[dict[tupl
     """Return the log-probabilities of items in float64 by text, the stock model reading one choice after another."""
     from transformers import AutoModelForCausalLM
 
-    stock: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64).eval()
+    stock: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
+    stock.eval()
     found = []
     for item in items:
         texts = pairs.of(item)
