@@ -86,7 +86,7 @@ def segment_attention(
             return kernel.attend(query, key, value, lengths, scaling, sliding_window, softcap), None
     blocks = runs(lengths)
     sizes = [count * length for count, length in blocks]
-    q, k, v = (torch.split(tensor[0], sizes, dim=1) for tensor in (query, key, value))
+    q, k, v = (torch.split(tensor.squeeze(0), sizes, dim=1) for tensor in (query, key, value))
     outputs = [
         _block(_batched(q[i], n), _batched(k[i], n), _batched(v[i], n), scaling, dropout, sliding_window, softcap)
         for i, (n, _) in enumerate(blocks)

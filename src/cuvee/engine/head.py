@@ -64,7 +64,7 @@ def token_statistics(
         extra = {attention.NAME: flat.lengths, "position_ids": flat.positions}
     if not chunked:
         return _statistics(_all_logits(model, flat, extra), flat.targets, entropy)
-    hidden = model.base_model(input_ids=flat.ids, use_cache=False, **extra).last_hidden_state[0]
+    hidden = model.base_model(input_ids=flat.ids, use_cache=False, **extra).last_hidden_state.squeeze(0)
     hidden = hidden.index_select(0, flat.keep)
     if tiled:
         return tiles.statistics(model.get_output_embeddings(), hidden, flat.targets, entropy)
@@ -88,9 +88,9 @@ def plain_head(model: Any) -> bool:
 
 def _all_logits(model: Any, flat: Flat, extra: dict[str, Any]) -> Tensor:
     if takes_positions(model):
-        found: Tensor = model(input_ids=flat.ids, use_cache=False, logits_to_keep=flat.keep, **extra).logits[0]
+        found: Tensor = model(input_ids=flat.ids, use_cache=False, logits_to_keep=flat.keep, **extra).logits.squeeze(0)
         return found
-    whole: Tensor = model(input_ids=flat.ids, use_cache=False, **extra).logits[0]
+    whole: Tensor = model(input_ids=flat.ids, use_cache=False, **extra).logits.squeeze(0)
     return whole.index_select(0, flat.keep)
 
 

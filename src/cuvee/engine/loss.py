@@ -88,9 +88,9 @@ def supervised_logits(model: Any, flat: Flat, *, segments: bool) -> Tensor:
     """Return the logits at the positions whose next token is supervised, (K, V); arguments as in `token_losses`."""
     extra = inputs(flat, segments=segments)
     if takes_positions(model):
-        logits: Tensor = model(input_ids=flat.ids, use_cache=False, logits_to_keep=flat.keep, **extra).logits[0]
+        logits: Tensor = model(input_ids=flat.ids, use_cache=False, logits_to_keep=flat.keep, **extra).logits.squeeze(0)
         return logits
-    return torch.index_select(model(input_ids=flat.ids, use_cache=False, **extra).logits[0], 0, flat.keep)
+    return torch.index_select(model(input_ids=flat.ids, use_cache=False, **extra).logits.squeeze(0), 0, flat.keep)
 
 
 def inputs(flat: Flat, *, segments: bool) -> dict[str, Any]:
