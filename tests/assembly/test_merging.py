@@ -206,18 +206,6 @@ def test_models_that_were_given_up_are_made_again_for_their_information(place: P
     assert (kinds.count("train"), kinds.count("fisher"), kinds.count("merge")) == (2, 2, 1)
 
 
-def test_the_command_line_merges_with_information_of_the_store(place: Path, cuvee: Cuvee) -> None:
-    assert cuvee("run", "r.yaml", fisher_runs("fisher"), "keep_models=all", "--no-report").returncode == 0
-    merged = plan(place, fisher_runs("fisher"), "keep_models=all").runs[0].final
-    models, fishers = ([one.short for one in merged.inputs[role]] for role in ("models", "fishers"))
-    done = cuvee("merge", "fisher", *models, "--fishers", *fishers, "--out", "merged", "--store", ".cuvee")
-    assert done.returncode == 0, done.stderr
-    stored = Store(place / ".cuvee").path("merge", merged.id) / MODEL
-    mine, theirs = (load_file(folder / "model.safetensors") for folder in (place / "merged", stored))
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
-
-
 @pytest.fixture(scope="module")
 def merged_for_real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, Store]:
     """Two portions of a few rows, trained on the tiny model and merged by their information."""

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from cuvee import bases
 from cuvee.cli import app
 from cuvee.errors import UsageError
+from cuvee.store import Store
 from tests.merging.models import folder, near, read, tensors
 
 
@@ -63,6 +65,22 @@ def test_a_builtin_model_can_be_merged_and_shards_are_small_when_asked_for(tmp_p
     was = read(Path(micro))
     assert all(torch.equal(value, was[name]) for name, value in read(out).items())
     assert (out / "tokenizer.json").is_file()
+
+
+def test_information_may_be_a_stage_of_the_store(pair: list[str], tmp_path: Path) -> None:
+    Store(tmp_path / "store").prepare()
+    folders = []
+    for letter, seed in (("a", 3), ("b", 4)):
+        stage = tmp_path / "store" / "fisher" / (letter * 16)
+        stage.mkdir(parents=True)
+        save_file({name: value.abs() for name, value in tensors(seed).items()}, stage / "fisher.safetensors")
+        (stage / "manifest.json").write_text(json.dumps({"id": letter * 64}))
+        folders.append(str(stage))
+    named = ["fisher-aaaa", "fisher-bbbb", "--store", str(tmp_path / "store")]
+    call("fisher", *pair, "--fishers", *named, "--out", str(tmp_path / "named"))
+    call("fisher", *pair, "--fishers", *folders, "--out", str(tmp_path / "folders"))
+    expected = read(tmp_path / "folders")
+    assert all(torch.equal(value, expected[name]) for name, value in read(tmp_path / "named").items())
 
 
 @pytest.mark.parametrize(
