@@ -242,9 +242,7 @@ def test_the_findings_of_a_report_are_told_in_the_terminal(tmp_path):
     ]
 
 
-def test_judged_questions_that_a_source_holds_are_marked_in_each_turn_and_tasks_of_the_harness_are_not(
-    tmp_path: Path,
-) -> None:
+def test_judged_questions_that_a_source_holds_are_marked_in_each_turn(tmp_path: Path) -> None:
     judged = Path(__file__).parents[2] / "examples" / "judged"
     shutil.copytree(judged, tmp_path / "judged")
     (file,) = (tmp_path / "judged").glob("*question*.jsonl")
@@ -267,7 +265,6 @@ analyses: [leakage]
     _, data = gathered(tmp_path)
     (row,) = table(data, "leakage", "Leakage: items that").rows
     assert row["items held by the sources"] == "2/16"
-    assert collect._questions(SimpleNamespace(one=lambda _: SimpleNamespace(kind="harness", inputs={}))) == ()
 
 
 def test_an_analysis_without_a_table_says_so(made: Path) -> None:
