@@ -633,7 +633,8 @@ def _held(stage: Stage, book: _Book) -> tuple[memory.Item, ...]:
     tokens = max(min(runtime.micro_tokens, step), size.longest)
     supervised = tokens * size.supervised_tokens // max(1, size.total_tokens)
     model, trained = _shape(stage, book), _trained(stage, book)
-    items = memory.of_training(model, trained, stage.params["precision"], runtime, tokens, supervised)
+    optimiser = stage.params.get("optimiser", "adamw")
+    items = memory.of_training(model, trained, stage.params["precision"], runtime, tokens, supervised, optimiser)
     several = runtime.processes if runtime.shard == "fsdp" else 1
     beside = _held_beside(stage, trained == model.parameters) * model.parameters // several
     return (

@@ -225,7 +225,7 @@ def train(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in course.names]}
 
 
-def _keep_ledger(work: Path, course: _Course, sources: Sequence[str]) -> None:
+def _keep_ledger(work: Path, course: _Course, sources: Sequence[str], until: int | None = None) -> None:
     """Write the ledger of a training that is done; it takes over the examples' losses, which a kill must not lose."""
     from cuvee.data import ledger
     from cuvee.engine import disk, example_losses
@@ -233,7 +233,7 @@ def _keep_ledger(work: Path, course: _Course, sources: Sequence[str]) -> None:
     losses = example_losses.read(work)
     if losses is None and (work / ledger.FILE).exists():  # it has them
         return
-    ledger.write(work, course.rows, course.steps, sources, losses=losses)
+    ledger.write(work, course.rows, course.steps, sources, until=until, losses=losses)
     disk.sync_file(work / ledger.FILE)
     (work / example_losses.FILE).unlink(missing_ok=True)
 
@@ -258,8 +258,6 @@ def train_here(job: Job, work: Path, store: Store, runtime: Runtime, progress: P
 
 def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import engine, modelcard
-    from cuvee.data import ledger
-    from cuvee.engine import example_losses
 
     training, at = job.one("training"), Fraction(job.params["fraction"])
     manifest = store.manifest(training.kind, training.id)
@@ -281,9 +279,7 @@ def _mark(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progre
     )
     modelcard.write_marked(work / MODEL, job, store, summary)
     _keep_template(job, course.parts[0], work / MODEL, store)
-    sources = [_source_of(part, store) for part in course.parts]
-    ledger.write(work, course.rows, course.steps, sources, until=summary["step"], losses=example_losses.read(work))
-    (work / example_losses.FILE).unlink(missing_ok=True)
+    _keep_ledger(work, course, [_source_of(part, store) for part in course.parts], until=summary["step"])
     left.unlink(missing_ok=True)  # it is in this stage now
     return {**summary, "parts": [{"source": name, "ability": ability} for name, ability in course.names]}
 

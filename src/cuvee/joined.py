@@ -40,14 +40,16 @@ def train(plan: Plan, runtime: Runtime, world: Any) -> None:
         CuveeError: a training or what it needs failed.
         Stopped: SIGTERM came to some process; a checkpoint is written.
     """
-    store = Store(runtime.store)
+    from cuvee.engine import devices
+
+    store, wait = Store(runtime.store), devices.patience(world)
     for stage in [stage for stage in plan.stages if stage.kind == "train"]:
         # One process says what is to do: another may see a file later.
         if world.first(float(store.has(stage.kind, stage.id))):
             continue
         if world.is_writer:
             _prepare(plan, replace(runtime, processes=1), stage)
-        world.wait()
+        wait()
         marks = [one for one in plan.marks.get(stage.id, ()) if not store.has(one.kind, one.id)]
         work = job.make(
             stage,
@@ -57,13 +59,15 @@ def train(plan: Plan, runtime: Runtime, world: Any) -> None:
             marks=[one.identity["params"]["fraction"] for one in marks],
         )
         _together(work, runtime, store, world)
-        world.wait()
+        wait()
 
 
 def _prepare(plan: Plan, runtime: Runtime, stage: Stage) -> None:
     """Do what a training needs, and hear what the checks say of it."""
     before = list(plan.before(stage))
     outcome = runner.execute(plan, runtime, targets=before)
+    if outcome.stopped:
+        raise preemption.Stopped
     if outcome.failed:
         raise StageFailed("\n".join(f"{name}: {error}" for name, error in outcome.failed.items()))
     for check in plan.gates.get(stage.id, ()):
@@ -131,7 +135,7 @@ def main(recipe: Path, overrides: tuple[str, ...], **how: Any) -> None:
         code = 1  # torchrun --max-restarts starts all again
     except CuveeError as error:
         click.echo(f"error: {error}", err=True)
-        code = 1
+        code = error.exit_code
     except preemption.Stopped:
         code = WorkStopped.exit_code
     except KeyError as error:

@@ -27,6 +27,10 @@ LOSS_CHUNK = 3 * (1 << 24)
 """Bytes of the loss's working copies: `engine.loss.CHUNK` logits in float32, thrice."""
 
 
+MOMENTS = {"adamw": ("two moments", 8), "sgd": ("momentum", 4), "adafactor": ("moments of rows and columns", 0)}
+"""What each optimiser keeps: its name, and bytes a trained parameter."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """A causal language model's size.
@@ -99,7 +103,13 @@ def configuration(folder: Path) -> Mapping[str, Any]:
 
 
 def of_training(
-    model: Shape, trained: int, precision: str, runtime: Runtime, tokens: int, supervised: int
+    model: Shape,
+    trained: int,
+    precision: str,
+    runtime: Runtime,
+    tokens: int,
+    supervised: int,
+    optimiser: str = "adamw",
 ) -> tuple[Item, ...]:
     """Return what one process of a training holds at its fullest.
 
@@ -110,12 +120,13 @@ def of_training(
         runtime: processes, how they share, whether activations are computed twice.
         tokens: of one forward pass.
         supervised: those of them whose logits are made.
+        optimiser: one of `MOMENTS`.
     """
     several = runtime.processes if runtime.shard == "fsdp" else 1
     return tuple(
         item
         for item in (
-            *_state(model.parameters, trained, precision, several, sharded=several > 1),
+            *_state(model.parameters, trained, precision, several, MOMENTS[optimiser], sharded=several > 1),
             *_gathered(model, precision, several, all_trained=trained == model.parameters),
             *_passes(model, precision, tokens, supervised, twice=runtime.checkpoint_activations),
         )
@@ -123,7 +134,9 @@ def of_training(
     )
 
 
-def _state(parameters: int, trained: int, precision: str, several: int, *, sharded: bool) -> list[Item]:
+def _state(
+    parameters: int, trained: int, precision: str, several: int, moments: tuple[str, int], *, sharded: bool
+) -> list[Item]:
     width = 4 if precision == "float32" else 2
     frozen = parameters - trained
     # Adapters are in float32 whatever the model is; FSDP holds what it trains in float32 and gathers it rounded.
@@ -140,7 +153,7 @@ def _state(parameters: int, trained: int, precision: str, several: int, *, shard
         item("float32 copies", trained if copied else 0, 4),
         item("gradient", trained, 4),
         item("gradient of a pass", trained if copied else 0, width),
-        item("two moments", trained, 8),
+        item(moments[0], trained, moments[1]),
     ]
 
 

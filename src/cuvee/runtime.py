@@ -69,6 +69,10 @@ class Runtime:
             raise UsageError(f"shard '{self.shard}' is not possible.{did_you_mean(self.shard, SHARDS)}")
         if self.kernels not in KERNELS:
             raise UsageError(f"kernels '{self.kernels}' are not possible.{did_you_mean(self.kernels, KERNELS)}")
+        if not self.checkpoint_seconds >= 0:
+            raise UsageError(f"checkpoint_seconds {self.checkpoint_seconds} is not possible; it is 0 or more")
+        if self.micro_tokens < 1:
+            raise UsageError(f"micro_tokens {self.micro_tokens} is not possible; a pass has at least 1 token")
         if self.processes < 1:
             raise UsageError(f"{self.processes} processes were asked for; a training needs at least 1")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cuvee import api, launch, preemption, runner
+from cuvee import api, joined, launch, preemption, runner
 from cuvee.errors import StageFailed, UsageError
 from cuvee.job import Job
 from cuvee.runner import _check_gpus, decided
@@ -173,6 +173,10 @@ def test_what_a_runtime_cannot_be_is_said() -> None:
         Runtime(shard="fsd")
     with pytest.raises(UsageError, match="at least 1"):
         Runtime(processes=0)
+    with pytest.raises(UsageError, match="checkpoint_seconds nan is not possible; it is 0 or more"):
+        Runtime(checkpoint_seconds=float("nan"))
+    with pytest.raises(UsageError, match="at least 1 token"):
+        Runtime(micro_tokens=0)
 
 
 # ------------------------------------------------------------------------------------------ a real training
@@ -246,6 +250,57 @@ def test_torchrun_may_start_the_processes(tmp_path: Path) -> None:
     told, _ = again.communicate(timeout=500)
     assert again.returncode == 0
     assert not any(name.startswith("train-") for name in json.loads(told)["executed"])
+
+
+PATIENT = """\
+import os, time
+from datetime import timedelta
+from cuvee.engine import devices
+from cuvee.runtime import Runtime
+devices.TIMEOUT = timedelta(seconds=2)
+world = devices.join(Runtime(device="cpu"))
+wait = devices.patience(world)
+if world.is_writer:
+    time.sleep(5)
+wait()
+os._exit(0)
+"""
+
+
+def test_who_waits_for_the_first_process_s_own_work_waits_longer_than_for_talk(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "patient.py").write_text(PATIENT, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", "patient.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(preemption.Stopped, 143), (UsageError("no"), 2), (StageFailed("no", stage="train-a"), 1)]
+)
+def test_the_exit_code_is_the_fault_s(fault: Any, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> None:
+        raise fault
+
+    (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    codes: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(joined, "load", fail)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(preemption, "listen", lambda: None)
+    assert joined.main.callback
+    joined.main.callback(tmp_path / "r.yaml", ())
+    assert codes == [code]
+
+
+def test_a_request_to_stop_while_data_is_prepared_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    plan = api.plan(tmp_path / "r.yaml", Runtime(store=tmp_path / ".cuvee"))
+    stage = next(one for one in plan.stages if one.kind == "train")
+    monkeypatch.setattr(runner, "execute", lambda *given, **more: runner.Outcome(stopped=True))
+    with pytest.raises(preemption.Stopped):
+        joined._prepare(plan, Runtime(store=tmp_path / ".cuvee"), stage)
 
 
 def assert_rows_losses_add_up(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cuvee.engine import loop, loss  # noqa: E402
-from cuvee.engine.disk import Background  # noqa: E402
+from cuvee.engine.disk import Background, Checkpoints  # noqa: E402
 from cuvee.errors import ModelError, StageFailed  # noqa: E402
 from cuvee.protocols import TokenRow  # noqa: E402
 
@@ -96,6 +96,32 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(
     assert "checkpoint-6 is damaged" in said[0]["note"]
     assert summary["resumed_from"] == [5]
     assert_equal(broken, tmp_path / "whole", model_folder)
+
+
+def test_a_damaged_checkpoint_pushes_no_whole_one_out(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"w")
+
+    first = Checkpoints(tmp_path, "this")
+    for step in (1, 2):
+        first.write(step, fill, {})
+    (tmp_path / "checkpoint-2" / "weights").write_bytes(b"x")
+    again = Checkpoints(tmp_path, "this")
+    found = again.newest(lambda note: None)
+    assert found
+    assert found[0].name == "checkpoint-1"
+    again.write(3, fill, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]
+    again.write(4, fill, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_a_log_that_lacks_steps_is_told(broken: Path, model_folder: Folder) -> None:
+    path = broken / "work" / "log.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]) + "no line of ours\n")
+    said: list[Any] = []
+    run(model_folder("llama"), broken, EVERY, said.append)
+    assert any("log.jsonl is damaged: it has 3 of the 6 steps" in fact.get("note", "") for fact in said)
 
 
 def test_where_no_checkpoint_is_whole_the_training_starts_again(

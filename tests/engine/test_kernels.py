@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cuvee.engine import cut, kernels, loading, loss  # noqa: E402
+from cuvee.engine import cut, kernels, loading, lora, loss  # noqa: E402
 from cuvee.engine.flat import flatten  # noqa: E402
 from cuvee.errors import UsageError  # noqa: E402
 from cuvee.runtime import Runtime  # noqa: E402
@@ -90,6 +90,12 @@ def test_cut_cross_entropy_is_refused_where_it_is_not_the_loss(
         cut.check(model("llama", "float32"))
     with pytest.raises(UsageError, match="head of this phi model is not one matrix"):
         cut.check(model("phi"))
+    pytest.importorskip("peft")
+    adapted = model("llama")
+    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["lm_head"], "rslora": False}
+    lora.attach(adapted, settings, 0, None)
+    with pytest.raises(UsageError, match="not one matrix"):  # else the adapter would have no gradient
+        cut.check(adapted)
     package.linear_cross_entropy = lambda *given, **more: 1.5 * stand_in(*given, **more)  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="differs from our own by"):
         cut.check(model("llama"))

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from cuvee.engine import for_model, loop  # noqa: E402
+from cuvee.engine import attention, for_model, loop  # noqa: E402
 from cuvee.engine.disk import Background  # noqa: E402
 from cuvee.errors import ModelError, StageFailed, UsageError  # noqa: E402
 from cuvee.protocols import TokenRow  # noqa: E402
@@ -231,6 +231,32 @@ def test_a_resume_under_another_runtime_is_said(model_folder: Callable[[str], Pa
     said: list[Any] = []
     run(model_folder("llama"), tmp_path, replace(EVERY, micro_tokens=40), said.append)
     assert "micro_tokens 64 -> 40" in said[0]["note"]
+
+
+def test_a_resume_by_one_process_of_what_several_began_is_said(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        how = loop.Training._how
+        patch.setattr(loop.Training, "_how", lambda self: how(self) | {"processes": 2, "shard": "fsdp"})
+        with pytest.raises(Stop):
+            run(model_folder("llama"), tmp_path, EVERY, rows=Breaks(13, 2))
+    said: list[Any] = []
+    run(model_folder("llama"), tmp_path, EVERY, said.append)
+    assert "another runtime (processes 2 -> 1, shard fsdp -> none)" in said[0]["note"]
+
+
+def test_a_resume_where_rows_can_no_longer_lie_flat_takes_them_one_by_one(
+    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stop):
+        run(model_folder("llama"), tmp_path, EVERY, rows=Breaks(13, 2))
+    monkeypatch.setattr(attention, "supports", lambda model: "another torch")
+    said: list[Any] = []
+    summary = run(model_folder("llama"), tmp_path, EVERY, said.append)
+    assert summary["resumed_from"]
+    assert summary["layout"] == "single"
+    assert {"note": "one example a forward pass: another torch"} in said
 
 
 SCRIPT = """

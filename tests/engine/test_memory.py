@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from cuvee import memory
+from cuvee.recipe import Training
 from cuvee.runtime import Runtime
 
 LLAMA_7B = memory.shape(
@@ -47,6 +48,16 @@ def test_a_7b_model_on_one_gpu_needs_twenty_bytes_a_weight() -> None:
 
 def test_plain_data_parallel_divides_nothing() -> None:
     assert held(LLAMA_7B, "bfloat16", Runtime(processes=8, shard="ddp")) == held(LLAMA_7B, "bfloat16", Runtime())
+
+
+def test_an_optimiser_costs_the_moments_that_it_keeps() -> None:
+    whole = {
+        name: sum(i.bytes for i in memory.of_training(LLAMA_7B, LLAMA_7B.parameters, "float32", Runtime(), 0, 0, name))
+        for name in memory.MOMENTS
+    }
+    assert set(whole) == set(get_args(Training.model_fields["optimiser"].annotation))
+    assert whole["adamw"] - whole["sgd"] == 4 * LLAMA_7B.parameters
+    assert whole["adamw"] - whole["adafactor"] == 8 * LLAMA_7B.parameters
 
 
 def test_adapters_cost_their_own_state_alone() -> None:

@@ -54,7 +54,9 @@ def check(model: Any) -> None:
     remedy = "leave --kernels away"
     if model.dtype not in (torch.bfloat16, torch.float16):
         raise UsageError(f"--kernels cut has gradients in half precision only: precision: bfloat16, or {remedy}")
-    plain = head.has_body(model) and getattr(model.get_output_embeddings(), "bias", None) is None
+    layer = model.get_output_embeddings()
+    # With an adapter in it, its product is not the stored weight's; a new adapter's 0 would hide that from the probe.
+    plain = head.has_body(model) and type(layer) is torch.nn.Linear and layer.bias is None
     if not plain:
         raise UsageError(f"--kernels cut: the head of this {model.config.model_type} model is not one matrix; {remedy}")
     ids = [(7 * place + 3) % model.get_input_embeddings().num_embeddings for place in range(16)]

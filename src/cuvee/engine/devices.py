@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -27,6 +27,9 @@ from cuvee.runtime import Runtime
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others; `launch` ends them sooner when one of them dies."""
+
+PATIENCE = timedelta(days=30)
+"""How long they wait for what one of them does by itself, such as preparing data."""
 
 BUCKET = 1 << 24
 """Values that are added over processes in one exchange: 64 MiB in float32."""
@@ -243,6 +246,14 @@ def join(runtime: Runtime) -> World:
             timeout=TIMEOUT,
         )
     return world
+
+
+def patience(world: World) -> Callable[[], None]:
+    """Return a `World.wait` for work that one process does while the others wait, however long; all must call this."""
+    if world.alone:
+        return world.wait
+    group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return lambda: distributed.all_reduce(torch.zeros(1), group=group)
 
 
 def stored(world: World, weights: Mapping[str, Tensor], name: str) -> Tensor | None:

@@ -88,6 +88,7 @@ class Checkpoints:
 
     def __init__(self, work: Path, fingerprint: str, *, writes: bool = True) -> None:
         self.work, self.fingerprint = work, fingerprint
+        self._useless: set[Path] = set()
         work.mkdir(parents=True, exist_ok=True)
         for left in work.glob("checkpoint-*.partial") if writes else ():
             shutil.rmtree(left)
@@ -106,7 +107,8 @@ class Checkpoints:
             shutil.rmtree(final)
         os.replace(part, final)
         sync_tree(self.work, files=False)
-        own = [folder for folder in self._folders() if _step_of(folder) <= step]
+        self._useless.discard(final)
+        own = [folder for folder in self._folders() if _step_of(folder) <= step and folder not in self._useless]
         for other in self._folders():
             if other not in own[:KEPT]:
                 shutil.rmtree(other)
@@ -120,10 +122,12 @@ class Checkpoints:
                 own = data["fingerprint"] == self.fingerprint
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 note(f"{folder.name} is damaged ({error!r}); the one before it is tried")
+                self._useless.add(folder)
                 damaged = True
                 continue
             if own:
                 return folder, data
+            self._useless.add(folder)
             note(f"{folder.name} belongs to another training and is not used")
         if damaged:
             note("no whole checkpoint is left: the training starts at step 1")

@@ -43,6 +43,9 @@ from cuvee.errors import StageFailed, UsageError, did_you_mean
 from cuvee.protocols import Progress, TokenRow, TokenRows
 from cuvee.runtime import Runtime
 
+_USUAL: Mapping[str, Any] = {"kernels": "stock", "processes": 1, "shard": "none"}
+"""What of the runtime earlier checkpoints leave out where it is so."""
+
 Track = Callable[[Mapping[str, Any]], None]
 """Takes the log's records one after another."""
 
@@ -206,8 +209,12 @@ class Training:
         (self.work / "failure.json").unlink(missing_ok=True)  # of an earlier try
         self.journal.cut(self.done)
         self.examples.cut(self.done)
+        held = 0
         for record in self.journal.records():
+            held += 1
             self.track(record)
+        if held < self.done:
+            self.note(f"log.jsonl is damaged: it has {held} of the {self.done} steps done; the rest is not told")
 
     def _recall_shortage(self) -> None:
         """Go on with the smaller passes that were found to be needed."""
@@ -236,11 +243,14 @@ class Training:
     def _restore(self, folder: Path, facts: Mapping[str, Any]) -> None:
         state.restore(self.trainee, folder)
         self.done, self.passes.layout = int(facts["step"]), facts["layout"]
+        if self.passes.flat and self.trainee.loaded.obstacle:  # another runtime's attention
+            self.passes.layout = "single"
+            self.note(f"one example a forward pass: {self.trainee.loaded.obstacle}")
         self.spent = Spent(**facts["spent"])
         self.spent.resumed_from.append(self.done)
         self.spent.cpu_seconds *= self.world.is_writer  # one tells what all have spent
         self._recall_shortage()
-        before, now = facts["how"], self._how()
+        before, now = {**_USUAL, **facts["how"]}, self._how()
         changed = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
         but = f"; another runtime ({', '.join(changed)}), so equal up to rounding only" if changed else ""
         self.note(f"resumed from step {self.done} of {len(self.steps)}{but}")
@@ -252,8 +262,9 @@ class Training:
             "threads": self.threads,
             "micro_tokens": self.passes.tokens,
             "torch": torch.__version__,
-            **({} if self.runtime.kernels == "stock" else {"kernels": self.runtime.kernels}),
-            **({} if self.world.alone else {"processes": self.world.size, "shard": self.world.shard}),
+            "kernels": self.runtime.kernels,
+            "processes": self.world.size,
+            "shard": _USUAL["shard"] if self.world.alone else self.world.shard,
         }
 
     # --------------------------------------------------------------------------------------------- the steps
