@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -337,6 +338,21 @@ def test_fisher_information_that_was_interrupted_goes_on_with_the_same_bits(
     assert "resumed from row 4 of 7" in said[0]["note"]
     assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
     assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == ["fisher.json", "fisher.safetensors"]
+
+
+def test_a_slow_disk_does_not_hold_fisher_information_up(
+    model_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def slow(self: Checkpoints, step: int, *given: Any) -> None:
+        written.append(step)
+        time.sleep(1.0)
+
+    monkeypatch.setattr(Checkpoints, "write", slow)
+    settings, always = {"labels": "data", "precision": "float32"}, replace(RUNTIME, checkpoint_seconds=0.0)
+    fisher.fisher(model_folder("llama"), ROWS, range(7), range(7), settings, tmp_path, always, silent)
+    assert written == [1]
 
 
 class Breaking(list[TokenRow]):

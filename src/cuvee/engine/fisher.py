@@ -114,15 +114,18 @@ def _sum(
     if before:
         taken.restore(before[0])
         progress({"note": f"resumed from row {done} of {len(asked)}"})
-    ticker, last = Ticker(progress, len(asked)), time.monotonic()
+    ticker, last, took = Ticker(progress, len(asked)), time.monotonic(), 0.0
     with preemption.patient():
         for number, (index, draw) in enumerate(asked[done:], done + 1):
             taken.add(rows[index], draw)
             ticker.tick(number, len(rows[index].ids))
             every = runtime.checkpoint_steps and number % runtime.checkpoint_steps == 0
-            if preemption.asked() or every or time.monotonic() - last > runtime.checkpoint_seconds:
+            begun = time.monotonic()
+            # Those by time are written a tenth of it at most, however large the model.
+            if preemption.asked() or every or begun - last > max(runtime.checkpoint_seconds, 10 * took):
                 checkpoints.write(number, taken.save, {})
                 last = time.monotonic()
+                took = last - begun
             if preemption.asked():
                 raise preemption.Stopped
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from cuvee.engine import attention, tiles
+from cuvee.engine import tiles
 from cuvee.engine.flat import Flat
-from cuvee.engine.loss import CHUNK, takes_positions
+from cuvee.engine.loss import CHUNK, inputs, supervised_logits
 
 CUDA_CHUNK = 1 << 26
 """Logits worked on at once on a GPU: 256 MiB in float32."""
@@ -59,11 +59,9 @@ def token_statistics(
         tiled: of a head apart, whether it is plain (`plain_head`).
         entropy: of the distribution over the vocabulary at each position, (K,).
     """
-    extra: dict[str, Any] = {}
-    if segments:
-        extra = {attention.NAME: flat.lengths, "position_ids": flat.positions}
     if not chunked:
-        return _statistics(_all_logits(model, flat, extra), flat.targets, entropy)
+        return _statistics(supervised_logits(model, flat, segments=segments), flat.targets, entropy)
+    extra = inputs(flat, segments=segments)
     hidden = model.base_model(input_ids=flat.ids, use_cache=False, **extra).last_hidden_state.squeeze(0)
     hidden = hidden.index_select(0, flat.keep)
     if tiled:
@@ -84,14 +82,6 @@ def plain_head(model: Any) -> bool:
     layer = model.get_output_embeddings()  # some architectures look for it in the body
     with standing_in(model) as body, torch.inference_mode():
         return tiles.is_plain(layer, lambda hidden: head_logits(model, body, hidden))
-
-
-def _all_logits(model: Any, flat: Flat, extra: dict[str, Any]) -> Tensor:
-    if takes_positions(model):
-        found: Tensor = model(input_ids=flat.ids, use_cache=False, logits_to_keep=flat.keep, **extra).logits.squeeze(0)
-        return found
-    whole: Tensor = model(input_ids=flat.ids, use_cache=False, **extra).logits.squeeze(0)
-    return whole.index_select(0, flat.keep)
 
 
 def head_logits(model: Any, body: _StandIn, hidden: Tensor) -> Tensor:

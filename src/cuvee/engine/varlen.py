@@ -67,7 +67,7 @@ def attend(
 
     `softcap` is always None, see `fits`.
     """
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     ends, longest = _ends(tuple(lengths), query.device), max(lengths)
     found: Tensor = function()(
         q,
