@@ -114,7 +114,11 @@ class Worker:
     def _attempts(self, work: Path) -> list[dict[str, Any]]:
         """Note this attempt in the work folder and return all: a resume under another Runtime is in the lineage."""
         path = work / ATTEMPTS
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        earlier = []
+        try:
+            earlier = [dict(one) for one in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+        except (ValueError, TypeError):
+            self.tell("progress", note=f"{ATTEMPTS} is damaged: the lineage lacks the earlier attempts")
         attempts = [*earlier, {"started": round(time.time(), 3), "runtime": self.runtime.as_dict()}]
         write_whole(path, json.dumps(attempts))
         return attempts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from cuvee.job import Job
 from cuvee.runner import _check_gpus, decided
 from cuvee.runtime import Runtime
 from cuvee.store import Store
+from cuvee.worker import Worker
 
 JOB = Job("a" * 64, "train-aaaa", "train", "full", "math", {}, {}, {}, {}, {})
 STUB = """\
@@ -301,6 +303,16 @@ def test_a_request_to_stop_while_data_is_prepared_stops(tmp_path: Path, monkeypa
     monkeypatch.setattr(runner, "execute", lambda *given, **more: runner.Outcome(stopped=True))
     with pytest.raises(preemption.Stopped):
         joined._prepare(plan, Runtime(store=tmp_path / ".cuvee"), stage)
+
+
+def test_a_damaged_list_of_attempts_is_told_and_begun_anew(tmp_path: Path) -> None:
+    told = io.StringIO()
+    one = Worker(Runtime(store=tmp_path / ".cuvee"), told)
+    for damaged in ("{", "[1]", "7"):
+        (tmp_path / "attempts.json").write_text(damaged)
+        assert len(one._attempts(tmp_path)) == 1
+        assert "attempts.json is damaged" in told.getvalue().splitlines()[-1]
+    assert len(one._attempts(tmp_path)) == 2
 
 
 def assert_rows_losses_add_up(folder: Path) -> None:

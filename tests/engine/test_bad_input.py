@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,20 @@ def test_a_damaged_checkpoint_pushes_no_whole_one_out(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]
     again.write(4, fill, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_what_a_hand_put_beside_a_training_does_not_end_it(broken: Path, model_folder: Folder, tmp_path: Path) -> None:
+    work = broken / "work"
+    (work / "checks.json").write_text("{")
+    shutil.rmtree(work / "checkpoint-6")
+    (work / "checkpoint-6").write_text("a file")
+    (work / "checkpoint-5").rename(tmp_path / "elsewhere")
+    (work / "checkpoint-5").symlink_to(tmp_path / "elsewhere")
+    (work / "checkpoint-7.partial").write_text("a file")
+    summary = run(model_folder("llama"), broken, EVERY)
+    assert summary["resumed_from"] == [5]
+    assert summary["packed_against_unpacked"] is None
+    assert_equal(broken, tmp_path / "whole", model_folder)
 
 
 def test_a_log_that_lacks_steps_is_told(broken: Path, model_folder: Folder) -> None:

@@ -47,6 +47,14 @@ def write_text(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, or what a hand has put in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _digest(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "blake2b").hexdigest()
@@ -91,7 +99,7 @@ class Checkpoints:
         self._useless: set[Path] = set()
         work.mkdir(parents=True, exist_ok=True)
         for left in work.glob("checkpoint-*.partial") if writes else ():
-            shutil.rmtree(left)
+            _remove(left)
 
     def write(self, step: int, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
         """Write a checkpoint in a temporary folder, flush, rename; only then remove those before the last one."""
@@ -104,14 +112,14 @@ class Checkpoints:
         write_text(part / "checkpoint.json", json.dumps({**data, "digest": _digest_of(data)}, indent=1))
         sync_tree(part)
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         os.replace(part, final)
         sync_tree(self.work, files=False)
         self._useless.discard(final)
         own = [folder for folder in self._folders() if _step_of(folder) <= step and folder not in self._useless]
         for other in self._folders():
             if other not in own[:KEPT]:
-                shutil.rmtree(other)
+                _remove(other)
 
     def newest(self, note: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest checkpoint that is whole and of this training; others are told to `note`."""
@@ -148,7 +156,7 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints."""
         for folder in self._folders():
-            shutil.rmtree(folder)
+            _remove(folder)
 
     def finished(self, out: Path) -> dict[str, Any] | None:
         """Return the summary of this very training if it was done before and its model is still there."""

@@ -40,6 +40,9 @@ def keep(work: Path, far: float) -> None:
 
 
 def kept(work: Path) -> float | None:
-    """Return how far packed and unpacked loss of the first batch lay apart; None where nothing is packed."""
+    """Return how far packed and unpacked loss of the first batch lay apart; None where nothing is packed or known."""
     path = work / FILE
-    return float(json.loads(path.read_text(encoding="utf-8"))["packed_against_unpacked"]) if path.exists() else None
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["packed_against_unpacked"])
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged by hand: the training needs it no more
+        return None
