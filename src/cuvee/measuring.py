@@ -5,6 +5,7 @@ Each evaluator of the recipe measures each of its abilities on the models of eac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -123,12 +124,12 @@ class Measuring:
             module, params = self._evaluator(number, component)
             if getattr(params, "path", None):
                 stage = self._file(_Question(number, component.name, module, params, ""))
-                found.setdefault(params.name or component.name, stage)
+                _add(found, params.name or component.name, stage)
             if module.ANSWERS == "harness":
                 pins, place = self._pinned_tasks(params, ("evaluation", number))
                 for task in params.tasks:
                     stage = harnessed.questions({"task": task, "limit": params.items, **pins}, place)
-                    found.setdefault(task, stage)
+                    _add(found, task, stage)
         for name, given in self.recipe.preflight.benchmarks.items():
             key = ("preflight", "benchmarks", name)
             if name in found:
@@ -292,6 +293,9 @@ class Measuring:
         elif asked.endpoint:
             given = asked.endpoint.model_dump(exclude_unset=True)
             ref = BaseModelRef.model_validate({"endpoint": given})
+        elif (asked.model or "").startswith("fake:"):
+            message = f"{asked.model} makes verdicts up, and the replies are real; name a model, or run all with --fake"
+            raise self.located.error(message, *question.key, question.name, "judge", "model")
         else:
             ref = BaseModelRef(path=asked.model)
         try:
@@ -348,6 +352,13 @@ class Measuring:
                 place = "shots_path" if shots else "path"
                 raise self.located.error(str(error), *question.key, question.name, place) from error
         return self._files[same]
+
+
+def _add(found: dict[str, Loaded], name: str, stage: Loaded) -> None:
+    """Add a file of questions; others of its name (another part, another ability) are numbered."""
+    names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
+    free = next(one for one in names if one not in found or found[one].id == stage.id)
+    found[free] = stage
 
 
 def one_by_one(module: Any, params: Any) -> Iterator[Any]:

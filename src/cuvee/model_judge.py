@@ -368,7 +368,8 @@ def grade(module: Any, job: Job, work: Path, store: Store) -> dict[str, Any]:
     rows = read_table(judged.folder / JUDGEMENTS)
     names = ("item", "turn", "order", "repeat", "text", "finish", "failure", "format")
     judgements = [Judgement(**{name: row[name] for name in names}) for row in rows]
-    items = {row["item"]: (row["reference"], row["cluster"]) for row in read_table(judged.folder / ITEMS)}
+    told = read_table(judged.folder / ITEMS)
+    items = {row["item"]: (row["reference"], row["cluster"]) for row in told}
     found = graded(module, items, judgements, job.params)
     scored = [one for one in found if one.grade is not None]
     verdicts = [verdict for one in found for verdict in one.verdicts]
@@ -378,9 +379,11 @@ def grade(module: Any, job: Job, work: Path, store: Store) -> dict[str, Any]:
     several = len({one.turn for one in found}) > 1
     write_table(work / RESULTS, _columns([_result_row(one, one.grade, several) for one in scored if one.grade]))
     asked = store.manifest(judged.kind, judged.id)["summary"]
+    # Any questions can be compared on, also such as have one turn.
+    turns = max(row["turns"] for row in told) if module.COMPARES else module.TURNS
     return {
         "n": len(scored),
-        "full": asked["full"] * module.TURNS,
+        "full": asked["full"] * turns,
         "metric": module.METRIC,
         "mean": _mean(scored),
         "unjudged": len(found) - len(scored),

@@ -153,3 +153,17 @@ def test_rows_are_dropped_by_the_stemmed_tags_of_a_model(tmp_path: Path, server:
     assert _Tagger.asked == 9  # equal rows are asked once
     (manifest,) = (m for m in Store(tmp_path / "store").stages() if m["kind"] == "tag")
     assert manifest["summary"]["tags"] == {"small talk": 8, "coding": 2}
+
+
+def test_benchmarks_of_one_name_are_all_compared(tmp_path: Path) -> None:
+    rows = {name: [{"question": f"How much is {n} {name} 7, and why?", "answer": "7"}] for n, name in enumerate("+-")}
+    for name, some in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(some[0]), encoding="utf-8")
+    asked = [
+        {"exact_answer": {"path": str(tmp_path / f"{name}.jsonl"), "ability": ability}}
+        for name, ability in zip("+-", ("one", "two"), strict=True)
+    ]
+    found = plan({"talk": source(TALK)}, tmp_path, evaluation=asked)
+    assert sorted(found.benchmarks.values()) == ["exact_answer", "exact_answer 2"]
+    (checks,) = found.preflights
+    assert {stage.one("benchmark").id for stage in checks.inputs["overlaps"]} == set(found.benchmarks)

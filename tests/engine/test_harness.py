@@ -109,6 +109,27 @@ def test_documents_are_the_items_of_the_results_with_the_question_alone(tasks: P
 @pytest.mark.real
 @needs_harness
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("query", "question"),
+    [
+        ("'Question: {{question}}\\n  Answer:'", "Question: 0 + 1?\\n  Answer:"),  # as ARC has it; no Python
+        ("'{{question}}'", "0 + 1?"),
+        ("no_such_column", "Question: 0 + 1?\nAnswer:"),
+        ("choices", "Question: 0 + 1?\nAnswer:"),  # a list is no question
+    ],
+)
+def test_a_question_may_be_a_template_and_else_the_whole_text_is_it(tasks: Path, query: str, question: str) -> None:
+    from cuvee.engine import harness
+
+    text = (tasks / "sums.yaml").read_text(encoding="utf-8")
+    text = text.replace("doc_to_decontamination_query: question", f"doc_to_decontamination_query: {query}")
+    (tasks / "sums.yaml").write_text(text, encoding="utf-8")
+    assert harness.documents("cuvee_sums", tasks, 1)[0].text == question
+
+
+@pytest.mark.real
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
 def test_scores_of_a_task_stand_beside_what_the_sources_hold_of_it_and_its_size_is_known_then(
     tasks: Path, place: Path, cuvee: Cuvee
 ) -> None:

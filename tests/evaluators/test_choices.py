@@ -89,6 +89,11 @@ def test_a_form_of_ones_own_may_hold_braces() -> None:
     assert found.continuations == ("A", "B")
 
 
+def test_a_form_of_ones_own_may_begin_with_the_name_of_a_field() -> None:
+    found = asked("multiple_choice", ROW, prompt="question{question}choices{choices}", ability="sums")
+    assert found.contexts == ("question2 + 2?choicesA. 3\nB. four",)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "why"),
     [
@@ -156,7 +161,10 @@ def test_more_orders_than_asked_for_are_drawn_by_the_item_alone() -> None:
 def test_the_published_order_is_first_or_not() -> None:
     assert option_order.grade(weighed(-1.0, -2.0, -3.0), {}).extra["rank"] == 0
     assert option_order.grade(weighed(-2.5, -2.0, -3.0), {}).extra["rank"] == 1
-    assert math.isnan(option_order.grade(weighed(-1.0, math.nan), {}).score)
+    broken = option_order.grade(weighed(-1.0, math.nan), {})
+    assert math.isnan(broken.score)
+    # One table holds both.
+    assert broken.extra.keys() == option_order.grade(weighed(-1.0, -2.0), {}).extra.keys()
 
 
 def test_ties_are_no_leak_more_often_than_chance() -> None:

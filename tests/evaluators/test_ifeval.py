@@ -150,6 +150,7 @@ def test_prompts_and_instructions_are_counted_strictly_and_loosely() -> None:
     [
         (["punctuation:none"], [{}], "there is no check for punctuation:none"),
         (["punctuation:no_comma"], [], "there is not one set of arguments"),
+        (["punctuation:no_comma"], [["x"]], "arguments are no"),
         (["length_constraints:number_words"], [{"num_words": 3}], "length_constraints:number_words lacks an argument"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from cuvee import api
 from cuvee.analyses import forgetting
 from cuvee.errors import UsageError
-from cuvee.report import collect, page
+from cuvee.report import collect, page, stamp
 from cuvee.report.sections import sections
 from cuvee.runtime import Runtime
 from cuvee.store import Store
@@ -240,6 +240,17 @@ def test_the_findings_of_a_report_are_told_in_the_terminal(tmp_path):
         "supported     It rises. [math: +2.0 points (+1.0..+3.0)]",
         "not tested    1 findings whose runs the recipe does not have; the report says which to add",
     ]
+
+
+def test_a_report_is_written_anew_when_more_than_grades_is_there(place: Path, tmp_path: Path) -> None:
+    plan, store = api.plan(place / "r.yaml", Runtime(place / ".cuvee")), Store(place / ".cuvee")
+    (tmp_path / "report.html").touch()
+    checks = plan.preflights[0]
+    kept = shutil.move(store.path("preflight", checks.id), tmp_path / "kept")
+    stamp.write(plan, store, tmp_path)
+    assert stamp.is_current(plan, store, tmp_path)
+    shutil.move(kept, store.path("preflight", checks.id))
+    assert not stamp.is_current(plan, store, tmp_path)
 
 
 def test_judged_questions_that_a_source_holds_are_marked_in_each_turn(tmp_path: Path) -> None:

@@ -328,6 +328,17 @@ def test_replies_are_compared_with_a_file_of_answers_in_both_orders(place: Path,
     assert told["failed"] == {"no other reply": 4}
 
 
+def test_comparisons_on_questions_of_one_turn_are_counted_by_question(place: Path, server: Server) -> None:
+    rows = [{"question_id": n, "category": "writing", "turns": [f"Say {n}."]} for n in range(80)]
+    (place / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    theirs = [{"question_id": n, "choices": [{"turns": ["Theirs."]}]} for n in range(80)]
+    (place / "theirs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in theirs), encoding="utf-8")
+    server.reply = answering(lambda text: "[[C]]")
+    files = {"path": "one.jsonl", "against": "theirs.jsonl", "prompts": "judged/judge_prompts.jsonl"}
+    score = evaluate(place, server.url, {**files, "with_reference": []}, "mt_bench_pairs")
+    assert (score["n"], score["full"], score["mean"]) == (80, 80, 0.5)
+
+
 def test_alpaca_eval_compares_with_the_files_answers_once_in_an_order_of_chance(place: Path, server: Server) -> None:
     rows = [{"instruction": f"Say {n}.", "output": "Theirs.", "dataset": "own"} for n in range(20)]
     (place / "alpaca_eval.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -361,6 +372,11 @@ def test_runs_are_compared_with_the_base_or_with_each_other_and_never_with_thems
     recipe["evaluation"][1]["mt_bench_pairs"]["against"] = "mixed_sequentail"
     with pytest.raises(RecipeError, match=r"there is no run and no file 'mixed_sequentail'\. Did you mean 'mixed_seq"):
         planner.make(Located(validate(Recipe, recipe), place), Pins(place / "pins.json", place / "recipe.lock"))
+
+
+def test_a_temperature_below_nothing_is_refused(place: Path) -> None:
+    with pytest.raises(RecipeError, match="greater than or equal to 0"):
+        planned(place, "http://127.0.0.1:9/v1", "alpaca_eval", {"path": "a.json", "temperature": -1})
 
 
 def test_a_comparison_of_a_model_with_itself_alone_is_refused(place: Path) -> None:
@@ -405,6 +421,13 @@ def test_a_plan_tells_what_judges_will_be_asked_before_they_are(place: Path) -> 
         ({"judge": {}}, "none is given"),
         ({"references": "wrong.jsonl"}, "no answers as"),
         ({"judge": {"model": "no-such-folder"}}, "there is no folder"),
+        ({"judge": {"model": "fake:j"}}, "fake:j makes verdicts up, and the replies are real"),
+        ({"prompts": "open.jsonl"}, "the prompt 'single-v1' cannot be filled: expected '}'"),
+        ({"prompts": "none.jsonl"}, "the prompt 'single-v1' has something other than text"),
+        ({"references": "letters.jsonl"}, "no answers as"),
+        ({"references": "nothing.jsonl"}, "no answers as"),
+        ({"references": "two.jsonl"}, "question 3 has two answers; give a file with those of one model"),
+        ({"with_reference": ["maths"]}, "no question has the category 'maths'. Did you mean 'math'?"),
     ],
 )
 def test_what_is_missing_is_named_with_the_remedy_when_the_recipe_is_planned(
@@ -418,6 +441,12 @@ def test_what_is_missing_is_named_with_the_remedy_when_the_recipe_is_planned(
     prompt = {"name": "single-v1", "system_prompt": "", "prompt_template": "{answer}", "output_format": "[[rating]]"}
     (place / "wrong.jsonl").write_text(json.dumps({**prompt, "prompt_template": "{answr}"}), encoding="utf-8")
     (place / "form.jsonl").write_text(json.dumps({**prompt, "output_format": "[[x]]"}), encoding="utf-8")
+    (place / "open.jsonl").write_text(json.dumps({**prompt, "prompt_template": "{answer"}), encoding="utf-8")
+    (place / "none.jsonl").write_text(json.dumps({**prompt, "prompt_template": None}), encoding="utf-8")
+    turns = {"letters": ["one", "two"], "nothing": [[None, None], ["a", "b"]], "two": [["a", "b"], ["c", "d"]]}
+    for name, each in turns.items():
+        rows = [{"question_id": 3, "choices": [{"turns": one}]} for one in each]
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if settings.get("path") in ("bare", "noref"):
         settings = {"path": f"{settings['path']}/data"}
     with pytest.raises(RecipeError, match=re.escape(told)):

@@ -143,11 +143,26 @@ def _named(task: str, number: int, digest: str) -> str:
 
 
 def _question(task: Any, doc: Any) -> str:
-    text = task.doc_to_decontamination_query(doc) if task.should_decontaminate() else task.doc_to_text(doc)
+    query = _query(task, doc) if task.should_decontaminate() else None
+    text = query if isinstance(query, str) else task.doc_to_text(doc)
     if isinstance(text, str):
         return text
     # Where the choices stand first (WinoGrande), the text is the number of the right one.
     return "\n".join(map(str, task.doc_to_choice(doc)))
+
+
+def _query(task: Any, doc: Any) -> Any:
+    """Return what the task says that others may have published; None where it cannot be had.
+
+    The harness reads a filled template as a Python literal, which those of most tasks, ARC's among them, are not.
+    """
+    from lm_eval.utils import apply_template
+
+    try:
+        return task.doc_to_decontamination_query(doc)
+    except Exception:  # a task may run any code
+        template = task.config.doc_to_decontamination_query
+        return apply_template(template, doc) if isinstance(template, str) and "{{" in template else None
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from cuvee import canonical, protocols, seeds
 from cuvee.data import files
 from cuvee.engine.endpoint import Endpoint
-from cuvee.errors import DataError
+from cuvee.errors import DataError, did_you_mean
 from cuvee.evaluators import _verdicts
 from cuvee.protocols import Conversation, Grade, Judgement, Question, Request, Verdict
 from cuvee.recipe import Declared, Share
@@ -208,6 +208,7 @@ def with_files(params: Any, folder: Path, questions: Sequence[str], kind: Kind) 
             "in fastchat/llm_judge/data): put the file there, or name it with prompts: FILE",
         )
     _check_prompts(prompts, kind)
+    _check_categories(params, asked)
     references = _named(params.references, folder) or _first(places, REFERENCES)
     update = {"path": str(asked), "prompts": str(prompts), "references": str(references) if references else None}
     against = (folder / Path(getattr(params, "against", "")).expanduser()).resolve()
@@ -238,6 +239,20 @@ def _need_references(params: Params) -> None:
             "with_reference: []",
             path=params.path,
         )
+
+
+def _check_categories(params: Params, asked: Path) -> None:
+    """Refuse a misspelt category: its replies would be judged without their references, and nothing would say so.
+
+    Raises:
+        DataError: a category of `with_reference` is neither in the file nor among the published ones.
+    """
+    if "with_reference" in params.model_fields_set and params.with_reference:
+        rows = [row for _, row in files.rows(asked) if not isinstance(row, BadRow)]
+        known = sorted({str(row[name]) for row in rows for name in ("category", "dataset") if name in row})
+        for name in params.with_reference:
+            if name not in {*known, *WITH_REFERENCE}:
+                raise DataError(f"with_reference: no question has the category '{name}'.{did_you_mean(name, known)}")
 
 
 def _named(given: str | None, folder: Path) -> Path | None:
@@ -294,17 +309,27 @@ def _prompts(path: str, stamp: int) -> dict[str, Prompt]:
             raise DataError(
                 f"a judge prompt has no {error}; is this FastChat's judge_prompts.jsonl?", path=path
             ) from None
+        if not all(isinstance(text, str) for text in vars(found[str(row["name"])]).values()):
+            raise DataError(f"the prompt '{row['name']}' has something other than text", path=path)
     return found
 
 
 @lru_cache(maxsize=32)
 def _answers(path: str, stamp: int) -> dict[str, tuple[str, ...]]:
-    try:
-        return {str(row["question_id"]): tuple(row["choices"][0]["turns"]) for row in _rows(path)}
-    except (KeyError, IndexError, TypeError):
-        raise DataError(
-            'no answers as {"question_id": 101, "choices": [{"turns": ["...", "..."]}]} has them', path=path
-        ) from None
+    found: dict[str, tuple[str, ...]] = {}
+    for row in _rows(path):
+        try:
+            name, turns = str(row["question_id"]), row["choices"][0]["turns"]
+        except (KeyError, IndexError, TypeError):
+            name, turns = "", None
+        # A text is a sequence too, of letters.
+        if not isinstance(turns, list) or not all(isinstance(text, str) for text in turns):
+            raise DataError(
+                'no answers as {"question_id": 101, "choices": [{"turns": ["...", "..."]}]} has them', path=path
+            )
+        if found.setdefault(name, tuple(turns)) != tuple(turns):
+            raise DataError(f"question {name} has two answers; give a file with those of one model", path=path)
+    return found
 
 
 def prompts_of(path: str) -> Mapping[str, Prompt]:
@@ -341,7 +366,10 @@ def _check_prompts(path: Path, kind: Kind) -> None:
     for name, prompt in prompts.items():
         if not name.startswith(NAMES[kind]):
             continue
-        unknown = {field for _, field, _, _ in Formatter().parse(prompt.template) if field is not None} - FIELDS
+        try:
+            unknown = {field for _, field, _, _ in Formatter().parse(prompt.template) if field is not None} - FIELDS
+        except ValueError as error:
+            raise DataError(f"the prompt '{name}' cannot be filled: {error}", path=str(path)) from None
         if unknown:
             raise DataError(
                 f"the prompt '{name}' names {', '.join(sorted(unknown))}; possible: {', '.join(sorted(FIELDS))}",

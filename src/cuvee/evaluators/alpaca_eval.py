@@ -9,8 +9,8 @@ ties.
     evaluation: [{alpaca_eval: {path: alpaca_eval.json, prompts: judge_prompts.jsonl, judge: gpt-4}}]
 
 What differs: the judge is asked with the pairwise prompt of your file (``pair-v2`` of FastChat, say) and not with
-AlpacaEval's own annotators, so win rates are not those of its leaderboard; lengths are not controlled for (the
-mean lengths are columns). Replies are greedy unless `temperature` says otherwise.
+AlpacaEval's own annotators, so win rates are not those of its leaderboard; lengths are not controlled for. Replies are
+greedy unless `temperature` says otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from cuvee.evaluators import _compared, _judge
 from cuvee.protocols import Conversation, Question, Request
@@ -48,7 +50,7 @@ class Params(_judge.Params):
     """
 
     with_reference: tuple[str, ...] = ()
-    temperature: float | None = 0.0
+    temperature: Annotated[float, Field(ge=0)] | None = 0.0
     order: Literal["random", "both"] = "random"
 
 

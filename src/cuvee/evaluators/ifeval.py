@@ -72,6 +72,8 @@ def request(example: Example, params: Mapping[str, Any]) -> Request:
         raise _benchmark.not_this(example, "there is not one set of arguments an instruction", "IFEval")
     if unknown := _constraints.unknown(names):
         raise _benchmark.not_this(example, f"there is no check for {', '.join(map(str, unknown))}", "IFEval")
+    if not all(one is None or isinstance(one, dict) for one in given):
+        raise _benchmark.not_this(example, "arguments are no {name: value}", "IFEval")
     # The hub's rows name every argument there is, without a value where it is another instruction's.
     told = [{key: value for key, value in (one or {}).items() if value is not None} for one in given]
     reference = json.dumps(list(zip(names, told, strict=True)), ensure_ascii=False)

@@ -13,6 +13,7 @@ asks as it asks MMLU and CommonsenseQA.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from cuvee.protocols import Choices
 from cuvee.values import Example
 
 VERSION = 1
-REQUEST_VERSION = 1
+REQUEST_VERSION = 2
 ANSWERS, METRIC, HIGHER_IS_BETTER = _choices.HEAD
 GROUPED = False
 SOURCE = _choices.SOURCE
@@ -73,16 +74,14 @@ def ask(example: Example, shots: Sequence[Example], params: Mapping[str, Any]) -
 
     def prompt(row: Example) -> str:
         shown = {"question": _choices.question(row), "choices": _choices.lettered(row)}
-        text = str(params["prompt"])
         # Only the two names are put in: questions and prompts may hold braces of their own.
-        return "".join(shown.get(part, part) for part in _parts(text))
+        parts = _parts(str(params["prompt"]))
+        return "".join(shown[part] if at % 2 else part for at, part in enumerate(parts))
 
     answers = _choices.letters if params["form"] == "letter" else _choices.choices
     return _choices.asked(example, shots, prompt, answers, params["description"])
 
 
 def _parts(text: str) -> list[str]:
-    """Return a prompt cut at its two fields, each of which is named without braces."""
-    for name in ("question", "choices"):
-        text = text.replace(f"{{{name}}}", f"\0{name}\0")
-    return text.split("\0")
+    """Return a prompt cut at its two fields: what stands between them, and at odd places their names."""
+    return re.split(r"\{(question|choices)\}", text)

@@ -109,15 +109,14 @@ def _block(options: Sequence[str]) -> str:
 def grade(scored: Sequence[ScoredChoice], params: Mapping[str, Any]) -> Grade:
     """Return 1 where the published order is first, with its rank (0 is first) among `orders`, and the outlier."""
     values = [one.logprob for one in scored]
+    cut = {"context_cut": int(any(one.cut for one in scored))}
     if any(math.isnan(value) for value in values):
-        return Grade(
-            math.nan, extra={"orders": len(values), "rank": -1, "outlier": math.nan, **_choices.counts(scored)}
-        )
+        return Grade(math.nan, extra={"orders": len(values), "rank": -1, "outlier": math.nan, **cut})
     larger = sum(value > values[0] for value in values[1:])
     equal = sum(value == values[0] for value in values[1:])
     rank = larger + seeds.rank(0, "option order tie", scored[0].text.encode("utf-8", "replace")) % (equal + 1)
     columns = {"orders": len(values), "rank": rank, "outlier": outlier(values)}
-    return Grade(float(rank == 0), extra={**columns, "context_cut": int(any(one.cut for one in scored))})
+    return Grade(float(rank == 0), extra={**columns, **cut})
 
 
 def outlier(values: Sequence[float]) -> float:

@@ -44,4 +44,6 @@ def _stamp(plan: Plan, store: Store) -> str:
         for item in plan.evaluated
         if store.has("grade", item.grade.id)
     ]
-    return canonical.digest([VERSION, plan.located.text, graded])
+    # Overlaps, preflights and vectors are shown too, and may be made after the last grade.
+    there = sorted({stage.id for stage in plan.stages if store.has(stage.kind, stage.id)})
+    return canonical.digest([VERSION, plan.located.text, graded, there])

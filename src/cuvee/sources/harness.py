@@ -14,7 +14,7 @@ from cuvee.protocols import Estimate
 from cuvee.protocols import Params as Base
 from cuvee.values import BadRow, Example, Message
 
-VERSION = 1
+VERSION = 2
 ITEM = "item"
 """Key of `extra`: TASK/NUMBER/HASH, as in the results."""
 
