@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as hf_logging
 
-from cuvee.engine import attention
+from cuvee.engine import allocation, attention
 from cuvee.engine.disk import sync_tree
 from cuvee.errors import ModelError, did_you_mean
 from cuvee.protocols import Progress, TokenRow
@@ -124,6 +124,7 @@ def load(folder: Path, precision: str, device: torch.device) -> Loaded:
     Raises:
         ModelError: the folder is missing, damaged, quantised, holds only pickled weights, or needs its own code.
     """
+    allocation.keep_freed()
     model = load_stock(folder, dtype_of(precision))
     with _quiet():
         # Mapped weights lie at whatever offset the file has; own memory is aligned, and so are a resumed run's.
@@ -250,6 +251,7 @@ def cached(folder: Path, precision: str, device: torch.device) -> Loaded:
 def forget() -> None:
     """Drop the cached model, so that its memory is free for a training."""
     _CACHE.clear()
+    allocation.give_back()
 
 
 def check_fit(model: Any, rows: Iterable[TokenRow]) -> None:
