@@ -66,9 +66,8 @@ class Settings:
         if not asked:
             return self
         if len(asked) != stages:
-            message = (
-                f"have {len(asked)} entries, and this run has {stages} trainings; write {{}} for one without its own"
-            )
+            there = f"{len(asked)} {'entry' if len(asked) == 1 else 'entries'}"
+            message = f"have {there}, and this run has {stages} trainings; write {{}} for one without its own"
             raise RecipeError(message, key="training.stages")
         return replace(self, values=self.values.of_stage(number))
 

@@ -180,9 +180,12 @@ def test_one_example_that_is_too_much_is_told_with_remedies(
 
 def test_other_errors_are_no_lack_of_memory() -> None:
     assert not shortage.is_out_of_memory(RuntimeError("shape mismatch"))
-    assert shortage.is_out_of_memory(
-        RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate")
-    )
+    for said in (
+        "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ):
+        assert shortage.is_out_of_memory(RuntimeError(said))
 
 
 # ------------------------------------------------------------------------------------ checkpoints beside training

@@ -19,6 +19,9 @@ FILE = "out_of_memory.json"
 
 Result = TypeVar("Result")
 
+_SAID = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
+"""What plain runtime errors say that mean it: torch's allocator on a CPU, the driver, cuBLAS and cuDNN."""
+
 
 class TooLarge(Exception):
     """One row alone is too much for the memory; its text says why and what to do."""
@@ -37,7 +40,7 @@ def attempt(work: Callable[[], Result]) -> Result | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that device or host had too little memory."""
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in text for said in _SAID)
 
 
 def anywhere(world: World, here: bool) -> bool:
