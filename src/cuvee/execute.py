@@ -442,13 +442,9 @@ def _judge(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progr
 
 
 def _harness(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
-    from cuvee import engine
-
-    folder = model_folder(job.one("model"))
-    if (folder / engine.FAKE_FILE).is_file():
-        raise StageFailed("a fake model cannot be run by lm-evaluation-harness", stage=job.short)
     from cuvee.engine import harness
 
+    folder = model_folder(job.one("model"))
     tasks = Path(job.locate["folder"]) if "folder" in job.locate else None
     more = {"network": job.locate["network"], "batch_size": job.locate["batch_size"]}
     return harness.run(folder, work, job.params["task"], job.params, tasks, runtime, progress, **more)

@@ -76,6 +76,27 @@ def test_a_task_of_ones_own_gives_one_score_an_item_equal_to_ours(tasks: Path, p
 @pytest.mark.real
 @needs_harness
 @pytest.mark.filterwarnings("ignore")
+def test_a_dry_run_asks_a_stand_in(tasks: Path, place: Path, cuvee: Cuvee) -> None:
+    (place / "r.yaml").write_text(
+        """\
+base: builtin:micro
+sources: {math: {path: "builtin:math", ability: math, amount: {count: 60}}}
+training: {epochs: 1, batch_size: 8, max_length: 256}
+runs: [{strategy: multi_task}]
+evaluation: [{lm_eval: {tasks: [cuvee_sums], folder: tasks, metric: acc, stages: all}}]
+""",
+        encoding="utf-8",
+    )
+    done = cuvee("run", "r.yaml", "--fake", "--no-report", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["failed"] == {}
+    assert sum(name.startswith("harness-") for name in found["executed"]) == 2
+
+
+@pytest.mark.real
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
 def test_items_carry_every_metric_and_filter(tasks: Path, tmp_path: Path) -> None:
     summary = run(tmp_path, "cuvee_sums", tasks)
     assert (summary["items"], summary["metrics"], summary["filters"]) == (6, ["acc", "acc_norm"], ["none"])

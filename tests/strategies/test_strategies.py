@@ -74,7 +74,7 @@ def test_each_training_of_several_may_have_settings_of_its_own() -> None:
 
 
 def test_settings_for_another_number_of_trainings_are_refused() -> None:
-    with pytest.raises(RecipeError, match="have 1 entries, and this run has 2 trainings"):
+    with pytest.raises(RecipeError, match="have 1 entry, and this run has 2 trainings"):
         staged("dmt", {"epochs": 1}, general="general", k="1/4")
     with pytest.raises(RecipeError, match="strategies of several trainings"):
         staged("multi_task", {"epochs": 1})
