@@ -42,7 +42,7 @@ def init(path: Path | None, study: str | None, source: Path | None, general: str
     path = path or (source or Path()).parent / f"{study or 'recipe'}.yaml"
     if path.exists():
         raise UsageError(f"{path} exists; name another file")
-    text = (Path(__file__).parent / "builtin" / "recipe.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "builtin" / "recipe.yaml").read_text(encoding="utf-8")
     if study is not None:
         text = _study(study, source, general, path, store)
     try:
