@@ -388,7 +388,7 @@ def _select(job: Job, work: Path, store: Store, runtime: Runtime, progress: Prog
 
 def _score_items(job: Job, work: Path, store: Store, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     from cuvee import engine, judging
-    from cuvee.data import items
+    from cuvee.data import items, token_texts
     from cuvee.data.rendered import Rendered
 
     params = job.params
@@ -406,7 +406,11 @@ def _score_items(job: Job, work: Path, store: Store, runtime: Runtime, progress:
         folder, rows, runtime, progress, params["precision"], part_names=names, each=each, journal=journal
     )
     columns: dict[str, Any] = {"item": ids, "nll": [one.nll for one in found], "tokens": [one.tokens for one in found]}
-    judging.write_table(work / "scores.parquet", columns | ({"losses": [one.losses for one in found]} if each else {}))
+    if each:
+        columns["losses"] = [one.losses for one in found]
+    if params.get("texts"):
+        columns["texts"] = token_texts.supervised(tokenizer_folder(job.one("model")), rows)
+    judging.write_table(work / "scores.parquet", columns)
     journal.unlink(missing_ok=True)
     tokens = sum(one.tokens for one in found)
     return {"items": len(ids), "full": full, "supervised_tokens": tokens}

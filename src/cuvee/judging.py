@@ -188,7 +188,8 @@ def _grades(
     if module.ANSWERS == "score":
         rows = read_table(folder / "scores.parquet")
         grades = [module.grade(Likelihood(row["nll"], row["tokens"])) for row in rows]
-        return {"item": [row["item"] for row in rows]}, grades
+        named = [name for name in ("item", "losses", "texts") if name in rows[0]]
+        return {name: [row[name] for row in rows] for name in named}, grades
     if module.ANSWERS == "harness":
         graded = module.grade_all(read_table(folder / "harness.parquet"), params)
         columns = {"item": [one[0] for one in graded], "group": [one[1] for one in graded]}

@@ -222,7 +222,8 @@ class Measuring:
         parts = [one.part for one in ingredients]
         if getattr(question.module, "ENSEMBLE", False) and isinstance(model, Merged):
             return question.graded(ensemble(model.members, parts, common, model.label), {})
-        return question.graded(score(model, parts, common), {})
+        kept = {"each": True, "texts": True} if getattr(question.params, "tokens", False) else {}
+        return question.graded(score(model, parts, {**common, **kept}), {})
 
     def _answer(self, run: PlannedRun, model: Model, question: _Question) -> Results:
         """Describe the answers to a benchmark's or to held-out questions, judged where a judge is asked for."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from cuvee.analyses._stats import Estimate, Sample, sample
 from cuvee.protocols import Result, RunInfo
@@ -171,6 +172,21 @@ def final_samples(results: Sequence[Result]) -> dict[str, dict[Measure, Sample]]
     joined = {run: {m: seeds_joined(rs) for m, rs in by.items()} for run, by in found.items()}
     base = base_samples(results)
     return {BASE: base, **joined} if base else joined
+
+
+def share_done(run: RunInfo, stages: int, place: tuple[int, Fraction]) -> float:
+    """Return the share of a run's steps that is done; trainings count alike where their steps are not known.
+
+    Args:
+        run: whose.
+        stages: how many trainings it has.
+        place: number of the training, 0 for the base, and the share of it that is done.
+    """
+    steps = [training.steps for training in run.trainings]
+    if len(steps) != stages or not sum(steps):
+        steps = [1] * stages
+    stage, fraction = place
+    return float((sum(steps[: stage - 1]) + fraction * steps[stage - 1]) / sum(steps)) if stage else 0.0
 
 
 def count(of: Estimate) -> str:

@@ -41,7 +41,7 @@ from cuvee.analyses._stats import (
     stream,
 )
 from cuvee.errors import UsageError
-from cuvee.protocols import Figure, Result, RunInfo, Table
+from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1
 MARKS = True
@@ -171,7 +171,7 @@ def _curve(
         try:
             # The base is the same model at every seed.
             members = by_place[place][:1] if place[0] == 0 else by_place[place]
-            point = _point(_done(finals[0].run, last[0], place), members)
+            point = _point(_results.share_done(finals[0].run, last[0], place), members)
             comparable(point.sample, end.sample)
         except UsageError as error:
             left_out.append(f"{label} is left out: {error}")
@@ -191,15 +191,6 @@ def _point(done: float, members: Sequence[Result]) -> Point:
     key = tuple(sorted(r.stage_id or f"{r.run.name} {r.run.seed} {r.stage} {r.fraction}" for r in members))
     label = "base" if first.stage == 0 else first.stage_label
     return Point(done, label, _results.seeds_joined(members), key)
-
-
-def _done(run: RunInfo, stages: int, place: tuple[int, Fraction]) -> float:
-    """Return the share of a run's steps that is done; trainings count alike where their steps are not known."""
-    steps = [training.steps for training in run.trainings]
-    if len(steps) != stages or not sum(steps):
-        steps = [1] * stages
-    stage, fraction = place
-    return float((sum(steps[: stage - 1]) + fraction * steps[stage - 1]) / sum(steps)) if stage else 0.0
 
 
 def _falls(curves: Sequence[Curve]) -> dict[str, dict[float, dict[int, list[float]]]]:

@@ -6,7 +6,7 @@ mean is the loss per token.
 
 No paper: the ordinary validation loss, kept per ability.
 
-    evaluation: [heldout_loss, {heldout_loss: {items: 200}}]
+    evaluation: [heldout_loss, {heldout_loss: {items: 200, tokens: true}}]    # of the second every token's loss is kept
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ HIGHER_IS_BETTER = False
 
 
 class Params(protocols.EvaluatorParams):
-    """No parameters of its own; measured at all stages unless said otherwise."""
+    """Measured at all stages unless said otherwise.
+
+    Args:
+        tokens: keep every supervised token with its loss as well; `token_falls` goes by them.
+    """
 
     stages: Literal["all", "final"] = "all"
+    tokens: bool = False
 
 
 def grade(likelihood: Likelihood) -> Grade:
