@@ -12,14 +12,13 @@ from cuvee.canonical import ID_LENGTH
 from cuvee.cost import Costs
 from cuvee.errors import UsageError
 from cuvee.plan import Plan, display_name
-from cuvee.stage import KIND_VERSIONS, Stage
+from cuvee.plan_schema import SCHEMA
+from cuvee.stage import Stage
 from cuvee.store import Store
-
-SCHEMA = "cuvee.plan/1"
 
 
 def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None) -> dict[str, Any]:
-    """Return the plan as plain data; `schema` describes it. `detect` is a difference that one wishes to see."""
+    """Return the plan as plain data; `plan_schema` describes it. `detect` is a difference that one wishes to see."""
     stored = explain.Stored(store.stages() if costs.todo else ())
     stages = [_stage(stage, plan, costs, stored) for stage in plan.stages]
     trainings = [stage for stage in stages if stage["kind"] == "train"]
@@ -104,116 +103,6 @@ def _stage(stage: Stage, plan: Plan, costs: Costs, stored: explain.Stored) -> di
         "steps": size.steps,
         "seconds": round(costs.seconds[stage.id], 2),
         "runs": list(plan.runs_of.get(stage.id, ())),
-    }
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of `describe`."""
-    text, number, whole, flag = {"type": "string"}, {"type": "number"}, {"type": "integer"}, {"type": "boolean"}
-    ids = {"type": "array", "items": text}
-    stage = {
-        "id": text | {"description": "64 hex digits: hash of kind, versions, component, params, input ids"},
-        "short": text | {"description": "kind and first digits of the id; the folder in the store"},
-        "kind": {"enum": sorted(KIND_VERSIONS)},
-        "component": text,
-        "label": text | {"description": "for people; no part of the id"},
-        "params": {"type": "object"},
-        "inputs": {"type": "object", "additionalProperties": ids, "description": "input ids by role"},
-        "cached": flag | {"description": "finished in the store, or not needed"},
-        "why": text | {"description": "why it must run; empty when cached"},
-        "rows": whole | {"description": "rows, times epochs for a training; items for score and generate"},
-        "rows_exact": flag,
-        "supervised_tokens": whole,
-        "total_tokens": whole,
-        "tokens_exact": flag | {"description": "false: estimated from a sample or declared"},
-        "steps": whole | {"description": "optimiser steps"},
-        "seconds": number | {"description": "expected seconds of one worker; 0 when cached"},
-        "runs": ids | {"description": "names of the runs it belongs to"},
-    }
-    run = {
-        "name": text,
-        "strategy": text,
-        "params": {"type": "object"},
-        "base": text,
-        "seed": whole,
-        "models": ids
-        | {"description": "ids of its models in order (LoRA: the folds; a merge: the merged one), the final one last"},
-        "marks": {
-            "type": "array",
-            "items": _object({"training": whole, "fraction": text, "model": text}),
-            "description": "models at parts of its trainings: position of the training from 1, share of its steps, id",
-        },
-    }
-    item = {"name": text, "bytes": whole, "how": text | {"description": "the arithmetic"}}
-    totals = {
-        "stages": whole,
-        "cached": whole,
-        "trainings": whole | {"description": "stage trainings of the graph"},
-        "trainings_alone": whole | {"description": "stage trainings if every run trained by itself"},
-        "trainings_to_do": whole,
-        "trained_tokens": whole | {"description": "tokens of all trainings of the graph, every epoch"},
-        "trained_tokens_alone": whole | {"description": "the same if every run trained by itself"},
-        "seconds": number | {"description": "expected wall-clock seconds of what is missing"},
-        "training_seconds_alone": number,
-        "training_seconds_shared": number,
-        "memory_bytes": whole | {"description": "expected peak of one process of the largest training"},
-        "disk_bytes": whole | {"description": "expected growth of the store"},
-        "disk_peak_bytes": whole | {"description": "expected growth meanwhile: models not yet given up, checkpoints"},
-    }
-    judge = {
-        "judge": text | {"description": "who is asked about replies"},
-        "requests": whole | {"description": "still to be asked, if the store has none of them"},
-        "requests_exact": flag,
-        "prompt_tokens": whole | {"description": "estimated"},
-        "new_tokens": whole | {"description": "estimated"},
-    }
-    maybe = {"type": ["number", "null"]}
-    measure = {
-        "evaluator": text,
-        "ability": text,
-        "metric": text,
-        "items": {"type": ["integer", "null"], "description": "null where nothing tells yet how many a task has"},
-        "variance": maybe | {"description": "of an item's difference between two models; null where unknown"},
-        "basis": text | {"description": "where the variance comes from"},
-        "seed_sd": maybe | {"description": "between seeds of one run; null where unknown"},
-        "smallest": maybe | {"description": "difference found with this power by one comparison, metric's own unit"},
-        "smallest_corrected": maybe | {"description": "the same, corrected for all pairs of runs"},
-        "needed_items": {"type": ["integer", "null"], "description": "for `detect`"},
-        "needed_seeds": {"type": ["integer", "null"], "description": "for `detect`"},
-    }
-    shown = {
-        "level": number,
-        "power": number,
-        "comparisons": whole | {"description": "pairs of runs"},
-        "seeds": whole,
-        "detect": maybe | {"description": "the wished difference, from --detect"},
-        "measures": {"type": "array", "items": _object(measure)},
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": SCHEMA,
-        **_object(
-            {
-                "schema": {"const": SCHEMA},
-                "recipe": text,
-                "runs": {"type": "array", "items": _object(run)},
-                "stages": {"type": "array", "items": _object(stage)},
-                "totals": _object(totals),
-                "judges": {"type": "array", "items": _object(judge)},
-                "memory": _object({"stage": text, "items": {"type": "array", "items": _object(item)}}),
-                "power": _object(shown),
-                "assumptions": ids,
-            }
-        ),
-    }
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
     }
 
 

@@ -1,12 +1,29 @@
-"""Options that commands share."""
+"""Options that commands share; those that say how to run reach a command as one `Runtime`."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+
+from cuvee.runtime import Runtime
+
+HOW = frozenset(each.name for each in fields(Runtime))
+
+
+def takes_runtime(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Hand a command its options named like fields of `Runtime` as one argument `runtime`; stands below all options."""
+
+    @functools.wraps(command)
+    def gathered(**given: Any) -> Any:
+        how = {name: given.pop(name) for name in HOW & given.keys()}
+        return command(runtime=Runtime(**how), **given)
+
+    return gathered
 
 
 def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,6 +93,24 @@ def passes_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--micro-tokens", type=click.IntRange(1), default=4096, show_default=True, help="Tokens a forward pass."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--step-sleep", type=float, default=0.0, hidden=True),
+        click.option(
+            "--track", multiple=True, metavar="NAME", help="Curves of trainings besides their log: tensorboard."
+        ),
+        click.option(
+            "--kernels", type=click.Choice(["stock", "liger", "cut"]), default="stock", help="GPU kernels of trainings."
+        ),
+        click.option("--checkpoint-steps", type=click.IntRange(0), default=0, help="Steps between two checkpoints."),
+        click.option(
+            "--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Between two checkpoints."
         ),
     ):
         command = option(command)

@@ -14,9 +14,11 @@ from cuvee.cli.options import (
     recipe_arguments,
     runtime_options,
     store_option,
+    takes_runtime,
 )
 from cuvee.cli.steps import echo, open_recipe, prepare, print_schema
 from cuvee.errors import UsageError, WorkFailed, did_you_mean
+from cuvee.runtime import Runtime
 
 
 @click.command()
@@ -89,18 +91,13 @@ def _study(name: str, source: Path | None, general: str | None, path: Path, stor
     callback=print_schema,
     help="Print the JSON schema of --json and end.",
 )
+@takes_runtime
 def plan(
     recipe: Path,
     overrides: tuple[str, ...],
-    store: Path,
+    runtime: Runtime,
     as_json: bool,
-    workers: int,
     flops: float | None,
-    device: str,
-    processes: int,
-    shard: str,
-    micro_tokens: int,
-    checkpoint_activations: bool,
     measure: bool,
     detect: float | None,
 ) -> None:
@@ -113,19 +110,9 @@ def plan(
     cuvee plan examples/demo.yaml --detect 0.02
     """
     from cuvee import cost, planview, runner
-    from cuvee.runtime import Runtime
 
-    _, planned, opened = open_recipe(recipe, overrides, store)
-    asked = Runtime(
-        store,
-        workers,
-        device=device,
-        micro_tokens=micro_tokens,
-        checkpoint_activations=checkpoint_activations,
-        processes=processes,
-        shard=shard,
-    )
-    runtime = runner.decided(asked, len(planned.stages))
+    _, planned, opened = open_recipe(recipe, overrides, runtime.store)
+    runtime = runner.decided(runtime, len(planned.stages))
     costs = cost.estimate(planned, opened, runtime, flops)
     view = planview.describe(planned, costs, opened, detect)
     if measure:
@@ -147,14 +134,12 @@ def plan(
 @json_option
 @runtime_options
 @accept_option
+@takes_runtime
 def preflight(
     recipe: Path,
     overrides: tuple[str, ...],
-    store: Path,
+    runtime: Runtime,
     as_json: bool,
-    workers: int,
-    threads: int,
-    device: str,
     accept: tuple[str, ...],
 ) -> None:
     """Check the data of a recipe before anything is trained: masks, end tokens, lengths, duplicates, leaks.
@@ -166,13 +151,12 @@ def preflight(
     cuvee preflight examples/real.yaml --accept lengths/general
     """
     from cuvee import gate, terminal_inspect
-    from cuvee.runtime import Runtime
 
-    _, planned, opened = open_recipe(recipe, overrides, store, accept=accept)
+    _, planned, opened = open_recipe(recipe, overrides, runtime.store, accept=accept)
     if not planned.preflights:
         names = ", ".join(sorted({stage.label for stage in planned.provisional()}))
         raise UsageError(f"{names}: only declared, not at hand; there is nothing to check yet")
-    prepare(planned, Runtime(store, workers, threads, device), ("preflight",), quiet=as_json)
+    prepare(planned, runtime, ("preflight",), quiet=as_json)
     found = [one for stage in planned.preflights for one in gate.findings(planned, opened, stage)]
     refused = [one for stage in planned.preflights for one in gate.refused(planned, opened, stage)]
     accepted = [one.name for one in found if one.level == "fail" and one not in refused]
@@ -196,14 +180,12 @@ def preflight(
 @click.option("--find", metavar="TEXT", help="Show examples that hold this text, or whose id begins so.")
 @click.option("--tokens", is_flag=True, help="Show where each token ends.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the same as one HTML page.")
+@takes_runtime
 def inspect(
     recipe: Path,
     overrides: tuple[str, ...],
-    store: Path,
+    runtime: Runtime,
     as_json: bool,
-    workers: int,
-    threads: int,
-    device: str,
     sources: tuple[str, ...],
     rows: int,
     find: str | None,
@@ -220,10 +202,9 @@ def inspect(
     cuvee inspect examples/demo.yaml --source math --rows 5 --html inspect.html
     """
     from cuvee import inspection, selections, terminal_inspect, terminal_select
-    from cuvee.runtime import Runtime
 
-    _, planned, opened = open_recipe(recipe, overrides, store)
-    prepare(planned, Runtime(store, workers, threads, device), ("render", "mix", "tag"), quiet=as_json)
+    _, planned, opened = open_recipe(recipe, overrides, runtime.store)
+    prepare(planned, runtime, ("render", "mix", "tag"), quiet=as_json)
     found = inspection.collect(planned, opened, sources=sources or None, rows=rows, find=find)
     chosen = selections.finished(planned, opened, rows)
     if as_json:
@@ -249,14 +230,12 @@ def inspect(
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write all rows with their scores, and the kept rows, here."
 )
+@takes_runtime
 def select(
     recipe: Path,
     overrides: tuple[str, ...],
-    store: Path,
+    runtime: Runtime,
     as_json: bool,
-    workers: int,
-    threads: int,
-    device: str,
     accept: tuple[str, ...],
     rows: int,
     out: Path | None,
@@ -270,11 +249,10 @@ def select(
     cuvee select examples/select.yaml seeds=0 --out selected
     """
     from cuvee import selections, terminal_select
-    from cuvee.runtime import Runtime
 
-    _, planned, opened = open_recipe(recipe, overrides, store, accept=accept)
+    _, planned, opened = open_recipe(recipe, overrides, runtime.store, accept=accept)
     if selections.stages(planned):
-        prepare(planned, Runtime(store, workers, threads, device), ("select",), quiet=as_json)
+        prepare(planned, runtime, ("select",), quiet=as_json)
     view = selections.view(planned, opened, rows)
     written = selections.write(planned, opened, out) if out else []
     if as_json:

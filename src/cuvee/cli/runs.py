@@ -15,9 +15,12 @@ from cuvee.cli.options import (
     recipe_arguments,
     runtime_options,
     store_option,
+    takes_runtime,
+    training_options,
 )
 from cuvee.cli.steps import default_report, echo, open_recipe, warn_of_unsafe, write_report
 from cuvee.errors import UsageError
+from cuvee.runtime import Runtime
 
 
 @click.command()
@@ -26,41 +29,23 @@ from cuvee.errors import UsageError
 @json_option
 @runtime_options
 @accept_option
-@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="Between two checkpoints.")
-@click.option("--checkpoint-steps", type=click.IntRange(0), default=0, help="Steps between two checkpoints.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Report folder [reports/RECIPE].")
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @processes_options
 @passes_options
-@click.option(
-    "--kernels", type=click.Choice(["stock", "liger", "cut"]), default="stock", help="GPU kernels of trainings."
-)
-@click.option("--track", multiple=True, metavar="NAME", help="Curves of trainings besides their log: tensorboard.")
+@training_options
 @generator_option
 @click.option("--fake", is_flag=True, help="Dry run of the whole graph with the fake engine, in a moment.")
-@click.option("--step-sleep", type=float, default=0.0, hidden=True)
+@takes_runtime
 def run(
     recipe: Path,
     overrides: tuple[str, ...],
-    store: Path,
+    runtime: Runtime,
     as_json: bool,
-    workers: int,
-    threads: int,
-    device: str,
     accept: tuple[str, ...],
-    micro_tokens: int,
-    checkpoint_seconds: float,
-    checkpoint_steps: int,
-    checkpoint_activations: bool,
-    processes: int,
-    shard: str,
-    kernels: str,
-    track: tuple[str, ...],
     report_folder: Path | None,
     no_report: bool,
-    generator: str,
     fake: bool,
-    step_sleep: float,
 ) -> None:
     """Do what a recipe lacks in the store, then write its report.
 
@@ -69,26 +54,9 @@ def run(
     cuvee run examples/real.yaml sources.math.path=gsm8k_train.jsonl.gz
     """
     from cuvee import cost, gate, planview, runner, terminal
-    from cuvee.runtime import Runtime
 
-    located, planned, opened = open_recipe(recipe, overrides, store, fake=fake, accept=accept)
+    located, planned, opened = open_recipe(recipe, overrides, runtime.store, fake=fake, accept=accept)
     warn_of_unsafe(planned)
-    runtime = Runtime(
-        store,
-        workers,
-        threads,
-        device,
-        micro_tokens,
-        checkpoint_seconds,
-        checkpoint_steps,
-        step_sleep,
-        generator,
-        checkpoint_activations,
-        processes,
-        shard,
-        track,
-        kernels,
-    )
     costs = cost.estimate(planned, opened, runtime)
     folder = report_folder or default_report(located.name, fake)
     if costs.todo and not no_report:
@@ -148,16 +116,13 @@ def report(recipe: Path, overrides: tuple[str, ...], store: Path, out: Path | No
 @click.option(
     "--unsafe-no-sandbox", is_flag=True, help="Run the model's code as a plain process, in view of your files."
 )
+@takes_runtime
 def evaluate(
     model: str,
     evaluator: str,
     settings: tuple[str, ...],
-    store: Path,
+    runtime: Runtime,
     as_json: bool,
-    workers: int,
-    threads: int,
-    device: str,
-    generator: str,
     template: str,
     endpoint: str | None,
     key_env: str | None,
@@ -171,14 +136,12 @@ def evaluate(
     cuvee evaluate qwen --endpoint http://localhost:8000/v1 gsm8k path=gsm8k_test.jsonl
     """
     from cuvee import cost, evaluation, runner, terminal
-    from cuvee.runtime import Runtime
 
     server = {"url": endpoint, **({"key_env": key_env} if key_env else {})} if endpoint else None
     planned, opened = evaluation.plan(
-        model, evaluator, settings, store, template, sandbox=not unsafe_no_sandbox, endpoint=server
+        model, evaluator, settings, runtime.store, template, sandbox=not unsafe_no_sandbox, endpoint=server
     )
     warn_of_unsafe(planned)
-    runtime = Runtime(store, workers, threads, device, generator=generator)
     costs = cost.estimate(planned, opened, runtime)
     with terminal.Progress(len(costs.todo), quiet=as_json) as progress:
         outcome = runner.execute(planned, runtime, progress.listen, costs.seconds)

@@ -51,9 +51,9 @@ def echo(data: Any) -> None:
 
 def print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked:
-        from cuvee import planview
+        from cuvee import plan_schema
 
-        echo(planview.schema())
+        echo(plan_schema.schema())
         context.exit()
 
 
