@@ -265,7 +265,7 @@ def test_impossible_amounts_say_what_is_possible(amount: dict[str, Any], message
 @pytest.mark.parametrize("amount", [{"share": "1/2"}, {"count": 5}, {"tokens": 5}])
 def test_an_amount_of_a_source_that_a_selection_emptied_says_so(amount: dict[str, Any]) -> None:
     none = {"select": np.arange(100)}
-    with pytest.raises(DataError, match="keeps none of the 100 rows.*`within: source`"):
+    with pytest.raises(DataError, match=r"keeps none of the 100 rows.*`within: source`"):
         parts.choose(table(100), {"amounts": [amount]}, Fraction(0), 0, 0, excluded=none)
 
 

@@ -69,6 +69,7 @@ def _ledger(own: Sequence[Result], params: Params, title: str) -> Table:
     for module in findings().values():
         found: list[Outcome] = module.outcomes(evidence) or [Outcome("", UNTESTED, needed=f"add {module.NEEDS}")]
         rows += [_row(module, each) for each in found]
+    rows.sort(key=lambda row: row["verdict"] == UNTESTED)
     return Table(title, list(rows[0]), rows, _notes(rows, evidence))
 
 
@@ -92,11 +93,17 @@ def _notes(rows: Sequence[dict[str, Any]], evidence: Evidence) -> list[str]:
     notes = [
         f"{total}.",
         f"An improvement below {evidence.margin:g} (in the metric's own unit) counts as none that matters. Each "
-        "finding is tested by itself at 95 %, uncorrected for the others; of several parts all have to be supported.",
+        "finding is tested by itself at 95 %, uncorrected for the others; of several parts all have to be supported, "
+        "and one that is contradicted is enough against it.",
         "Supported and contradicted are about this model, this data and these items.",
     ]
     if seeds and max(seeds) == 1:
         notes.append("One seed: verdicts are about these trained models; another training could turn those near 0.")
+    elif seeds:
+        notes.append(
+            f"{max(seeds)} seeds: scores are their means, intervals hold what other items would have given, and a "
+            "difference has to keep its sign in every seed to be seen."
+        )
     if evidence.general_source is None:
         notes.append("No run names a general source, so all abilities count as special; set general.")
     return notes

@@ -145,8 +145,8 @@ def choose(
         if not len(chosen):
             asked = canonical.text(amount)
             raise DataError(
-                f"the selection keeps none of the {counts['unselected']:,} rows, so there is nothing to take {asked} of; "
-                "leave the source's amount out, or select `within: source`"
+                f"the selection keeps none of the {counts['unselected']:,} rows, so {asked} has nothing to take; leave "
+                " the source's amount out, or select `within: source`"
             )
         chosen = _amount(chosen, amount, split_seed)
     rows, copies = chosen.rows, chosen.copies
