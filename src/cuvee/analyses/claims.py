@@ -19,27 +19,22 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._claims._evidence import UNTESTED, Evidence, Outcome
-from cuvee.analyses._stats import RESAMPLES
+from cuvee.analyses._resampled import Resampled
 from cuvee.protocols import Result, Table
 
 VERSION = 1
 
 
-class Params(protocols.Params):
+class Params(Resampled):
     """Args:
     margin: the least improvement that matters, in the metric's own unit: 0.01 is one point of accuracy.
     general: name of the general source; taken from the runs' own parameters when absent.
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
     """
 
     margin: Annotated[float, Field(gt=0)] = 0.01
     general: str | None = None
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
 
 
 def findings() -> dict[str, ModuleType]:
@@ -70,7 +65,7 @@ def _ledger(own: Sequence[Result], params: Params, title: str) -> Table:
         found: list[Outcome] = module.outcomes(evidence) or [Outcome("", UNTESTED, needed=f"add {module.NEEDS}")]
         rows += [_row(module, each) for each in found]
     rows.sort(key=lambda row: row["verdict"] == UNTESTED)
-    return Table(title, list(rows[0]), rows, _notes(rows, evidence))
+    return Table(title, list(rows[0]), rows, _notes(rows, evidence), answers=1)
 
 
 def _row(module: ModuleType, each: Outcome) -> dict[str, Any]:
