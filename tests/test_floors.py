@@ -19,6 +19,7 @@ FLOORS = {
     | {"collect_garbage", "gate", "lookups", "modelcard", "needs", "screening", "tagging", "judging", "answering"}
     | {"advice", "launch", "memory", "rank", "tracking"}
     | {"choosing", "model_judge", "selecting", "evidence", "mergings"}
+    | {"sizes", "timing", "footprint"}
     | {"plan", "sourcing", "expansion", "measuring", "harnessed", "representing", "ensembles"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
     | {"selections", "task_vectors", "terminal_select", "studies", "power", "joined"}

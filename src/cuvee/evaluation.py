@@ -88,9 +88,9 @@ def view(plan: Plan, store: Store, outcome: Outcome) -> dict[str, Any]:
 def _noise(item: Evaluated, store: Store) -> dict[str, Any]:
     """Return standard error and 95 % interval as the report has them; nothing where scipy is not installed."""
     from cuvee.analyses import _stats
-    from cuvee.report import collect
+    from cuvee.report import results
 
-    result = collect.read_result(item, store)
+    result = results.read_result(item, store)
     try:
         of = _stats.estimate(_stats.sample([result]))
     except UsageError as error:

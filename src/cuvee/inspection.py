@@ -28,7 +28,7 @@ from cuvee.data.mixture import FILE as MIXED
 from cuvee.data.rendered import Rendered
 from cuvee.errors import UsageError, did_you_mean
 from cuvee.plan import Plan
-from cuvee.report import collect as told
+from cuvee.report import naming
 from cuvee.stage import Stage
 from cuvee.store import Store
 from cuvee.values import Example
@@ -230,7 +230,7 @@ def collect(
         if name not in known:
             raise UsageError(f"there is no source '{name}'.{did_you_mean(name, known)}")
     wanted = set(sources or known)
-    names = told.ingredients(plan)
+    names = naming.ingredients(plan)
     renders = [s for s in plan.stages if s.kind == "render" and wanted & {each.name for each in names.get(s.id, ())}]
     renders.sort(key=lambda stage: min(known.index(each.name) for each in names[stage.id]))
     ready = [s for s in renders if store.has("render", s.id) and store.has("load", s.one("source").id)]
@@ -239,7 +239,7 @@ def collect(
         tuple(_source(stage, plan, store, rows, find or "") for stage in ready),
         tuple(_mixtures(plan, store, wanted)),
         find or "",
-        tuple(told.joined(i.name for i in names[s.id]) for s in renders if s not in ready),
+        tuple(naming.joined(i.name for i in names[s.id]) for s in renders if s not in ready),
     )
 
 
@@ -284,15 +284,15 @@ def segments(pieces: Iterable[Piece]) -> Iterator[tuple[str, Piece]]:
 def _source(stage: Stage, plan: Plan, store: Store, rows: int, find: str) -> SourceView:
     load_stage = stage.one("source")
     load, render = (store.manifest(s.kind, s.id)["summary"] for s in (load_stage, stage))
-    known = told.ingredients(plan)[stage.id]
+    known = naming.ingredients(plan)[stage.id]
     folder = store.path("load", load_stage.id)
     rendered = Rendered(store.path("render", stage.id))
     chosen, found = _chosen(rendered, folder, rows, find)
     chat = _chat(str(stage.one("tokenizer").locate["path"]), tuple(sorted(stage.params.items())))
     asked = plan.located.recipe.sources[known[0].name]
     return SourceView(
-        name=told.joined(each.name for each in known),
-        ability=told.joined(each.ability for each in known),
+        name=naming.joined(each.name for each in known),
+        ability=naming.joined(each.ability for each in known),
         rendering=_rendering(stage, plan),
         files=tuple(map(str, load_stage.locate.get("paths", ()))) or ((str(asked.path),) if asked.path else ()),
         format=str(load_stage.params.get("format", "")),
@@ -315,7 +315,7 @@ def _source(stage: Stage, plan: Plan, store: Store, rows: int, find: str) -> Sou
 
 
 def _rendering(stage: Stage, plan: Plan) -> str:
-    bases = dict.fromkeys(told.bases_of(plan).get(stage.id, ()))
+    bases = dict.fromkeys(naming.bases_of(plan).get(stage.id, ()))
     several = len(plan.located.recipe.all_bases) > 1
     facts = [f"template {stage.params['template']}", f"max_length {stage.params['max_length']}"]
     return ", ".join([*facts, f"too_long: {stage.params['too_long']}", *(bases if several else ())])
@@ -477,7 +477,7 @@ def texts(chat: Chat, ids: Sequence[int]) -> Iterator[tuple[int, int, str]]:
 
 
 def _mixtures(plan: Plan, store: Store, wanted: set[str]) -> Iterator[MixtureView]:
-    names, known = told.training_names(plan), told.ingredients(plan)
+    names, known = naming.training_names(plan), naming.ingredients(plan)
     trainings: dict[str, list[str]] = {}
     mixes: dict[str, Stage] = {}
     for stage in plan.stages:
@@ -487,7 +487,7 @@ def _mixtures(plan: Plan, store: Store, wanted: set[str]) -> Iterator[MixtureVie
             trainings.setdefault(mix.id, []).append(names[stage.id])
     for key, mix in mixes.items():
         parts = store.manifest("mix", key)["summary"]["parts"]
-        named = told.part_names(mix, known)
+        named = naming.part_names(mix, known)
         if wanted & {name for joined in named for name in joined.split(" / ")}:
             order = {name: at for at, name in enumerate(plan.located.recipe.sources)}
             taggings = _taggings(plan, store, mix)

@@ -71,12 +71,47 @@ class Head:
 
 @dataclass(frozen=True)
 class Study:
-    """One question: what it asks, where it is from, its runs as lines of YAML, its analyses."""
+    """One question: what it asks, where it is from, its runs as lines of YAML, its analyses, and how it has to change
+    the recipe that it is asked about."""
 
     asks: str
     source: str
     runs: Callable[[Head], list[str]]
     analyses: tuple[str, ...]
+    adapted: Callable[[Head], str] = lambda head: head.text.strip()
+
+
+# --------------------------------------------------------------------------------- changes to what is asked about
+
+
+def _tagged(head: Head) -> str:
+    """The head with a tagger on the general source, where it has no tags yet."""
+    source = head.sources[head.general]
+    if source.get("tags") or source.get("taggers"):
+        return head.text.strip()
+    sources = {**head.sources, head.general: {**source, "taggers": ["rules"]}}
+    return _with_sources(
+        head, sources, "`rules` finds code and mathematics by what stands in a row; instag asks a model"
+    )
+
+
+def _without_amounts(head: Head) -> str:
+    """The head with whole sources: an amount is taken of what is chosen, and a few per cent have no 4,096 rows."""
+    if not any(source.get("amount") for source in head.sources.values()):
+        return head.text.strip()
+    sources = {
+        name: {key: value for key, value in source.items() if key != "amount"} for name, source in head.sources.items()
+    }
+    note = "whole: rows are chosen before any amount; pool: {count: 5000} in a select looks at so many of each"
+    return _with_sources(head, sources, note)
+
+
+def _with_sources(head: Head, sources: Mapping[str, Any], note: str) -> str:
+    flow = {
+        name: yaml.safe_dump(value, default_flow_style=True, width=10_000).strip() for name, value in sources.items()
+    }
+    body = "\n".join(f"  {_quoted(name)}: {text}" for name, text in flow.items())
+    return f"{_without(head.text, ('sources',)).strip()}\n\nsources:                          # {note}\n{body}"
 
 
 # --------------------------------------------------------------------------------------------------- runs
@@ -225,6 +260,7 @@ STUDIES: Mapping[str, Study] = {
         f"{PAPER}, section 4.2, table 6",
         _without_tagged,
         ("scaling", "strategy_table", "scores"),
+        _tagged,
     ),
     "equal_amount": Study(
         "Equal proportions of every source, or equal numbers of rows?",
@@ -252,9 +288,10 @@ STUDIES: Mapping[str, Study] = {
     ),
     "selection": Study(
         "Do a few chosen rows teach as much as all of them?",
-        "Li et al. (LoBaSS), arXiv 2310.13008",
+        "Zhou et al. (LoBaSS), arXiv 2310.13008",
         _selection,
         ("scores", "strategy_table", "selections", "cost", "claims"),
+        _without_amounts,
     ),
     "dmt": Study(
         "All of it: amounts, mixing, ratios, strategies and k in one store, where equal trainings are done once.",
@@ -280,7 +317,7 @@ def write(name: str, head: Head) -> str:
         "#   cuvee plan THIS.yaml       what it comes to, what it costs, what it can show",
         "#   cuvee run THIS.yaml        do it, and write the report",
         "",
-        _tagged(head) if name == "without_tagged" else head.text.strip(),
+        study.adapted(head),
         "",
         "runs:                             # a list is one run each",
         *(f"  - {line}" for line in study.runs(head)),
@@ -324,7 +361,9 @@ def head(path: Path | None, general: str | None = None) -> Head:
     Raises:
         UsageError: the recipe cannot be read, has no sources, or `general` is none of them.
     """
-    text = BUILTIN if path is None else recipes.load(path).text
+    if path is not None:
+        recipes.load(path, ["runs=[{strategy: multi_task}]", "analyses=[]"])  # it need not have any of its own
+    text = BUILTIN if path is None else path.read_text(encoding="utf-8")
     data, _ = recipes.parse(text, str(path or ""))
     sources = data.get("sources") or {}
     if not sources:
@@ -355,21 +394,6 @@ def _without(text: str, keys: Sequence[str]) -> str:
             blocks[-1].append(line)
     kept = [block for block in blocks if not any(line.split(":")[0] in keys for line in block if line[:1].strip())]
     return "\n".join(line for block in kept for line in block)
-
-
-def _tagged(head: Head) -> str:
-    """The head with a tagger on the general source, where it has no tags yet."""
-    source = head.sources[head.general]
-    if source.get("tags") or source.get("taggers"):
-        return head.text.strip()
-    sources = {**head.sources, head.general: {**source, "taggers": ["rules"]}}
-    flow = {
-        name: yaml.safe_dump(value, default_flow_style=True, width=10_000).strip() for name, value in sources.items()
-    }
-    body = "\n".join(f"  {_quoted(name)}: {text}" for name, text in flow.items())
-    note = "# `rules` finds code and mathematics by what stands in a row; instag asks a model"
-    rest = _without(head.text, ("sources",)).strip()
-    return f"{rest}\n\nsources:                          {note}\n{body}"
 
 
 def _list(names: Iterable[str]) -> str:

@@ -125,6 +125,74 @@ def test_multi_task_keeps_special_and_costs_general():
     assert verdicts(results, "multi_task_keeps_special") == ["supported"]
 
 
+def ledger(results, finding):
+    module = claims.findings()[finding]
+    (table,) = claims.table(results, FAST)
+    (row,) = [row for row in table.rows if row["finding"] == module.FINDING]
+    return row
+
+
+def test_a_finding_about_every_ability_is_not_supported_while_one_is_not_measured():
+    """General ability is trained on and nothing measures it."""
+    mixed, _ = final("mixed_sequential", "mixed_sequential", {})
+    better, _ = final("dmt k=1/16", "dmt", {}, k=Fraction(1, 16))
+    found = ledger(
+        planted.results([(mixed, {"math": 0.3}), (better, {"math": 0.5})], 1000), "dmt_beats_mixed_sequential"
+    )
+    assert (found["verdict"], found["what would decide it"]) == (
+        "undecided",
+        "general: measured on the same items in both runs",
+    )
+    worse = ledger(
+        planted.results([(mixed, {"math": 0.5}), (better, {"math": 0.3})], 1000), "dmt_beats_mixed_sequential"
+    )
+    assert worse["verdict"] == "contradicted"
+
+
+def test_an_ability_measured_in_one_run_alone_is_not_left_out_of_a_finding():
+    runs = [
+        final("mixed_sequential", "mixed_sequential", {"math": 0.3}),
+        final("multi_task", "multi_task", {"math": 0.5, "general": 0.5}),
+    ]
+    assert ledger(planted.results(runs, 1000), "multi_task_keeps_special")["verdict"] == "undecided"
+
+
+def test_an_ability_without_an_accuracy_counts_by_its_loss():
+    runs = [
+        final("mixed_sequential", "mixed_sequential", {"math": 0.3, "general": 0.6}),
+        final("multi_task", "multi_task", {"math": 0.5, "general": 0.9}),
+    ]
+    found = [
+        replace(one, evaluator="heldout_loss", metric="loss", higher_is_better=False)
+        if one.ability == "general"
+        else one
+        for one in planted.results(runs, 1000)
+    ]
+    row = ledger(found, "multi_task_keeps_special")
+    assert row["verdict"] == "supported"
+    assert "points; general -" in row["effect (+ is better)"]
+
+
+def test_forgetting_goes_by_a_measure_that_has_the_stages():
+    """Accuracies of the final model alone come first, and losses along the stages decide."""
+    levels = {"math": [0.1, 0.5, 0.3], "code": [0.4, 0.4, 0.4], "general": [0.1, 0.1, 0.6]}
+    losses = [
+        replace(
+            one, evaluator="heldout_loss", metric="loss", higher_is_better=False, scores=[1 - s for s in one.scores]
+        )
+        for one in staged(levels, items=8000)
+    ]
+    finals = [one for one in staged(levels, items=8000) if one.final]
+    assert verdicts([*finals, *losses], "sequential_forgets") == ["supported", "contradicted"]
+
+
+def test_what_was_tested_comes_first():
+    (table,) = claims.table(alone("math", (0.2, 0.3, 0.4, 0.5)), FAST)
+    tested = [row["verdict"] != "not tested" for row in table.rows]
+    assert tested == sorted(tested, reverse=True)
+    assert any(tested)
+
+
 def test_a_loss_is_better_when_it_is_lower(result):
     """Signs follow the metric: a lower loss is an improvement."""
     info, _ = final("mixed_sequential", "mixed_sequential", {})

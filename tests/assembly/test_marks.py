@@ -14,7 +14,7 @@ from cuvee.errors import RecipeError
 from cuvee.plan import Plan
 from cuvee.protocols import Result
 from cuvee.recipe import load
-from cuvee.report.collect import read_results
+from cuvee.report.results import read_results
 from cuvee.runtime import Runtime
 from cuvee.stage import walk
 from cuvee.store import Store

@@ -262,6 +262,13 @@ def test_impossible_amounts_say_what_is_possible(amount: dict[str, Any], message
         take(table(100), amount)
 
 
+@pytest.mark.parametrize("amount", [{"share": "1/2"}, {"count": 5}, {"tokens": 5}])
+def test_an_amount_of_a_source_that_a_selection_emptied_says_so(amount: dict[str, Any]) -> None:
+    none = {"select": np.arange(100)}
+    with pytest.raises(DataError, match=r"keeps none of the 100 rows.*`within: source`"):
+        parts.choose(table(100), {"amounts": [amount]}, Fraction(0), 0, 0, excluded=none)
+
+
 @pytest.mark.parametrize("amount", [{}, {"share": "1/2", "count": 3}, {"weight": 1}])
 def test_an_amount_is_exactly_one_of_three(amount: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="exactly one of share, count, tokens"):

@@ -18,7 +18,7 @@ from cuvee.analyses import leakage
 from cuvee.errors import ModelError, StageFailed, UsageError
 from cuvee.pins import Pins
 from cuvee.recipe import Located, Recipe, validate
-from cuvee.report import collect
+from cuvee.report import results as told
 from cuvee.runtime import Runtime
 from cuvee.store import Store
 from tests.conftest import Cuvee
@@ -177,10 +177,10 @@ def test_scores_of_a_task_stand_beside_what_the_sources_hold_of_it_and_its_size_
     assert items() == 6
     located, store = Located(validate(Recipe, yaml.safe_load(recipe)), place), Store(place / ".cuvee")
     plan = planner.make(located, Pins(store.pins, place / "recipe.lock"))
-    results = collect.with_overlap(collect.read_results(plan, store), plan, store)
+    results = told.with_overlap(told.read_results(plan, store), plan, store)
     (table,) = leakage.table(results, leakage.Params())
     assert [row["items held by the sources"] for row in table.rows] == ["3/6", "3/6"]
-    unseen = collect.with_overlap(collect.read_results(plan, store), replace(plan, gates={}), store)
+    unseen = told.with_overlap(told.read_results(plan, store), replace(plan, gates={}), store)
     (table,) = leakage.table(unseen, leakage.Params())
     assert [row["items held by the sources"] for row in table.rows] == ["not checked"] * 2
 

@@ -14,7 +14,8 @@ import pytest
 from cuvee import api
 from cuvee.analyses import forgetting
 from cuvee.errors import UsageError
-from cuvee.report import collect, page, stamp
+from cuvee.report import collect, naming, page, stamp
+from cuvee.report.results import read_results
 from cuvee.report.sections import sections
 from cuvee.runtime import Runtime
 from cuvee.store import Store
@@ -111,7 +112,7 @@ def test_every_base_model_has_rows_and_sentences_of_its_own(made):
 def test_folders_of_this_machine_are_not_told_and_no_name_comes_twice():
     bases = [SimpleNamespace(path=path) for path in ("/home/me/x/model", "/home/me/y/model", "/data/z", "fake:one")]
     plan = SimpleNamespace(located=SimpleNamespace(recipe=SimpleNamespace(all_bases=bases)))
-    assert list(collect._base_names(plan).values()) == ["model (1)", "model (2)", "z", "fake:one"]
+    assert list(naming.base_names(plan).values()) == ["model (1)", "model (2)", "z", "fake:one"]
 
 
 def test_an_interrupted_training_costs_all_its_attempts(place):
@@ -197,7 +198,7 @@ def test_without_the_extra_it_says_what_to_install(made, monkeypatch):
 
 def test_results_say_what_each_training_saw(place):
     plan = api.plan(place / "r.yaml", Runtime(place / ".cuvee"))
-    results = [r for r in collect.read_results(plan, Store(place / ".cuvee")) if r.final]
+    results = [r for r in read_results(plan, Store(place / ".cuvee")) if r.final]
     by_run = {result.run.name: result.run for result in results}
     (multi,) = by_run["multi_task"].trainings
     assert {(p.source, p.ability) for p in multi.portions} == {
@@ -217,7 +218,7 @@ def test_a_run_with_an_unfinished_training_says_nothing_of_what_it_saw(place):
     plan = api.plan(place / "r.yaml", Runtime(place / ".cuvee"))
     store = Store(place / ".cuvee")
     shutil.rmtree(store.path("mix", plan.runs[0].models[0].training.one("data").id))
-    result = next(r for r in collect.read_results(plan, store) if r.final and r.run.name == "multi_task")
+    result = next(r for r in read_results(plan, store) if r.final and r.run.name == "multi_task")
     assert result.run.trainings == ()
 
 

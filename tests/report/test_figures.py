@@ -19,8 +19,8 @@ def some(number):
     return {f"run {i}": [{"x": "math", "y": i, "low": i - 1, "high": i + 2}] for i in range(number)}
 
 
-@pytest.mark.parametrize("number", range(1, 13))
-def test_one_to_twelve_series_each_have_a_look_of_their_own(number):
+@pytest.mark.parametrize("number", [1, 12, 13, 40])
+def test_up_to_forty_series_each_have_a_look_of_their_own(number):
     from cuvee.report.figures import _styles
 
     looks = {tuple(sorted(style.items())) for _, _, style in _styles(points(some(number)))}

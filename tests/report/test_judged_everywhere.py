@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cuvee.analyses import judged, scores
 from cuvee.protocols import Result, RunInfo
-from cuvee.report.collect import judged_everywhere
+from cuvee.report.results import judged_everywhere
 
 VERDICTS = {"asked": 6, "failed": {"unreadable": 1}, "fallback": 0}
 

@@ -13,7 +13,7 @@ from cuvee.errors import UsageError
 from cuvee.protocols import Table
 from cuvee.report import page
 from cuvee.report.data import ReportData
-from cuvee.report.page import escape_markdown, html, write
+from cuvee.report.page import escape_markdown, html, markdown, write
 from cuvee.report.sections import sections
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -154,8 +154,8 @@ def test_everything_that_comes_from_outside_is_escaped(tmp_path):
 def test_analyses_nobody_asked_for_say_so():
     text = html(ReportData("nothing", "", "today"))
     assert not check(text).wrong
-    for name in ("scores", "forgetting", "k_sweep"):
-        assert f"Add {name} to its analyses" in text
+    assert "Add scores to its analyses" in text
+    assert "Not asked for: scores, forgetting, k_sweep. Add what you want to its analyses." in text
     assert "no training logged a loss" in text
 
 
@@ -172,12 +172,45 @@ def test_sharing_is_shown_with_what_it_saved(text):
 
 def test_analyses_without_a_place_of_their_own_follow(tmp_path):
     data = ReportData("t", "", "today", tables={"conflicts": [Table("Pairs", ["a"], [{"a": 1}])]})
-    assert [s.id for s in sections(data)][4] == "analysis-conflicts"
+    assert [s.id for s in sections(data)][:3] == ["verdict", "analysis-conflicts", "loss-curves"]
+
+
+def test_analyses_stand_in_the_order_of_the_recipe():
+    """What a recipe asks for before the scores stands before the verdict."""
+    tables = {name: [Table(name, ["a"], [{"a": 1}])] for name in ("scaling", "scores", "claims", "k_sweep", "cost")}
+    found = [s.id for s in sections(ReportData("t", "", "today", tables=tables))]
+    assert found[:6] == ["analysis-scaling", "verdict", "findings", "strategies", "k-sweep", "analysis-cost"]
+
+
+def test_a_section_opens_with_what_its_tables_found():
+    notes = [f"sentence {number}." for number in range(12)]
+    first = Table("Scaling with data, base model one", ["a"], [{"a": 1}], notes[:3], answers=2)
+    second = Table("More", ["a"], [{"a": 1}], notes, answers=12)
+    data = ReportData("t", "", "today", tables={"scaling": [first, second]})
+    section = next(each for each in sections(data) if each.id == "analysis-scaling")
+    assert section.lead == [f"Base model one: {notes[0]}", f"Base model one: {notes[1]}", *notes[:6]]
+    assert [block.notes for block in section.blocks] == [notes[2:3], notes[6:]]
+    for text in (html(data), markdown(data)):
+        assert text.index("sentence 5.") < text.index("sentence 6.") < text.index("sentence 11.")
+    assert "- **Base model one: sentence 1.**\n- **sentence 0.**" in markdown(data)
+
+
+def test_the_page_says_what_was_asked():
+    recipe = "# Study amount. How does each\n# ability grow?\n#   cuvee run x.yaml   do it\n\n# base\nbase: x\n"
+    data = ReportData("t", recipe, "today")
+    assert data.asked == "Study amount. How does each ability grow?"
+    assert f'<p class="asked">{data.asked}</p>' in html(data)
+    assert data.asked in markdown(data)
+    assert 'class="asked"' not in html(ReportData("t", "base: x\n", "today"))
 
 
 def test_the_findings_stand_next_to_the_verdict():
     table = Table(
-        "Findings of the papers on these runs", ["finding"], [{"finding": "x"}], ["2 supported, 1 undecided."]
+        "Findings of the papers on these runs",
+        ["finding"],
+        [{"finding": "x"}],
+        ["2 supported, 1 undecided."],
+        answers=1,
     )
     found = sections(ReportData("t", "", "today", tables={"claims": [table]}))
     assert [section.id for section in found[:2]] == ["verdict", "findings"]

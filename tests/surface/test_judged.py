@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cuvee import cost, execute, job, needs, planner, planview, terminal
+from cuvee import cost, execute, job, needs, planner, planview, sizes, terminal
 from cuvee.errors import RecipeError, StageFailed
 from cuvee.pins import Pins
 from cuvee.plan import Plan
@@ -395,7 +395,7 @@ def test_a_plan_tells_what_judges_will_be_asked_before_they_are(place: Path) -> 
     costs = {name: cost.estimate(plan, store, Runtime(store=place / ".cuvee")) for name, plan in asked.items()}
     (rated,) = costs["rated"].judging.values()
     assert (rated.requests, rated.exact) == (QUESTIONS * 2 * 3, True)
-    assert rated.new_tokens == rated.requests * cost.VERDICT
+    assert rated.new_tokens == rated.requests * sizes.VERDICT
     (compared,) = costs["compared"].judging.values()
     assert compared.requests == 5 * 2 * 2
     assert compared.prompt_tokens > rated.prompt_tokens * compared.requests / rated.requests

@@ -92,6 +92,21 @@ def test_equal_amounts_have_as_many_rows_as_equal_proportions(tmp_path: Path) ->
         studies.write("equal_amount", lopsided)
 
 
+def test_rows_are_selected_from_whole_sources(tmp_path: Path) -> None:
+    text = studies.write("selection", studies.head(None))
+    assert "amount" not in text.replace("before any amount", "")
+    (tmp_path / "my.yaml").write_text(MINE.replace("amount: {count: 300}", "").replace("amount: {count: 400}", ""))
+    assert 'sums: {path: "builtin:math"' in studies.write("selection", studies.head(tmp_path / "my.yaml"))
+
+
+def test_a_study_needs_no_runs_of_the_recipe_that_it_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(MINE.replace("runs:\n  - {strategy: multi_task}\n", ""), encoding="utf-8")
+    assert planned(studies.write("amount", studies.head(tmp_path / "my.yaml")), tmp_path).runs
+    (tmp_path / "my.yaml").write_text(MINE.replace("epochs: 2", "epoch: 2"), encoding="utf-8")
+    with pytest.raises(UsageError, match="Did you mean 'epochs'"):
+        studies.head(tmp_path / "my.yaml")
+
+
 def test_the_mergers_of_a_planned_run_are_known_to_the_findings(tmp_path: Path) -> None:
     plan = planned(studies.write("disperse", studies.head(None)), tmp_path)
     assert [merger(run.info) for run in plan.runs[-4:]] == ["linear", "ties", "task_arithmetic", "dare_linear"]

@@ -134,7 +134,7 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
     alpha = LEVEL / max(1, len(p_values))
     leader = order[0]
     against = [Against(run, comparisons[run], corrected[leader, run], alpha) for run in order[1:]]
-    costs = _costs(leader, samples, _all_abilities(known, chosen), resamples, seed)
+    costs = _costs(leader, samples, every_ability(known, chosen), resamples, seed)
     return Verdict(
         chosen, tuple(standings), tuple(against), tuple(costs), left_out, len(p_values), passed_over=passed_over
     )
@@ -167,8 +167,8 @@ def primary(known: Sequence[Measure], metric: str = "auto") -> tuple[Measure, ..
     return tuple(same)
 
 
-def _all_abilities(known: Sequence[Measure], chosen: Sequence[Measure]) -> list[Measure]:
-    """The chosen measures, and for abilities without one the first measure there is."""
+def every_ability(known: Sequence[Measure], chosen: Sequence[Measure]) -> list[Measure]:
+    """Return the chosen measures, and for abilities without one the first measure there is."""
     by_ability = {measure.ability: measure for measure in chosen}
     for measure in known:
         by_ability.setdefault(measure.ability, measure)

@@ -18,17 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from cuvee import protocols
 from cuvee.analyses import _loss_ratio, _results
 from cuvee.analyses._draws import FEWEST_ITEMS
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import LEVEL, Measure
 from cuvee.analyses._stats import (
-    RESAMPLES,
     Comparison,
     Sample,
     bonett_price,
@@ -50,14 +48,8 @@ TITLE = "Alignment tax"
 Ends = tuple[float, float]
 
 
-class Params(protocols.Params):
-    """Args:
-    resamples: of the bootstrap, and draws of signs that cannot be enumerated.
-    seed: of both.
-    """
-
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
+class Params(Resampled):
+    """Of the resampling alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +103,8 @@ def _of_base(own: Sequence[Result], params: Params, where: str) -> list[Table]:
         return [Table(TITLE + where, ["run"], [], [why, *missing])]
     changes, corrected = _changes(curves, params)
     rows = [_row(curve, params) for curve in curves]
-    summary = [*_taxed(rows), *_thin(curves), *missing]
+    taxed = _taxed(rows)
+    summary = [*taxed, *_thin(curves), *missing]
     figures = [
         _figure(measure, [curve for curve in curves if curve.measure == measure and curve.base], changes, where)
         for measure in dict.fromkeys(curve.measure for curve in curves if curve.base)
@@ -119,7 +112,7 @@ def _of_base(own: Sequence[Result], params: Params, where: str) -> list[Table]:
     points = [row for curve in curves for row in _point_rows(curve, changes, corrected)]
     ratios = _loss_ratio.table((result.run for result in own), _falls(curves), where)
     return [
-        Table(TITLE + where, _columns(rows, ("SD between seeds",)), rows, [*summary, *_SAID], figures),
+        Table(TITLE + where, _columns(rows, ("SD between seeds",)), rows, [*summary, *_SAID], figures, len(taxed)),
         Table(f"{TITLE}: all points{where}", list(points[0]), points, _points_said(len(changes))),
         *ratios,
     ]

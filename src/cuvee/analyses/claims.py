@@ -19,27 +19,22 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._claims._evidence import UNTESTED, Evidence, Outcome
-from cuvee.analyses._stats import RESAMPLES
+from cuvee.analyses._resampled import Resampled
 from cuvee.protocols import Result, Table
 
 VERSION = 1
 
 
-class Params(protocols.Params):
+class Params(Resampled):
     """Args:
     margin: the least improvement that matters, in the metric's own unit: 0.01 is one point of accuracy.
     general: name of the general source; taken from the runs' own parameters when absent.
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
     """
 
     margin: Annotated[float, Field(gt=0)] = 0.01
     general: str | None = None
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
 
 
 def findings() -> dict[str, ModuleType]:
@@ -69,7 +64,8 @@ def _ledger(own: Sequence[Result], params: Params, title: str) -> Table:
     for module in findings().values():
         found: list[Outcome] = module.outcomes(evidence) or [Outcome("", UNTESTED, needed=f"add {module.NEEDS}")]
         rows += [_row(module, each) for each in found]
-    return Table(title, list(rows[0]), rows, _notes(rows, evidence))
+    rows.sort(key=lambda row: row["verdict"] == UNTESTED)
+    return Table(title, list(rows[0]), rows, _notes(rows, evidence), answers=1)
 
 
 def _row(module: ModuleType, each: Outcome) -> dict[str, Any]:
@@ -92,11 +88,17 @@ def _notes(rows: Sequence[dict[str, Any]], evidence: Evidence) -> list[str]:
     notes = [
         f"{total}.",
         f"An improvement below {evidence.margin:g} (in the metric's own unit) counts as none that matters. Each "
-        "finding is tested by itself at 95 %, uncorrected for the others; of several parts all have to be supported.",
+        "finding is tested by itself at 95 %, uncorrected for the others; of several parts all have to be supported, "
+        "and one that is contradicted is enough against it.",
         "Supported and contradicted are about this model, this data and these items.",
     ]
     if seeds and max(seeds) == 1:
         notes.append("One seed: verdicts are about these trained models; another training could turn those near 0.")
+    elif seeds:
+        notes.append(
+            f"{max(seeds)} seeds: scores are their means, intervals hold what other items would have given, and a "
+            "difference has to keep its sign in every seed to be seen."
+        )
     if evidence.general_source is None:
         notes.append("No run names a general source, so all abilities count as special; set general.")
     return notes

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen, setting
 from cuvee.analyses._draws import cloud, interval
 from cuvee.analyses._fits import MISFIT, line, misfit, weights_of
 from cuvee.analyses._paired import BETTER, SIGNS, WORSE, Tested, test_note, tested
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import Measure
-from cuvee.analyses._stats import RESAMPLES, Floats, Sample, estimate
+from cuvee.analyses._stats import Floats, Sample, estimate
 from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1
@@ -42,14 +41,8 @@ NEARLY = 0.02
 """How far two amounts may differ and still count as the same."""
 
 
-class Params(protocols.Params):
-    """Args:
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
-    """
-
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
+class Params(Resampled):
+    """Of the resampling alone."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +257,10 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
         "the sign changes are given.",
         test_note(tests),
     ]
-    return [Table(title, list(rows[0]), rows, notes, figures), Table(f"{title}, every pair", list(pairs[0]), pairs)]
+    return [
+        Table(title, list(rows[0]), rows, notes, figures, answers=len(found)),
+        Table(f"{title}, every pair", list(pairs[0]), pairs),
+    ]
 
 
 def _row(each: Conflict) -> dict[str, Any]:

@@ -12,28 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from cuvee import protocols
 from cuvee.analyses import _results, _verdict
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import BASE, LEVEL, Measure
-from cuvee.analyses._stats import RESAMPLES
 from cuvee.analyses._verdict import Verdict
 from cuvee.protocols import Figure, Result, RunInfo, Table
 
 VERSION = 1
 
 
-class Params(protocols.Params):
-    """Args:
-    resamples: of the bootstrap and the permutations.
-    seed: of both.
-    """
-
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
+class Params(Resampled):
+    """Of the resampling alone."""
 
 
 @dataclass(frozen=True)

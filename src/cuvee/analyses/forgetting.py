@@ -17,16 +17,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from cuvee import protocols
 from cuvee.analyses import _results
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import LEVEL, Measure
-from cuvee.analyses._stats import RESAMPLES, Comparison, Estimate, Sample, compare_all, draws_for, estimate, holm
+from cuvee.analyses._stats import Comparison, Estimate, Sample, compare_all, draws_for, estimate, holm
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure, Result, Table
 
@@ -35,14 +34,8 @@ VERSION = 3
 SIGNS = {"lost": "▼", "gained": "▲", "no change seen": "·"}
 
 
-class Params(protocols.Params):
-    """Args:
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
-    """
-
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
+class Params(Resampled):
+    """Of the resampling alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +248,7 @@ def _overview(
         *rest,
     ]
     title = f"Forgetting: an overview by {panel[0].evaluator}, {panel[0].scale.short}{where}"
-    return Table(title, ["run", "stages", *header.values()], list(rows.values()), notes)
+    return Table(title, ["run", "stages", *header.values()], list(rows.values()), notes, answers=len(verdict))
 
 
 def _losses(paths: Sequence[Sequence[Step]], changes: Mapping[Key, Change]) -> list[str]:

@@ -14,15 +14,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._paired import WORSE, Tested, test_note, tested
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import Measure
-from cuvee.analyses._stats import RESAMPLES, Sample, comparable, estimate
+from cuvee.analyses._stats import Sample, comparable, estimate
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure, Result, Table
 
@@ -31,14 +29,8 @@ STRATEGY = "interpolation"
 TITLE = "Interpolation"
 
 
-class Params(protocols.Params):
-    """Args:
-    resamples: of the bootstrap, and draws of signs that cannot be enumerated.
-    seed: of both.
-    """
-
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
+class Params(Resampled):
+    """Of the resampling alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +82,7 @@ def _of_base(own: Sequence[Result], params: Params, title: str) -> Table:
     ]
     notes = [*_said(lines, found), *left_out]
     notes += [test_note(len(found))] if found else []
-    return Table(title, list(rows[0]), rows, notes, figures)
+    return Table(title, list(rows[0]), rows, notes, figures, answers=len(lines))
 
 
 def _lines(own: Sequence[Result]) -> tuple[list[Line], list[str]]:

@@ -19,11 +19,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from cuvee import canonical, protocols
+from cuvee import canonical
 from cuvee.analyses import _results, _verdict
 from cuvee.analyses._knee import Choice, Knee, knee
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import LEVEL, Measure, Panel
-from cuvee.analyses._stats import RESAMPLES, Comparison, Sample, compare_all, draws_for, estimate, holm
+from cuvee.analyses._stats import Comparison, Sample, compare_all, draws_for, estimate, holm
 from cuvee.protocols import NOTHING_SELECTED, Figure, Result, RunInfo, Table
 
 VERSION = 3
@@ -31,16 +32,12 @@ VERSION = 3
 SIGNS = {"better than k = 0": "▲", "worse than k = 0": "▼", "not separable from k = 0": "·"}
 
 
-class Params(protocols.Params):
+class Params(Resampled):
     """Args:
     weights: what each ability counts for in the recommended k; 1 where it is not named.
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
     """
 
     weights: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -214,7 +211,7 @@ def _which(sweep: Sweep, samples: Samples, measures: Sequence[Measure], params: 
     unknown = sorted(set(params.weights) - {measure.ability for measure in primary})
     notes = [_recommendation(found), *(f"A weight is given for {name}, which is not measured." for name in unknown)]
     rows = [_choice_row(each, found) for each in found.choices]
-    return [Table(f"{title}: which k", list(rows[0]) if rows else ["k"], rows, notes)]
+    return [Table(f"{title}: which k", list(rows[0]) if rows else ["k"], rows, notes, answers=1)]
 
 
 def _recommendation(found: Knee) -> str:
@@ -252,10 +249,13 @@ def _overview(panel: Panel, sweep: Sweep, samples: Samples, gains: Gains, title:
         for k, run in [*sweep.runs.items(), (None, sweep.reference)]
         if run and run in samples
     ]
-    notes = [_sentence(m, gains) for m in panel.measures if any(m == each for each, _ in gains)]
-    notes.append("▲ better, ▼ worse than k = 0 (Holm-corrected p < 0.05), · not separable. Value ± standard error.")
+    found = [_sentence(m, gains) for m in panel.measures if any(m == each for each, _ in gains)]
+    notes = [
+        *found,
+        "▲ better, ▼ worse than k = 0 (Holm-corrected p < 0.05), · not separable. Value ± standard error.",
+    ]
     figure = _figure(panel, sweep, samples, title)
-    return Table(f"{title}: {panel.title}", ["k", "run", *header.values()], rows, notes, [figure])
+    return Table(f"{title}: {panel.title}", ["k", "run", *header.values()], rows, notes, [figure], len(found))
 
 
 def _cells(

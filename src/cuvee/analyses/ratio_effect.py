@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from cuvee import canonical, protocols
+from cuvee import canonical
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import Seen, seen, setting
 from cuvee.analyses._draws import Cloud, cloud, interval
 from cuvee.analyses._fits import Fit, fit
 from cuvee.analyses._paired import SIGNS, Tested, test_note, tested
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import Measure
-from cuvee.analyses._stats import RESAMPLES, Floats, Sample, estimate
+from cuvee.analyses._stats import Floats, Sample, estimate
 from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1
@@ -35,16 +35,12 @@ ASK = (
 )
 
 
-class Params(protocols.Params):
+class Params(Resampled):
     """Args:
     general: name of the general source; taken from the runs' own parameters when absent.
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
     """
 
     general: str | None = None
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -223,27 +219,58 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     title = _results.titled("Amount or ratio", base, several)
     if not found:
         return [Table(title, ["ability"], [], [ASK])]
-    rows = [_contrast_row(each) for each in contrasts(found)]
+    known = contrasts(found)
+    rows = [_contrast_row(each) for each in known]
+    sentences = [*(_sentence(each) for each in known), *_without_contrast(found, known)]
     notes = [
+        *sentences,
         "Size of the change per doubling: of the ability's own rows while the others are held (amount), and of the "
         "others' rows while its own are held (ratio); setups of one kind are averaged.",
         "A change per doubling has an interval only where a straight line against log2(rows) holds within the noise.",
         "Intervals are 95 %, from a bootstrap over items"
         + (" (one seed: another training could give something else)." if _one_seed(found) else " and seeds."),
     ]
-    if not rows:
-        notes.insert(0, "No contrast: it needs both kinds of setup, one side growing and the other side growing.")
     every = [_effect_row(each) for each in found]
     columns = list(rows[0]) if rows else ["ability"]
     figures = _figures(found, base, several)
     return [
-        Table(title, columns, rows, notes),
+        Table(title, columns, rows, notes, answers=len(sentences)),
         Table(f"{title}, every setup", list(every[0]), every, [test_note(len(every))], figures),
     ]
 
 
 def _one_seed(found: Sequence[Effect]) -> bool:
     return any(len(of.seeds) == 1 for each in found for of in each.samples)
+
+
+def _sentence(each: Contrast) -> str:
+    to = each.measure.scale
+    words = {
+        "amount": "the amount of its own data does more than the ratio",
+        "ratio": "the ratio does more than the amount of its own data",
+        "not separable": "amount and ratio cannot be told apart",
+        "no interval": "amount and ratio are not compared, since no straight line against log2(rows) holds",
+    }
+    known = each.low is not None and each.high is not None
+    span = f", {to.span(each.low or 0.0, each.high or 0.0)}" if known else ""
+    return (
+        f"{each.measure.ability} ({each.measure.evaluator}): {words[each.reading]} (amount minus ratio "
+        f"{to.signed(each.difference)} {to.unit} a doubling{span})."
+    )
+
+
+def _without_contrast(found: Sequence[Effect], known: Sequence[Contrast]) -> list[str]:
+    """A sentence an ability without a contrast: which kind of setup it lacks."""
+    words = []
+    for measure in dict.fromkeys(e.measure for e in found if all(e.measure != c.measure for c in known)):
+        own, other = (any(e.own == kind for e in found if e.measure == measure) for kind in (True, False))
+        why = (
+            "its score does not move along one of them, or has too few items"
+            if own and other
+            else "it needs runs in which its own data grows, and runs in which the others' grows"
+        )
+        words.append(f"{measure.ability} ({measure.evaluator}): no contrast; {why}.")
+    return words
 
 
 def _contrast_row(each: Contrast) -> Mapping[str, Any]:

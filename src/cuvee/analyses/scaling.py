@@ -15,19 +15,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen
 from cuvee.analyses._draws import Cloud, cloud, interval
 from cuvee.analyses._fits import Fit, fit
 from cuvee.analyses._paired import BETTER, Tested, test_note, tested
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import Measure, Scale
-from cuvee.analyses._stats import RESAMPLES, Sample, estimate
+from cuvee.analyses._stats import Sample, estimate
 from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1
@@ -38,14 +37,8 @@ ASK = (
 )
 
 
-class Params(protocols.Params):
-    """Args:
-    resamples: of the bootstrap.
-    seed: of the resamples.
-    """
-
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
+class Params(Resampled):
+    """Of the resampling alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +140,14 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     points = [_point(each, place) for each in every for place in range(len(each.curve.points))]
     tests = sum(len(each.steps) for each in every)
     return [
-        Table(title, list(rows[0]), rows, [*_sentences(every), *_notes(every, tests), *missing(own)], figures),
+        Table(
+            title,
+            list(rows[0]),
+            rows,
+            [*_sentences(every), *_notes(every, tests), *missing(own)],
+            figures,
+            answers=len(every),
+        ),
         Table(f"{title}, every amount", list(points[0]), points, ["Rows and tokens of one epoch, without repeats."]),
     ]
 

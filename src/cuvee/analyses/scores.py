@@ -13,14 +13,12 @@ The verdict's rule is stated in `_verdict`; tests and intervals in `_stats`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from cuvee import protocols
 from cuvee.analyses import _results, _verdict
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import BASE, Panel, Scale
-from cuvee.analyses._stats import RESAMPLES, Estimate, estimate
+from cuvee.analyses._stats import Estimate, estimate
 from cuvee.analyses._verdict import Against, Cost, Samples, Standing, Verdict
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure, Result, Table
@@ -31,16 +29,12 @@ BEST = " ★"
 """Marks the best number of a column."""
 
 
-class Params(protocols.Params):
+class Params(Resampled):
     """Args:
     metric: what the verdict goes by: ``auto`` is accuracy if any run has one, else loss.
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
     """
 
     metric: Literal["auto", "accuracy", "loss"] = "auto"
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
 
 
 def table(results: Sequence[Result], params: Params) -> list[Table]:
@@ -57,7 +51,7 @@ def table(results: Sequence[Result], params: Params) -> list[Table]:
             f"set metric: auto or {' or '.join(there)}, or add an evaluator of {params.metric}"
         )
     if not any(result.final for result in results):
-        return [Table("Verdict", ["run"], [], ["No verdict: no final model has been evaluated."])]
+        return [Table("Verdict", ["run"], [], ["No verdict: no final model has been evaluated."], answers=1)]
     tables: list[Table] = []
     for base in names:
         own = [result for result in results if result.run.base == base]
@@ -79,13 +73,13 @@ def table(results: Sequence[Result], params: Params) -> list[Table]:
 def _verdict_table(found: Verdict, title: str) -> Table:
     notes = [_verdict.conclusion(found), *_verdict.reservations(found)]
     if not found.standings:
-        return Table(title, ["run"], [], notes)
+        return Table(title, ["run"], [], notes, answers=1)
     to = found.measures[0].scale
     seeds = any(each.seed_sd is not None for each in found.standings)
     against = {each.run: each for each in found.others}
     rows = [_standing_row(each, against.get(each.run), to) for each in found.standings]
     columns = [name for name in rows[0] if seeds or not name.startswith("SD between seeds")]
-    return Table(title, columns, [{name: row[name] for name in columns} for row in rows], notes)
+    return Table(title, columns, [{name: row[name] for name in columns} for row in rows], notes, answers=1)
 
 
 def _standing_row(standing: Standing, against: Against | None, to: Scale) -> dict[str, Any]:

@@ -10,31 +10,25 @@ from the reference on the same items.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._paired import SIGNS, Tested, test_note, tested
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import BASE, Measure, Panel
-from cuvee.analyses._stats import RESAMPLES, Estimate, Sample, estimate
+from cuvee.analyses._stats import Estimate, Sample, estimate
 from cuvee.errors import UsageError, did_you_mean
 from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1
 
 
-class Params(protocols.Params):
+class Params(Resampled):
     """Args:
     reference: name of the run that others are compared with; the first multi-task run, else the first run.
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
     """
 
     reference: str | None = None
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
 
 
 Samples = Mapping[str, Mapping[Measure, Sample]]

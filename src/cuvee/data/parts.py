@@ -142,6 +142,12 @@ def choose(
     pool, counts = _pool(rendered, how, heldout, split_seed, excluded or {}, tags)
     chosen = _Selection(rendered, pool, np.zeros(len(pool), np.int32), seed)
     for amount in how.get("amounts", ()):
+        if not len(chosen):
+            asked = canonical.text(amount)
+            raise DataError(
+                f"the selection keeps none of the {counts['unselected']:,} rows, so {asked} has nothing to take; leave "
+                " the source's amount out, or select `within: source`"
+            )
         chosen = _amount(chosen, amount, split_seed)
     rows, copies = chosen.rows, chosen.copies
     if copies.any():

@@ -164,6 +164,7 @@ class Table:
         rows: one mapping a row.
         notes: sentences under the table: tests used, corrections, smallest visible difference.
         figures: what to draw beside it.
+        answers: how many of the notes, from the first, say what was found; a report opens its section with them.
     """
 
     title: str
@@ -171,6 +172,7 @@ class Table:
     rows: Sequence[Mapping[str, Any]]
     notes: Sequence[str] = ()
     figures: Sequence[Figure] = ()
+    answers: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -293,6 +294,11 @@ def _plain(value: Any) -> Any:
     return f"{value.numerator}/{value.denominator}" if isinstance(value, Fraction) else value
 
 
+def _opening(text: str) -> str:
+    """Return the comment that a recipe opens with: what it asks stays true of it with other values."""
+    return "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+
+
 def load(path: Path, overrides: Iterable[str] = ()) -> Located:
     """Return the recipe of a YAML file with overrides applied.
 
@@ -314,6 +320,6 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Located:
     if assignments:
         data = override(data, assignments)
         lines = _without_given(lines, assignments)
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        text = _opening(text) + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     recipe = validate(Recipe, data, lines=lines, file=str(path))
     return Located(recipe, path.parent.resolve(), str(path), lines, text)

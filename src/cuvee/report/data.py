@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from cuvee.protocols import Table
@@ -49,3 +50,9 @@ class ReportData:
     failures: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> str:
+        """What the recipe's author says of it: the comment it opens with, without its lines of commands."""
+        lines = takewhile(lambda line: line.startswith("#"), self.recipe_text.splitlines())
+        return " ".join(line[1:].strip() for line in lines if not line.startswith(("#  ", "#!")))

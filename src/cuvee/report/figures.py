@@ -207,9 +207,10 @@ def _label(name: str) -> str:
 def _styles(figure: Figure) -> Iterator[tuple[str, Sequence[Mapping[str, Any]], dict[str, Any]]]:
     """Each series with its colour, marker and line; a series `like` another shares its colour."""
     given: dict[str, dict[str, Any]] = {}
+    number = -1
     for name, points in figure.series.items():
         like = next((point["like"] for point in points if point.get("like") in given), None)
-        number = len({style["marker"] for style in given.values()})
+        number += like is None
         given[name] = (
             given[like]
             if like

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,30 +153,23 @@ class Maker:
 
 def sections(data: ReportData) -> list[Section]:
     """Return the page's sections in order."""
-    scores = list(data.tables.get("scores", ()))
-    verdict = [each for each in scores if each.title.startswith(("Verdict", "What the leading run"))]
-    own_place = {"scores", "claims", "forgetting", "k_sweep", "data"}
-    others = [name for name in {**data.tables, **data.failures} if name not in own_place]
     make = Maker()
-    found = [
-        _verdict(make, data, verdict),
-        *_findings(make, data),
-        _analysis(make, data, "scores", "strategies", "Strategies", [each for each in scores if each not in verdict]),
-        _analysis(make, data, "forgetting", "forgetting", "Forgetting", data.tables.get("forgetting", ())),
-        _analysis(make, data, "k_sweep", "k-sweep", "k sweep", data.tables.get("k_sweep", ())),
-        *(
-            _analysis(make, data, name, f"analysis-{slug(name)}", _heading(name), data.tables.get(name, ()))
-            for name in others
-        ),
+    asked = [name for name in {**data.tables, **data.failures} if name not in ("scores", "claims", "data")]
+    order = list({**data.tables, **data.failures})
+    first = asked if "scores" in order else []
+    first = [name for name in first if order.index(name) < order.index("scores")]
+    return [
+        *(_analysis(make, data, name) for name in first),
+        *_scores(make, data),
+        *(_analysis(make, data, name) for name in asked if name not in first),
         _curves(make, data),
         _accounting(make, data),
         _cost(make, data),
-        Section("recipe", "Recipe", preformatted=data.recipe_text),
+        Section("recipe", "Recipe", text=_not_asked(order), preformatted=data.recipe_text),
         _ids(make, data),
         Section("how-to-read", "How to read", points=_HOW_TO_READ),
         Section("caveats", "Caveats", points=[*data.notes, *_CAVEATS]),
     ]
-    return found
 
 
 _HOW_TO_READ = (
@@ -203,33 +196,57 @@ _CAVEATS = (
 # ------------------------------------------------------------------------------------------------ sections
 
 
-def _verdict(make: Maker, data: ReportData, tables: Sequence[Table]) -> Section:
-    lead = [_lead(each) for each in tables if each.title.startswith("Verdict") and each.notes]
-    rest = [replace(each, notes=each.notes[1:]) if each.title.startswith("Verdict") else each for each in tables]
-    text = [] if tables else [_absent(data, "scores")]
-    return Section("verdict", "Verdict", lead=lead, text=text, blocks=make.blocks(rest))
+ANSWERS = 8
+"""Sentences that open a section; further ones stand below its tables."""
+
+SUGGESTED = ("scores", "forgetting", "k_sweep")
+"""Analyses that most recipes have use for."""
 
 
-def _findings(make: Maker, data: ReportData) -> list[Section]:
-    """The ledger, next to the verdict where it was asked for: its counts as the marked sentence."""
-    if "claims" not in data.tables and "claims" not in data.failures:
-        return []
-    tables = data.tables.get("claims", ())
-    lead = [_lead(each) for each in tables if each.notes]
-    text = [] if tables else [_absent(data, "claims")]
-    blocks = make.blocks(replace(each, notes=each.notes[1:]) for each in tables)
-    return [Section("findings", "Findings of the papers", lead=lead, text=text, blocks=blocks)]
+def _scores(make: Maker, data: ReportData) -> Iterator[Section]:
+    """Yield the verdict, the ledger of findings beside it where it was asked for, and every run's scores."""
+    tables = data.tables.get("scores", ())
+    verdict = [each for each in tables if each.title.startswith(("Verdict", "What the leading run"))]
+    yield _opened(make, data, "scores", "verdict", "Verdict", verdict)
+    if "claims" in data.tables or "claims" in data.failures:
+        yield _opened(make, data, "claims", "findings", "Findings of the papers", data.tables.get("claims", ()))
+    if "scores" in data.tables or "scores" in data.failures:
+        rest = [each for each in tables if each not in verdict]
+        yield _opened(make, data, "scores", "strategies", "Strategies", rest)
 
 
-def _lead(table: Table) -> str:
-    """The verdict's sentence; with several base models, whose it is."""
-    _, _, base = table.title.partition(", ")
-    return f"{base[0].upper()}{base[1:]}: {table.notes[0]}" if base else table.notes[0]
+def _analysis(make: Maker, data: ReportData, name: str) -> Section:
+    id, title = OWN_HEADINGS.get(name, (f"analysis-{slug(name)}", name.replace("_", " ").capitalize()))
+    return _opened(make, data, name, id, title, data.tables.get(name, ()))
 
 
-def _analysis(make: Maker, data: ReportData, name: str, id: str, title: str, tables: Sequence[Table]) -> Section:
-    text = [] if tables else [_absent(data, name)]
-    return Section(id, title, text=text, blocks=make.blocks(tables))
+OWN_HEADINGS = {
+    "forgetting": ("forgetting", "Forgetting"),
+    "k_sweep": ("k-sweep", "k sweep"),
+    "cost": ("analysis-cost", "Score against cost"),
+}
+
+
+def _opened(make: Maker, data: ReportData, name: str, id: str, title: str, tables: Sequence[Table]) -> Section:
+    """A section of tables that opens with what they found."""
+    lead: list[str] = []
+    blocks = []
+    for table in tables:
+        taken = min(table.answers, ANSWERS - len(lead))
+        lead += [_of_base(table, note) for note in table.notes[:taken]]
+        blocks.append(make.block(replace(table, notes=table.notes[taken:])))
+    return Section(id, title, lead=lead, text=[] if tables else [_absent(data, name)], blocks=blocks)
+
+
+def _of_base(table: Table, sentence: str) -> str:
+    """A sentence of a table; with several base models, whose it is."""
+    _, _, base = table.title.partition(", base model ")
+    return f"Base model {base}: {sentence}" if base else sentence
+
+
+def _not_asked(order: Sequence[str]) -> list[str]:
+    absent = [name for name in SUGGESTED if name not in order]
+    return [f"Not asked for: {', '.join(absent)}. Add what you want to its analyses."] if absent else []
 
 
 def _absent(data: ReportData, name: str) -> str:
@@ -238,12 +255,6 @@ def _absent(data: ReportData, name: str) -> str:
     if name in data.tables:
         return f"Nothing here: nothing that analysis {name} looks at was measured."
     return f"Nothing here: the recipe did not ask for it. Add {name} to its analyses."
-
-
-def _heading(name: str) -> str:
-    if name == "cost":
-        return "Score against cost"
-    return name.replace("_", " ").capitalize()
 
 
 def _curves(make: Maker, data: ReportData) -> Section:

@@ -7,12 +7,13 @@
                                                    contradicted: measurably better
 
 All go by the comparison's own 95 % interval and p, without correction for the other findings: each is a question of
-its own. What lies between is undecided, and `needed` says how many items would decide it.
+its own. What lies between is undecided, and `needed` says how many items would decide it. A finding about every ability
+is not supported while an ability that the runs were trained on is not compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
@@ -76,8 +77,9 @@ class Evidence:
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
-        """One measure an ability, all of the metric that covers most abilities."""
-        return _verdict.primary(_results.measures(result for result in self.own if result.final))
+        """One measure an ability: of the metric that covers most abilities, else the first there is."""
+        known = _results.measures(result for result in self.own if result.final)
+        return tuple(_verdict.every_ability(known, _verdict.primary(known)))
 
     @cached_property
     def general_source(self) -> str | None:
@@ -146,6 +148,30 @@ class Evidence:
             self._tests[key] = Tested(measure, both, both.p, both.smallest())
         return self._tests[key]
 
+    def stages(self, run: RunInfo, stage: int, measure: Measure) -> Tested | None:
+        """Compare a run's final model with itself after one of its trainings, by the first measure of the ability that
+        has both, the given one first."""
+        others = [m for m in _results.measures(self.own) if m.ability == measure.ability]
+        found = (self.test(m, self.sample(run, m), self.after(run, stage, m)) for m in (measure, *others))
+        return next((test for test in found if test is not None), None)
+
+    def everywhere(
+        self, about: str, new: RunInfo, old: RunInfo, question: Callable[[Measure, Tested], str]
+    ) -> list[Outcome]:
+        """Return the outcome of a question that two runs have to answer on every ability they were trained on.
+
+        Args:
+            question: the verdict on one ability, such as `rises`.
+
+        Returns:
+            One outcome; none where the runs have no ability in common.
+        """
+        tests = {m: self.test(m, self.sample(new, m), self.sample(old, m)) for m in self.measures}
+        parts = [(m.ability, question(m, test), test) for m, test in tests.items() if test is not None]
+        taught = {p.ability for run in (new, old) for t in run.trainings for p in t.portions if p.rows}
+        absent = sorted(({m.ability for m in self.measures} | taught) - {ability for ability, _, _ in parts})
+        return [self.together(about, parts, absent)] if parts else []
+
     def rises(self, test: Tested) -> str:
         """Return whether a difference is an improvement."""
         if _is_seen(test):
@@ -183,26 +209,24 @@ class Evidence:
         seeds = "" if len(both.by_seed) > 1 else "; and a second seed, for another training's luck"
         return f"about {max(items, both.n + 1):,} items instead of {both.n:,}{seeds}"
 
-    def together(self, about: str, parts: Iterable[tuple[str, str, Tested | None]]) -> Outcome:
-        """Return one outcome of several conditions `(name, verdict, difference)` that must all hold."""
-        known = [(name, verdict, test) for name, verdict, test in parts if test is not None]
-        verdicts = [verdict for _, verdict, _ in known]
-        verdict = (
-            CONTRADICTED
-            if CONTRADICTED in verdicts
-            else SUPPORTED
-            if verdicts and set(verdicts) == {SUPPORTED}
-            else UNDECIDED
-        )
-        outcomes = [(name, self.outcome(about, each, test)) for name, each, test in known]
-        needed = "; ".join(f"{name}: {o.needed}" for name, o in outcomes if o.needed) if verdict == UNDECIDED else ""
+    def together(self, about: str, parts: Sequence[tuple[str, str, Tested]], absent: Iterable[str] = ()) -> Outcome:
+        """Return one outcome of several conditions `(name, verdict, difference)` that must all hold.
+
+        Args:
+            absent: abilities that the conditions should be about and that no difference was measured on.
+        """
+        outcomes = [(name, self.outcome(about, verdict, test)) for name, verdict, test in parts]
+        needs = [f"{name}: {each.needed}" for name, each in outcomes if each.needed]
+        needs += [f"{name}: measured on the same items in both runs" for name in absent]
+        verdicts = {verdict for _, verdict, _ in parts}
+        verdict = CONTRADICTED if CONTRADICTED in verdicts else UNDECIDED if needs else SUPPORTED
         return Outcome(
             about,
             verdict,
-            "; ".join(f"{name} {o.effect}" for name, o in outcomes),
-            "; ".join(o.interval for _, o in outcomes),
-            min((o.items for _, o in outcomes if o.items is not None), default=None),
-            needed,
+            "; ".join(f"{name} {each.effect}" for name, each in outcomes),
+            "; ".join(each.interval for _, each in outcomes),
+            min((each.items for _, each in outcomes if each.items is not None), default=None),
+            "; ".join(needs) if verdict == UNDECIDED else "",
         )
 
 

@@ -8,6 +8,9 @@ FINDING = "The amount of an ability's own data matters more than the ratio betwe
 SOURCE = "Dong et al., arXiv 2310.05492, section 3.4, table 4"
 NEEDS = "{strategy: ratio, ...} with three or more values of special_share, and of general_share"
 
+MORE = "more items, amounts further apart, or seeds"
+STRAIGHT = "amounts along which the change per doubling is constant within the noise, or seeds: so far it is not"
+
 
 def outcomes(evidence: Evidence) -> list[Outcome]:
     """Return one outcome an ability: change per doubling of its own data against that of the rest."""
@@ -18,6 +21,6 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
         known = each.low is not None and each.high is not None
         interval = f"{to.signed(each.low or 0.0)}..{to.signed(each.high or 0.0)}" if known else "no interval"
         effect = f"{to.signed(each.difference)} {to.unit} a doubling, amount minus ratio"
-        needed = "more items, amounts further apart, or seeds" if verdict == UNDECIDED else ""
+        needed = (MORE if known else STRAIGHT) if verdict == UNDECIDED else ""
         found.append(Outcome(each.measure.ability, verdict, effect, interval, None, needed))
     return found

@@ -16,18 +16,14 @@ NEEDS = "{strategy: disperse_then_merge, portions: 4, merger: [linear, ties]}"
 def outcomes(evidence: Evidence) -> list[Outcome]:
     """Return one outcome a merger other than the mean: no ability may gain by it what matters."""
     runs = evidence.runs("disperse_then_merge")
-    found = []
+    found: list[Outcome] = []
     for mean in (run for run in runs if merger(run) == "linear"):
         for other in runs:
             alike = setting(other) == setting(mean) and other.params.get("portions") == mean.params.get("portions")
             if merger(other) == "linear" or not alike:
                 continue
-            tests = {
-                m: evidence.test(m, evidence.sample(other, m), evidence.sample(mean, m)) for m in evidence.measures
-            }
-            parts = [(m.ability, evidence.stays(t), t) for m, t in tests.items() if t is not None]
-            if parts:
-                found.append(evidence.together(f"{other.name} minus {mean.name}", parts))
+            about = f"{other.name} minus {mean.name}"
+            found += evidence.everywhere(about, other, mean, lambda _, test: evidence.stays(test))
     return found
 
 

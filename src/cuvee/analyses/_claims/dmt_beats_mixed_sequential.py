@@ -14,7 +14,7 @@ NEEDS = "{strategy: dmt, k: 1/256, ...} and {strategy: mixed_sequential, ...} wi
 
 def outcomes(evidence: Evidence) -> list[Outcome]:
     """Return one outcome a mixed sequential run: every ability has to rise."""
-    found = []
+    found: list[Outcome] = []
     for mixed in evidence.runs("mixed_sequential"):
         sweep = [
             (Fraction(str(run.params.get("k", 0))), run)
@@ -25,8 +25,6 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
         if not positive:
             continue
         k, dmt = min(positive, key=lambda pair: pair[0])
-        tests = {m: evidence.test(m, evidence.sample(dmt, m), evidence.sample(mixed, m)) for m in evidence.measures}
-        parts = [(m.ability, evidence.rises(t), t) for m, t in tests.items() if t is not None]
-        if parts:
-            found.append(evidence.together(f"k = {k} minus {mixed.name}", parts))
+        about = f"k = {k} minus {mixed.name}"
+        found += evidence.everywhere(about, dmt, mixed, lambda _, test: evidence.rises(test))
     return found

@@ -13,17 +13,13 @@ NEEDS = "{strategy: disperse_then_merge, portions: 4, merger: linear} and {strat
 
 def outcomes(evidence: Evidence) -> list[Outcome]:
     """Return one outcome a number of portions: every ability has to rise."""
-    found = []
+    found: list[Outcome] = []
     for joint in evidence.runs("multi_task"):
         if joint.params.get("share", 1) != 1 or joint.params.get("count") is not None:
             continue
         for merged in evidence.runs("disperse_then_merge"):
             if merger(merged) != "linear" or setting(merged) != setting(joint):
                 continue
-            tests = {
-                m: evidence.test(m, evidence.sample(merged, m), evidence.sample(joint, m)) for m in evidence.measures
-            }
-            parts = [(m.ability, evidence.rises(t), t) for m, t in tests.items() if t is not None]
-            if parts:
-                found.append(evidence.together(f"{merged.name} minus {joint.name}", parts))
+            about = f"{merged.name} minus {joint.name}"
+            found += evidence.everywhere(about, merged, joint, lambda _, test: evidence.rises(test))
     return found

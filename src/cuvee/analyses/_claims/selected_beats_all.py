@@ -18,19 +18,15 @@ MOST = 0.1
 def outcomes(evidence: Evidence) -> list[Outcome]:
     """Return one outcome a selection by learnability: every ability has to rise."""
     runs = evidence.runs("multi_task")
-    found = []
+    found: list[Outcome] = []
     for whole in (run for run in runs if run.selection == NOTHING_SELECTED):
         for chosen in (run for run in runs if _learnable(run)):
             alike = dict(chosen.params) == dict(whole.params) and dict(chosen.training) == dict(whole.training)
             rows = _rows(whole)
             if not alike or dict(chosen.sources) != dict(whole.sources) or not 0 < _rows(chosen) <= MOST * rows:
                 continue
-            tests = {
-                m: evidence.test(m, evidence.sample(chosen, m), evidence.sample(whole, m)) for m in evidence.measures
-            }
-            parts = [(m.ability, evidence.rises(t), t) for m, t in tests.items() if t is not None]
-            if parts:
-                found.append(evidence.together(f"{chosen.name} minus {whole.name}", parts))
+            about = f"{chosen.name} minus {whole.name}"
+            found += evidence.everywhere(about, chosen, whole, lambda _, test: evidence.rises(test))
     return found
 
 

@@ -18,7 +18,7 @@ def outcomes(evidence: Evidence) -> list[Outcome]:
             stage = _taught(run, measure.ability)
             if not stage:
                 continue
-            test = evidence.test(measure, evidence.sample(run, measure), evidence.after(run, stage, measure))
+            test = evidence.stages(run, stage, measure)
             if test is not None:
                 about = f"{measure.ability} since stage {stage} of {run.name}"
                 found.append(evidence.outcome(about, evidence.falls(test), test))
