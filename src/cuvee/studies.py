@@ -254,7 +254,7 @@ STUDIES: Mapping[str, Study] = {
         "Do a few chosen rows teach as much as all of them?",
         "Li et al. (LoBaSS), arXiv 2310.13008",
         _selection,
-        ("scores", "strategy_table", "selections", "cost", "claims"),
+        ("scores", "strategy_table", "against_random", "selections", "cost", "claims"),
     ),
     "dmt": Study(
         "All of it: amounts, mixing, ratios, strategies and k in one store, where equal trainings are done once.",
