@@ -247,6 +247,8 @@ def _aligned(values: NDArray[Any], there: NDArray[np.int64], asked: NDArray[np.i
     """Return the values of the rows asked for, NaN where there is none; `there` ascends."""
     if np.array_equal(there, asked):
         return values
+    if not len(there):
+        return np.full((len(asked), *values.shape[1:]), np.nan, np.result_type(values.dtype, np.float32))
     place = np.minimum(np.searchsorted(there, asked), len(there) - 1)
     found = np.asarray(values[place], np.result_type(values.dtype, np.float32))
     found[there[place] != asked] = np.nan

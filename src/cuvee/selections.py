@@ -133,9 +133,10 @@ def _shown(stage: Selected, names: list[str], store: Store, rows: int) -> dict[s
     scores = table["score"].to_numpy()
     kept = table["kept"].to_numpy(zero_copy_only=False)
     known = np.flatnonzero(np.isfinite(scores))
-    ordered = known[np.argsort(-scores[known], kind="stable")]
-    inside, outside = ordered[kept[ordered]], ordered[~kept[ordered]]
     lowest = bool(stage.identity["params"]["rule"].get("lowest"))
+    # Of equal scores the kept ones stand on the kept side.
+    ordered = known[np.lexsort((kept[known] == lowest, -scores[known]))]
+    inside, outside = ordered[kept[ordered]], ordered[~kept[ordered]]
     last_in, first_out = (inside[:rows], outside[-rows:]) if lowest else (inside[-rows:], outside[:rows])
     asked = {"top": ordered[:rows], "last kept": last_in, "first not kept": first_out, "bottom": ordered[-rows:]}
     return {place: [_row(stage, names, table, int(at), store) for at in found] for place, found in asked.items()}

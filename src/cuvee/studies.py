@@ -290,7 +290,7 @@ STUDIES: Mapping[str, Study] = {
         "Do a few chosen rows teach as much as all of them?",
         "Zhou et al. (LoBaSS), arXiv 2310.13008",
         _selection,
-        ("scores", "strategy_table", "selections", "cost", "claims"),
+        ("scores", "strategy_table", "against_random", "selections", "cost", "claims"),
         _without_amounts,
     ),
     "dmt": Study(

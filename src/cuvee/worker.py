@@ -79,7 +79,7 @@ class Worker:
             if _is_full_disk(error):
                 self.tell("failed", error=_disk_message(self.store), trace="")
             elif isinstance(error, CuveeError):
-                self.tell("failed", error=str(error), trace="")
+                self.tell("failed", error=str(error).removeprefix(f"{job.short}: "), trace="")  # who hears knows which
             else:
                 self.tell("failed", error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
 

@@ -344,6 +344,8 @@ def test_the_view_shows_the_border_and_the_files_hold_all_rows(tmp_path: Path) -
     assert scores == sorted(scores, reverse=True)
     assert all(row["kept"] for row in shown["last kept"])
     assert not any(row["kept"] for row in shown["first not kept"])
+    (whole,) = selections.view(plan, store, rows=400)["selections"]
+    assert [row["kept"] for row in whole["shown"]["top"]] == [True] * 30 + [False] * 370, "of equal scores as well"
     table, rows = selections.write(plan, store, tmp_path / "out")
     assert pq.read_table(table).num_rows == 400
     lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]

@@ -100,14 +100,25 @@ def test_a_file_that_misses_rows_is_an_error_or_leaves_them_out(tmp_path: Path) 
     [
         ({"id": IDS, "points": [1.0, 2.0, 3.0]}, "has no column 'score'; it has id, points"),
         ({"key": IDS, "score": [1.0, 2.0, 3.0]}, "has no column 'id'"),
-        ({"id": [IDS[0], IDS[0]], "score": [1.0, 2.0]}, "a second score, 2.0 after 1.0"),
-        ({"id": IDS, "score": ["good", "bad", "1"]}, "holds what is no number"),
-        ({"id": ["ff" * 16], "score": [1.0]}, "has no score of any of the 3 rows"),
+        ({"id": [IDS[0], IDS[0]], "score": [1.0, 2.0]}, r":2: gives the example \w+ a second score, 2.0 after 1.0"),
+        ({"id": IDS, "score": ["1", "good", "bad"]}, r":2: column 'score' holds 'good', which is no number"),
+        ({"id": ["ff" * 16], "score": [1.0]}, "has no score of any of the 3 rows.*such as ffff.*sources:"),
+        ({"id": IDS, "score": [None, float("nan"), None]}, "has no number in 'score' for any of the 3 rows"),
     ],
 )
 def test_a_wrong_file_of_scores_is_said(tmp_path: Path, table: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         stored(tmp_path, table, "drop")
+
+
+def test_what_is_wrong_in_a_file_of_lines_is_said_with_its_line(tmp_path: Path) -> None:
+    lines, text = tmp_path / "scores.jsonl", tmp_path / "scores.csv"
+    lines.write_text(f'{{"id": "{IDS[0]}", "score": 1}}\n{{"id": \n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"scores\.jsonl:2: cannot be read as scores: is no JSON object"):
+        row_scores.write_stored(tmp_path, ROWS, lines, "score", "error")
+    text.write_text(f"id,score\n{IDS[0]},1\n{IDS[1]},good\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"scores\.csv:3: column 'score' holds 'good'"):
+        row_scores.write_stored(tmp_path, ROWS, text, "score", "error")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -91,6 +91,11 @@ def test_bands_may_count_refused_rows_by_the_score_they_have() -> None:
     assert told == ["kept", "kept", *["outside the band"] * 4, "no supervised token"]
 
 
+def test_a_band_of_scores_without_a_row_is_said_in_words() -> None:
+    with pytest.raises(DataError, match=r"^the scores below 0\.5 hold no row of 3; scores go from 1 to 3$"):
+        kept({"between": [None, 0.5], "values": True, "refused": True}, [1.0, 2.0, 3.0])
+
+
 def test_a_pool_without_a_row_that_can_be_kept_is_an_error_with_the_reasons() -> None:
     scores = np.array([1.2, 1.5, 3.0, np.nan])
     refused = [("IFD above 1.0", scores > 1)]
@@ -102,6 +107,8 @@ def test_a_pool_without_a_row_that_can_be_kept_is_an_error_with_the_reasons() ->
 def test_an_order_of_its_own_is_followed() -> None:
     order = np.array([4, 2, 0])
     assert kept({"count": 2}, np.arange(5.0), order=order) == [2, 4]
+    judged = Judged(np.arange(5.0), order=order)
+    assert selection.keep(candidates(5), judged, {"count": 2}).border is None, "no score decides"
     with pytest.raises(DataError, match="asks for 4 rows, and 3 of 5"):
         kept({"count": 4}, np.arange(5.0), order=order)
 

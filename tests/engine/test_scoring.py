@@ -108,6 +108,7 @@ def test_a_model_that_differs_between_the_layouts_is_scored_one_by_one(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
+    loading.forget()
     right, flats = scoring.token_statistics, []
 
     def wrong(model: Any, flat: Any, *, segments: bool, **how: Any) -> Any:
@@ -124,13 +125,14 @@ def test_a_model_that_differs_between_the_layouts_is_scored_one_by_one(
     assert [one.nll for one in found] == pytest.approx([one.nll for one in expected], rel=1e-5)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     (note,) = notes
-    assert "flat and single loss of the longest rows differ by 1.0e-02" in note
+    assert "flat and single loss of the longest row differ by 1.0e-02" in note
     assert flats == [False, False, True, *[False] * 30]
 
 
-def test_layouts_that_agree_cost_two_rows_more_and_stay_flat(
+def test_layouts_that_agree_cost_one_row_more_and_stay_flat(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loading.forget()
     right, seen = scoring.token_statistics, []
 
     def watched(model: Any, flat: Any, *, segments: bool, chunked: bool, **how: Any) -> Any:
@@ -144,13 +146,50 @@ def test_layouts_that_agree_cost_two_rows_more_and_stay_flat(
     probe, seen = seen[:2], seen[2:]
     assert [chunked for *_, chunked in probe] == [True, False]
     alone = [(name, rows) for segments, name, rows, _ in seen if not segments]
-    assert [rows for _, rows in alone] == [1, 1]
+    assert [rows for _, rows in alone] == [1]
     assert {name for segments, name, *_ in seen if segments} == {attention.NAME}
     assert attention.NAME not in {name for name, _ in alone}
     assert sum(rows for segments, _, rows, _ in seen if segments) == 30
 
 
-def test_the_two_longest_rows_are_compared_whatever_the_budget(
+def test_a_longer_row_is_compared_again_and_a_shorter_one_is_not(
+    model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = scoring.token_statistics
+
+    def wrong(model: Any, flat: Any, *, segments: bool, **how: Any) -> Any:
+        nll, entropy = right(model, flat, segments=segments, **how)
+        return nll * (1.01 if segments and max(flat.lengths) > 20 else 1.0), entropy
+
+    monkeypatch.setattr(scoring, "token_statistics", wrong)
+    short, long = [row for row in ROWS if len(row.ids) <= 20], ROWS
+    folder, notes = model_folder("llama"), []
+    loading.forget()
+    for rows in (short, long, short, long):
+        scoring.score(folder, rows, RUNTIME, lambda facts: notes.append(facts["note"]) if "note" in facts else None)
+    assert len(notes) == 2
+    assert loading.cached(folder, "float32", torch.device("cpu")).agreed == max(len(row.ids) for row in short)
+
+
+@pytest.mark.parametrize("reached", ["what is before", "what is behind"])
+def test_a_row_that_sees_its_neighbours_is_found(
+    reached: str, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
+    loading.forget()
+    right = scoring.token_statistics
+
+    def leaks(model: Any, flat: Any, *, segments: bool, **how: Any) -> Any:
+        nll, entropy = right(model, flat, segments=segments, **how)
+        spared = 0 if reached == "what is before" else len(flat.lengths) - 1
+        return nll * torch.from_numpy(1 + 0.01 * (segments & (flat.owner != spared))).float(), entropy
+
+    monkeypatch.setattr(scoring, "token_statistics", leaks)
+    found = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
+    assert [one.nll for one in found] == pytest.approx([one.nll for one in expected], rel=1e-5)
+
+
+def test_the_longest_row_is_compared_in_company_whatever_the_budget(
     model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, seen = scoring.token_statistics, []
@@ -161,14 +200,15 @@ def test_the_two_longest_rows_are_compared_whatever_the_budget(
         return nll * (1.01 if segments and len(flat.lengths) > 1 else 1.0), entropy
 
     expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
+    loading.forget()
     monkeypatch.setattr(scoring, "token_statistics", mixed_up)
-    monkeypatch.setattr(scoring, "CPU_TOKENS", 40)  # two of the longest rows are more
+    monkeypatch.setattr(scoring, "CPU_TOKENS", 40)  # two of the longest rows are more: the shortest come along
     notes: list[str] = []
     rows = [*ROWS, TokenRow(list(range(3, 38)), [])]  # the longest of all has nothing to compare
     found = scoring.score(
         model_folder("llama"), rows, RUNTIME, lambda facts: notes.append(facts["note"]) if "note" in facts else None
     )
-    assert [rows for segments, rows in seen if segments] == [2]
+    assert [rows for segments, rows in seen if segments] == [3]
     assert [one.nll for one in found[: len(ROWS)]] == pytest.approx([one.nll for one in expected], rel=1e-5)
     assert len(notes) == 1
 
@@ -243,20 +283,31 @@ def test_no_more_logits_than_a_chunk_are_made_at_once(
     monkeypatch.setattr(head, "CHUNK", 4 * 96)
     monkeypatch.setattr(scoring, "PROBED", 5)
     monkeypatch.setattr(scoring, "plain_head", lambda model: False)  # one that is plain makes no row of logits at all
+    loading.forget()
     loaded = loading.cached(model_folder("llama"), "float32", torch.device("cpu"))
     sizes: list[int] = []
     hook = loaded.model.lm_head.register_forward_hook(lambda *given: sizes.append(given[2].shape[-2]))
     found = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, entropy=True)
     hook.remove()
     assert max(sizes) == 4
-    assert sum(one.tokens for one in found) + 4 + 4 <= sum(sizes)  # the probe, and two rows twice
+    assert sum(one.tokens for one in found) + 4 + 4 <= sum(sizes)  # the probe, and one row twice
     assert all(one.entropy is not None and 0 <= one.entropy <= one.tokens * 4.57 for one in found)  # log 96 = 4.564
 
 
-def test_a_stopped_scoring_goes_on_where_it_was(
-    model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("layout", ["flat", "single"])
+def test_a_stopped_scoring_goes_on_where_it_was_to_the_last_digit(
+    layout: str, model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent)
+    likeness = scoring.token_statistics
+
+    def differs(model: Any, flat: Any, *, segments: bool, **how: Any) -> Any:
+        nll, entropy = likeness(model, flat, segments=segments, **how)
+        return nll * (1.01 if segments and layout == "single" and max(flat.lengths) > 20 else 1.0), entropy
+
+    monkeypatch.setattr(scoring, "token_statistics", differs)
+    monkeypatch.setattr(scoring, "CPU_TOKENS", 80)
+    loading.forget()
+    expected = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, each=True)
     journal, right, batches = tmp_path / "scores.jsonl", scoring._Scorer.score, []
 
     def stops(self: Any, examples: Any) -> Any:
@@ -267,10 +318,11 @@ def test_a_stopped_scoring_goes_on_where_it_was(
 
     monkeypatch.setattr(scoring._Scorer, "score", stops)
     with pytest.raises(KeyboardInterrupt):
-        scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, journal=journal)
+        scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, journal=journal, each=True)
     with open(journal, "a", encoding="utf-8") as log:
         log.write('{"rows": [1, 2')  # what a kill left of a line
-    found = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, journal=journal)
+    loading.forget()  # another process
+    found = scoring.score(model_folder("llama"), ROWS, RUNTIME, silent, journal=journal, each=True)
     assert sum(batches) == len(ROWS) + batches[2]
-    assert [one.nll for one in found] == pytest.approx([one.nll for one in expected], rel=1e-5)
-    assert scoring.score(tmp_path / "no model is needed", ROWS, RUNTIME, silent, journal=journal) == found
+    assert found == expected
+    assert scoring.score(tmp_path / "no model is needed", ROWS, RUNTIME, silent, journal=journal, each=True) == found

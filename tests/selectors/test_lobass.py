@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cuvee import components
 from cuvee.protocols import Judged
+from cuvee.selectors import lobass
 
 from .conftest import candidates, losses, refused
 
@@ -79,6 +82,12 @@ def test_thresholds_refuse_what_is_too_hard_or_known(judge: Judge) -> None:
     rows = candidates(4, {"base": losses(BASE), "reference": losses(REFERENCE)})
     judged = judge("lobass", rows, largest_base=3, largest_reference=0.9, smallest_base=0.6)
     assert refused(judged) == {0: "largest_reference 0.9", 2: "largest_base 3.0", 3: "smallest_base 0.6"}
+
+
+@pytest.mark.parametrize("asked", [{"prior": "heldout", "share": 0.5}, {"folds": 3}])
+def test_a_parameter_of_the_other_prior_is_refused_not_ignored(asked: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"prior: (seen|heldout)"):
+        lobass.Params(**asked)
 
 
 def test_a_held_out_prior_takes_each_row_from_the_reference_that_has_not_seen_it(judge: Judge) -> None:

@@ -26,6 +26,7 @@ from cuvee.recipe import load
 from cuvee.runtime import Runtime
 from cuvee.sources import _tiny_world as world
 from cuvee.store import Store
+from cuvee.values import Example, Message
 
 pytestmark = pytest.mark.real  # half a minute of training for the sake of one table
 
@@ -41,6 +42,17 @@ def write(path: Path, rows: Mapping[str, Rows]) -> None:
     lines = [
         json.dumps({"instruction": prompt, "output": answer, "kind": kind})
         for kind, pairs in rows.items()
+        for prompt, answer in pairs
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_quality(rows: Mapping[str, Rows], path: Path) -> None:
+    """Write what a perfect judge would say: noise 0, known rows 1, all others 2."""
+    lines = [
+        json.dumps({"id": Example((Message("user", prompt), Message("assistant", answer))).id, "score": score})
+        for kind, pairs in rows.items()
+        for score in [{"noise": 0, "known": 1}.get(kind, 2)]
         for prompt, answer in pairs
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -89,7 +101,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         ("rds", {"by": {"rds": {"target": {"path": "dev.jsonl"}}}, "count": 40}),
         ("less", {"by": {"less": less}, "count": 40}),
         ("k_center", {"by": {"k_center": {"largest": 0.98}}, "count": 120}),
+        ("entropy", {"by": "entropy", "share": "1/4"}),
+        ("length", {"by": "length", "share": "1/4"}),
+        ("stored", {"by": {"stored": {"path": "quality.jsonl"}}, "share": "1/4"}),
+        ("clusters", {"by": {"clusters": {"clusters": 3}}, "share": 1}),
     ]
+    write_quality(pool, place / "quality.jsonl")
     select = [selection for _, selection in asked]
     data = {
         "base": str(base),
@@ -165,3 +182,59 @@ def test_the_filter_passes_repeated_rows_over(found: dict[str, dict[str, Any]]) 
 
 def test_random_keeps_every_kind_alike(found: dict[str, dict[str, Any]]) -> None:
     assert all(0.05 < kept_of(found["random"], kind) < 0.5 for kind in ("learnable", "noise", "known", "target"))
+
+
+def test_the_model_is_least_in_doubt_about_rows_it_knows_and_does_not_see_noise(
+    found: dict[str, dict[str, Any]],
+) -> None:
+    entropy = found["entropy"]
+    assert mean_of(entropy, "known") < 0.2
+    assert kept_of(entropy, "known") == 0
+    # The answer does not count, so that of another row changes little.
+    assert abs(mean_of(entropy, "noise") - mean_of(entropy, "learnable")) < 0.2
+
+
+def test_length_takes_the_kind_with_the_longest_answers(found: dict[str, dict[str, Any]]) -> None:
+    length = found["length"]
+    mean = {kind: length["supervised"][length["kind"] == kind].mean() for kind in ("learnable", "known", "target")}
+    longest = max(mean, key=mean.__getitem__)
+    assert kept_of(length, longest) == max(kept_of(length, kind) for kind in mean)
+    assert (length["score"] == length["supervised"]).all()
+
+
+def test_a_perfect_judges_file_leaves_noise_and_known_rows_out(found: dict[str, dict[str, Any]]) -> None:
+    stored = found["stored"]
+    assert kept_of(stored, "noise") == kept_of(stored, "known") == 0
+    assert mean_of(stored, "noise") < mean_of(stored, "known") < mean_of(stored, "learnable")
+
+
+def test_clusters_part_the_abilities(found: dict[str, dict[str, Any]]) -> None:
+    assert purity(found["clusters"]) > 0.85
+
+
+def purity(table: Mapping[str, Any]) -> float:
+    """Return the share of rows in whose cluster most rows are of their ability."""
+    ability = np.where(np.isin(table["kind"], ("known", "target")), table["kind"], "general")
+    right = 0
+    for cluster in np.unique(table["score"]):
+        _, counts = np.unique(ability[table["score"] == cluster], return_counts=True)
+        right += counts.max()
+    return float(right / len(ability))
+
+
+def test_rows_with_two_intentions_come_first_by_tags(tmp_path: Path) -> None:
+    both = [(f"Write a Python program for this: {prompt}", answer) for prompt, answer in conversations("math", 0, 20)]
+    pool = {"two": both, "one": [*conversations("math", 100, 40), *conversations("general", 0, 40)]}
+    write(tmp_path / "pool.jsonl", pool)
+    select = {"by": "tag_count", "count": 20}
+    data = {
+        "base": "builtin:micro",
+        "sources": {"pool": source("pool", taggers=["rules"])},
+        "runs": [{"strategy": "multi_task", "select": select}],
+    }
+    plan, store = planned(tmp_path, {**data, "heldout": 0, "evaluation": [], "analyses": []}), Store(tmp_path / "store")
+    (stage,) = selections.stages(plan)
+    assert runner.execute(plan, Runtime(tmp_path / "store", workers=1, threads=1), targets=[stage]).failed == {}
+    table = selection.read(store.path("select", stage.id))
+    rows = np.array(table["row"].to_pylist())[np.array(table["kept"].to_pylist())]
+    assert sorted(rows.tolist()) == list(range(20))

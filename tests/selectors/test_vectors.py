@@ -83,6 +83,20 @@ def test_vectors_of_another_width_are_refused(judge: Judge) -> None:
         judge("rds", rows, target={"path": "x"})
 
 
+def test_a_target_that_is_no_number_is_refused(judge: Judge) -> None:
+    rows = with_vectors(unit(0, 1), {"dev": np.array([[1, 0], [np.nan, 0]], np.float32)})
+    with pytest.raises(DataError, match="1 of 2 vectors of 'dev' are no numbers"):
+        judge("rds", rows, target={"path": "x"})
+
+
+@pytest.mark.parametrize("name", ["rds", "k_center", "clusters"])
+def test_a_row_without_a_vector_is_said(name: str, judge: Judge) -> None:
+    vectors = unit(0, 40, 80, 120)
+    vectors[1] = np.nan
+    given = {"rds": {"target": {"path": "x"}}, "clusters": {"clusters": 2}}.get(name, {})
+    assert refused(judge(name, with_vectors(vectors, {"t": unit(0)}), **given)) == {1: "no vector"}
+
+
 def test_a_row_without_a_vector_is_never_taken(judge: Judge) -> None:
     vectors = unit(0, 1, 2)
     vectors[1] = np.nan

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,13 @@ def write_stored(folder: Path, rows: MixtureRows, path: Path, column: str, missi
     given = _scores_of(path, column)
     places, first = np.unique(rows.rows, return_index=True)
     ids = [key.tobytes().hex() for key in rows.keys[first]]
+    if given and given.keys().isdisjoint(ids):
+        raise DataError(
+            f"has no score of any of the {len(ids):,} rows: its ids are those of other rows, such as "
+            f"{next(iter(given))}; these rows have ids such as {ids[0]} (cuvee select --out FOLDER writes them). A file "
+            "of some sources is for these alone: say sources: [...] beside by",
+            path=str(path),
+        )
     values = np.array([given.get(one, np.nan) for one in ids], np.float64)
     absent = ~np.isfinite(values)
     if absent.any() and missing == "error":
@@ -136,7 +144,7 @@ def write_stored(folder: Path, rows: MixtureRows, path: Path, column: str, missi
     inside = np.isin(rows.rows, places[kept])
     if not inside.any():
         raise DataError(
-            f"has no score of any of the {len(ids):,} rows; its ids are those of other rows", path=str(path)
+            f"has no number in '{column}' for any of the {len(ids):,} rows; name another column", path=str(path)
         )
     _write(folder, _Subset(rows, inside), places[kept], {"value": values[kept]})  # type: ignore[arg-type]
     unused = len(given.keys() - set(ids))
@@ -163,12 +171,22 @@ def _scores_of(path: Path, column: str) -> dict[str | None, float]:
     else:
         names = [None if one is None else str(one).strip().lower() for one in ids.to_pylist()]
     found: dict[str | None, float] = {}
-    for line, (name, value) in enumerate(zip(names, _numbers(table[column], path, column), strict=True), 1):
+    first = _first_line(path)
+    for line, (name, value) in enumerate(zip(names, _numbers(table[column], path, column), strict=True), first):
         if name is None:
             raise DataError("has no id here", path=str(path), line=line)
         if found.setdefault(name, value) != value and not (np.isnan(found[name]) and np.isnan(value)):
-            raise DataError(f"gives the example {name} a second score, {value} after {found[name]}", path=str(path))
+            raise DataError(
+                f"gives the example {name} a second score, {value} after {found[name]}; leave one of them",
+                path=str(path),
+                line=line,
+            )
     return found
+
+
+def _first_line(path: Path) -> int:
+    """Return the line of a file's first row; of a Parquet file rows are counted."""
+    return 2 if path.suffix == ".csv" else 1
 
 
 def _numbers(column: Any, path: Path, name: str) -> list[float]:
@@ -177,18 +195,48 @@ def _numbers(column: Any, path: Path, name: str) -> list[float]:
         column = pc.utf8_trim_whitespace(column)
     try:
         values: list[float] = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False).tolist()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"column '{name}' holds what is no number: {error}", path=str(path)) from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        line, text = _no_number(column, _first_line(path))
+        raise DataError(
+            f"column '{name}' holds {text!r}, which is no number; write numbers, or name another column",
+            path=str(path),
+            line=line,
+        ) from None
     return values
 
 
-def _table(path: Path) -> pa.Table:
-    from pyarrow import csv, json
+def _no_number(column: Any, first: int) -> tuple[int, str]:
+    """Return the line and the text of the first entry that is no number."""
+    for line, one in enumerate(column, first):
+        try:
+            pc.cast(one, pa.float64())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return line, str(one.as_py())
+    return first, str(column.type)
 
-    readers = {".parquet": pq.read_table, ".jsonl": json.read_json, ".csv": csv.read_csv}
+
+def _table(path: Path) -> pa.Table:
+    from pyarrow import csv
+    from pyarrow import json as arrow_json
+
+    readers = {".parquet": pq.read_table, ".jsonl": arrow_json.read_json, ".csv": csv.read_csv}
     if path.suffix not in readers:
         raise DataError(f"is none of {', '.join(readers)}", path=str(path))
     try:
         return readers[path.suffix](path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"cannot be read as scores: {error}", path=str(path)) from None
+        line = _broken_line(path) if path.suffix == ".jsonl" else 0
+        why = "is no JSON object" if line else f"{error}; write each column as one kind of value"
+        raise DataError(f"cannot be read as scores: {why}", path=str(path), line=line) from None
+
+
+def _broken_line(path: Path) -> int:
+    """Return the first line of a JSONL file that is no JSON object; 0 where all are."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip() and not isinstance(json.loads(line), dict):
+                    return number
+            except ValueError:
+                return number
+    return 0

@@ -93,7 +93,7 @@ def keep(candidates: Candidates, judged: Judged, rule: Mapping[str, Any]) -> Kep
     if not kept.any():
         raise DataError(_nothing(rule, judged.scores[allowed]))
     inside = judged.scores[kept & allowed]
-    border = sign * float((sign * inside).min()) if len(inside) else None
+    border = sign * float((sign * inside).min()) if len(inside) and order is None else None
     reasons = (*reasons, *_told(rule, ordered=order is not None))
     why[allowed] = len(reasons) - 1
     why[kept] = len(reasons) - 2
@@ -145,7 +145,17 @@ def _told(rule: Mapping[str, Any], *, ordered: bool) -> tuple[str, str]:
 
 
 def _asked(rule: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in rule.items() if name != "lowest")
+    if "between" in rule and rule.get("values"):
+        low, high = rule["between"]
+        ends = [f"from {low}" if low is not None else "", f"below {high}" if high is not None else ""]
+        return f"the scores {' and '.join(filter(None, ends))}"
+    return ", ".join(
+        f"{name}: {_text(rule[name])}" for name in ("share", "count", "threshold", "between") if name in rule
+    )
+
+
+def _text(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def _counted(reasons: Sequence[str], why: NDArray[np.int8]) -> str:
@@ -159,7 +169,10 @@ def _counted(reasons: Sequence[str], why: NDArray[np.int8]) -> str:
 def _nothing(rule: Mapping[str, Any], scores: Floats) -> str:
     if not len(scores):
         return "no row can be kept: none has a score"
-    return f"{_asked(rule)} keeps no row of {len(scores):,}; scores go from {scores.min():.4g} to {scores.max():.4g}"
+    ends = f"scores go from {scores.min():.4g} to {scores.max():.4g}"
+    if "between" in rule:
+        return f"{_asked(rule)} hold no row of {len(scores):,}; {ends}"
+    return f"{_asked(rule)} keeps no row of {len(scores):,}; {ends}"
 
 
 # ----------------------------------------------------------------------------------------------- by score

@@ -60,11 +60,13 @@ class Loaded:
         model: on its device, in its precision, in evaluation mode.
         stock: name of the attention that transformers chose.
         obstacle: why it cannot take flat rows; empty when it can.
+        agreed: tokens of the longest row whose loss was the same in a flat row and by itself.
     """
 
     model: Any
     stock: str
     obstacle: str
+    agreed: int = 0
 
     @property
     def layout(self) -> str:

@@ -1,20 +1,22 @@
 """Negative log-likelihood of rows under a model: flat batches of rows sorted by length, results in input order.
 
-The longest rows are scored in both layouts: a model that only differs there would pass the short probe made when it is
-loaded. Finished batches are written down as they come, so that a
-stopped scoring goes on where it was. A prompt that several rows share goes through the model once (`prompts`).
+The longest row is scored in both layouts, flat between two others: a model that only differs there would pass the short
+probe made when it is loaded. Where the layouts have agreed on a row as long, that is enough for the loaded model.
+Finished batches are written down as they come with the layout they had, so that a stopped scoring goes on where it was
+and as it was. A prompt that several rows share goes through the model once (`prompts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cuvee.engine import loading, prompts
 from cuvee.engine.disk import Journal, Ticker
@@ -30,8 +32,8 @@ PROBED = 32
 CPU_TOKENS = 1024
 """Tokens of a pass on a CPU: more of them leave its cache (3,900 against 3,300 tokens a second at 4,096)."""
 
-COMPARED = 2
-"""Rows, the longest, that are scored in both layouts."""
+TOGETHER = 3
+"""Rows that the first batch has at least: the longest, which is scored in both layouts, one before it, one behind."""
 
 EVERY = 1 << 62
 """A journal is cut to its whole lines; all of them count."""
@@ -69,8 +71,7 @@ def score(
     """
     scores: list[Likelihood | None] = [None] * len(rows)
     log = Journal(journal) if journal else None
-    if log:
-        _take_up(log, scores)
+    begun = _take_up(log, scores) if log else {}
     left = [index for index, one in enumerate(scores) if one is None]
     if left:
         loading.set_threads(runtime)
@@ -83,17 +84,18 @@ def score(
                 scores[index] = one
             left = [index for index, one in enumerate(scores) if one is None]
         scorer = _Scorer(loaded, device, precision, progress, entropy, each)
+        scorer.go_on(begun)
         ticker, done = Ticker(progress, len(rows)), len(rows) - len(left)
         most = min(runtime.micro_tokens, CPU_TOKENS) if device.type == "cpu" else runtime.micro_tokens
         budget = most if loaded.layout == "flat" else 0
         with torch.inference_mode(), closing(log or _Nothing()):
-            for batch in batches(rows, left, budget, COMPARED if budget else 0):
+            for batch in batches(rows, left, budget, TOGETHER if budget and not scorer.checked else 0):
                 examples = [rows[i] for i in batch]
                 found = scorer.score(examples)
                 for index, value in zip(batch, found, strict=True):
                     scores[index] = value
                 if log:
-                    log.append(_record(batch, found))
+                    log.append({**_record(batch, found), **scorer.how()})
                 done += len(batch)
                 ticker.tick(done, sum(len(row.ids) for row in examples))
         if journal:
@@ -144,10 +146,11 @@ def _record(batch: Sequence[int], found: Sequence[Likelihood]) -> dict[str, Any]
     return record
 
 
-def _take_up(log: Journal, scores: list[Likelihood | None]) -> None:
-    """Fill in what an earlier attempt has scored; a line that a kill left unfinished is cut off."""
+def _take_up(log: Journal, scores: list[Likelihood | None]) -> dict[str, Any]:
+    """Fill in what an earlier attempt has scored and return its last line; a line left unfinished is cut off."""
+    record: dict[str, Any] = {}
     if not log.path.exists():
-        return
+        return record
     log.cut(EVERY)
     for record in log.records():
         nothing = [None] * len(record["rows"])
@@ -155,23 +158,27 @@ def _take_up(log: Journal, scores: list[Likelihood | None]) -> None:
         values = zip(record["nll"], record["tokens"], *extra, strict=True)
         for index, value in zip(record["rows"], values, strict=True):
             scores[index] = Likelihood(*value)
+    return record
 
 
 def batches(rows: TokenRows, asked: Sequence[int], budget: int, first: int = 0) -> Iterator[list[int]]:
     """Yield row indexes, longest first, in batches of at most `budget` tokens; at least one row each.
 
-    The first batch has at least `first` rows with supervised tokens, whatever the budget: one segment by itself says
-    nothing of how a model takes several.
+    The first batch has at least `first` rows with supervised tokens: where the budget is too small for them, the
+    shortest ones keep the longest company.
     """
     known = getattr(rows, "lengths", None)
     lengths = {i: int(known[i]) if known is not None else len(rows[i].ids) for i in asked}
     batch: list[int] = []
     held, lacking = 0, first
     # Longest first: the largest forward pass comes at once, not after an hour.
-    for index in sorted(asked, key=lambda i: -lengths[i]):
-        if batch and lacking <= 0 and held + lengths[index] > budget:
+    order = deque(sorted(asked, key=lambda i: -lengths[i]))
+    while order:
+        full = batch and held + lengths[order[0]] > budget
+        if full and lacking <= 0:
             yield batch
             batch, held = [], 0
+        index = order.pop() if full and lacking > 0 else order.popleft()
         batch.append(index)
         held += lengths[index]
         if lacking > 0:
@@ -194,45 +201,52 @@ class _Scorer:
     ) -> None:
         self.loaded, self.device, self.precision, self.progress = loaded, device, precision, progress
         self.entropy, self.each = entropy, each
-        self.losses: list[list[float]] = []
         self.layout, self.chunked, self.tiled, self.checked = loaded.layout, False, False, False
+
+    def how(self) -> dict[str, Any]:
+        """Return how rows are scored since the first batch, for the journal."""
+        return {"layout": self.layout, "chunked": self.chunked}
+
+    def go_on(self, how: Mapping[str, Any]) -> None:
+        """Score as an earlier attempt on the same rows did, so that a stop changes nothing."""
+        if "layout" in how and not (how["layout"] == "flat" and self.loaded.obstacle):
+            self.layout, self.chunked, self.checked = how["layout"], how["chunked"], True
+            self.tiled = self.chunked and plain_head(self.loaded.model)
 
     def score(self, examples: Sequence[TokenRow]) -> list[Likelihood]:
         """Score one batch; rows without supervised tokens take no part in it."""
-        tokens = [count(row) for row in examples]
-        asked = [number for number, n in enumerate(tokens) if n]
-        sums = np.zeros((2, len(examples)))
-        losses: list[list[float] | None] = [[] if self.each else None for _ in examples]
+        found = [Likelihood(0.0, 0, 0.0 if self.entropy else None, [] if self.each else None)] * len(examples)
+        asked = [number for number, row in enumerate(examples) if count(row)]
         if asked:
             rows = [examples[number] for number in asked]
             loading.check_fit(self.loaded.model, rows)
-            sums[:, asked] = self._sums(rows) if self.checked else self._first(rows)
-            for number, found in zip(asked, self.losses, strict=False):
-                losses[number] = found
-        entropies = sums[1].tolist() if self.entropy else [None] * len(examples)
-        return [
-            Likelihood(float(total), *rest) for total, *rest in zip(sums[0], tokens, entropies, losses, strict=True)
-        ]
+            for number, one in zip(asked, self._scored(rows) if self.checked else self._first(rows), strict=True):
+                found[number] = one
+        return found
 
-    def _first(self, rows: Sequence[TokenRow]) -> NDArray[np.float64]:
-        """Score rows, the longest of them in both layouts, and stay with the single one where they differ."""
+    def _first(self, rows: Sequence[TokenRow]) -> list[Likelihood]:
+        """Score rows, the longest in both layouts unless one as long was, and stay with the single one if they differ.
+
+        A longest row by itself is no case for segments, and has nothing to be compared with.
+        """
         self.checked = True
         self.chunked = self._head_agrees(rows[-1])
-        if self.loaded.obstacle:
-            return self._sums(rows)
-        flat = self._sums(rows)
-        self.layout = "single"
-        single = self._sums(rows[:COMPARED])
-        far = loading.distance(float(flat[0, :COMPARED].sum()), float(single[0].sum()))
-        if not far <= loading.TOLERANCE[self.precision]:
-            note = f"one example a forward pass: flat and single loss of the longest rows differ by {far:.1e}"
-            self.progress({"note": note})
-            return self._sums(rows) if self.each else self._joined(single, rows[COMPARED:])
-        self.layout = "flat"
-        return self._sums(rows) if self.each else flat
-
-    def _joined(self, first: NDArray[np.float64], rest: Sequence[TokenRow]) -> NDArray[np.float64]:
-        return np.concatenate([first, self._sums(rest)], axis=1) if rest else first
+        if self.loaded.obstacle or len(rows) == 1:
+            self.layout = "single"
+            return self._scored(rows)
+        second, longest, *rest = self._scored([rows[1], rows[0], *rows[2:]])
+        if len(rows[0].ids) > self.loaded.agreed:
+            self.layout = "single"
+            alone = self._scored(rows[:1])
+            far = loading.distance(longest.nll, alone[0].nll)
+            if not far <= loading.TOLERANCE[self.precision]:
+                note = f"one example a forward pass: flat and single loss of the longest row differ by {far:.1e}"
+                self.progress({"note": note})
+                return alone + self._scored(rows[1:])
+            self.layout = "flat"
+            if math.isfinite(alone[0].nll):  # else nothing was compared
+                self.loaded.agreed = len(rows[0].ids)
+        return [longest, second, *rest]
 
     def _head_agrees(self, row: TokenRow) -> bool:
         """Return whether body and head apart give what the model gives; looked at on the beginning of one row."""
@@ -252,31 +266,31 @@ class _Scorer:
             return False  # a head that wants more than hidden states
         return loading.distance(apart, whole) <= loading.TOLERANCE[self.precision]
 
-    def _sums(self, rows: Sequence[TokenRow]) -> NDArray[np.float64]:
-        """Return each row's summed nll and entropy, (2, rows); entropies are 0 unless asked for.
-
-        With `each`, `losses` are afterwards those of the rows' single tokens.
-        """
-        self.losses = []
+    def _scored(self, rows: Sequence[TokenRow]) -> list[Likelihood]:
+        """Return the likelihoods of rows with supervised tokens, in the layout that holds."""
         self.loaded.use(self.layout)
         groups = [rows] if self.layout == "flat" else [[row] for row in rows]
-        found = []
-        for group in groups:
-            flat = flatten(group, self.device)
-            nll, entropy = token_statistics(
-                self.loaded.model,
-                flat,
-                segments=self.layout == "flat",
-                chunked=self.chunked,
-                tiled=self.tiled,
-                entropy=self.entropy,
+        return [one for group in groups for one in self._pass(group)]
+
+    def _pass(self, rows: Sequence[TokenRow]) -> Iterator[Likelihood]:
+        """Yield the likelihoods of the rows of one forward pass."""
+        flat = flatten(rows, self.device)
+        nll, entropy = token_statistics(
+            self.loaded.model,
+            flat,
+            segments=self.layout == "flat",
+            chunked=self.chunked,
+            tiled=self.tiled,
+            entropy=self.entropy,
+        )
+        tokens = np.bincount(flat.owner, minlength=len(rows))
+        ends = np.cumsum(tokens)[:-1]
+        losses = np.split(nll.cpu().numpy(), ends)
+        entropies = np.split(entropy.cpu().numpy(), ends) if entropy is not None else [None] * len(rows)
+        for own, doubts in zip(losses, entropies, strict=True):
+            yield Likelihood(
+                float(own.sum(dtype=np.float64)),
+                len(own),
+                None if doubts is None else float(doubts.sum(dtype=np.float64)),
+                own.tolist() if self.each else None,
             )
-            sums = np.zeros((2, len(group)))
-            for line, values in zip(sums, (nll, entropy), strict=True):
-                if values is not None:
-                    line[:] = np.bincount(flat.owner, weights=values.cpu().numpy(), minlength=len(group))
-            found.append(sums)
-            if self.each:
-                ends = np.cumsum(np.bincount(flat.owner, minlength=len(group)))[:-1]
-                self.losses += [part.tolist() for part in np.split(nll.cpu().numpy(), ends)]
-        return np.concatenate(found, axis=1)

@@ -20,12 +20,14 @@ from cuvee.protocols import Candidates
 BLOCK = 1 << 14
 """Rows compared at once."""
 
+NO_VECTOR = "no vector"
+
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]
 
 
-def check_widths(items: Any, queries: Vectors, name: str) -> None:
-    """Refuse vectors of different widths.
+def check_targets(items: Any, queries: Vectors, name: str) -> None:
+    """Refuse target vectors of another width than the items', and those that hold what is no number.
 
     Raises:
         DataError: says which.
@@ -34,6 +36,11 @@ def check_widths(items: Any, queries: Vectors, name: str) -> None:
         raise DataError(
             f"vectors of the rows have {items.shape[1]} numbers, those of '{name}' {queries.shape[1]}; both must come "
             "from one model, layer and pooling"
+        )
+    if not np.isfinite(queries).all():
+        broken = int((~np.isfinite(queries).all(1)).sum())
+        raise DataError(
+            f"{broken} of {len(queries)} vectors of '{name}' are no numbers; look at the model that made them"
         )
 
 

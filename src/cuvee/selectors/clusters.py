@@ -24,7 +24,7 @@ from cuvee.data import ranks
 from cuvee.errors import DataError
 from cuvee.protocols import Candidates, Judged, Needs, Pool
 from cuvee.selectors import _model
-from cuvee.selectors._nearest import BLOCK
+from cuvee.selectors._nearest import BLOCK, NO_VECTOR
 
 VERSION = 1
 SEEDED = True
@@ -78,7 +78,7 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     scores = np.full(len(candidates), np.nan)
     draw = np.random.default_rng(seeds.stream(seed, "clusters"))
     scores[order[known]] = k_means(vectors[known], int(params["clusters"]), int(params["rounds"]), draw)
-    return Judged(scores)
+    return Judged(scores, [(NO_VECTOR, np.isnan(scores))])
 
 
 def k_means(vectors: Vectors, clusters: int, rounds: int, draw: np.random.Generator) -> Numbers:

@@ -85,7 +85,9 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     order = _nearest.by_hash(candidates)
     order = order[np.isfinite(scores[order])]
     order = order[np.argsort(-scores[order], kind="stable")]
-    order = order[_nearest.known(vectors)[order]]
+    known = _nearest.known(vectors)
+    refused.append((_nearest.NO_VECTOR, ~known))
+    order = order[known[order]]
     items = _nearest.Ordered(vectors, order)
     wanted = len(order) if candidates.wanted is None else candidates.wanted
     if params["method"] == "farthest":

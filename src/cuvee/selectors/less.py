@@ -90,11 +90,12 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     for epoch, columns in sorted(candidates.evidence.items()):
         means = [_mean(candidates.targets[f"{epoch}.{name}"]) for name in names]
         for name, mean in zip(names, means, strict=True):
-            _nearest.check_widths(columns["vector"], mean[None], name)
+            _nearest.check_targets(columns["vector"], mean[None], name)
         for part, values in _nearest.similarities(columns["vector"], np.stack(means)):
             for number, name in enumerate(names):
                 found[name][part] += rates[epoch] / total * values[:, number]
-    return Judged(np.max(list(found.values()), axis=0))
+    scores = np.max(list(found.values()), axis=0)
+    return Judged(scores, [(_nearest.NO_VECTOR, ~np.isfinite(scores))])
 
 
 def _mean(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cuvee import protocols
 from cuvee.protocols import Candidates, Judged, Needs, Pool
@@ -38,7 +38,7 @@ class Params(protocols.Params):
         references as `folds`.
     folds: of the prompts, for ``heldout``.
     reference: settings of the reference's training where they differ from the run's.
-    share: of the pool that the reference is trained on; all when absent.
+    share: of the pool that the reference of ``seen`` is trained on; all when absent.
     largest_base, largest_reference: rows with a larger mean loss are refused as too hard.
     smallest_base: rows with a smaller mean loss are refused as known.
     """
@@ -51,6 +51,14 @@ class Params(protocols.Params):
     largest_base: float | None = None
     largest_reference: float | None = None
     smallest_base: float | None = None
+
+    @model_validator(mode="after")
+    def _of_its_prior(self) -> Params:
+        if self.prior == "heldout" and self.share is not None:
+            raise ValueError("share is of the one reference of prior: seen; with prior: heldout say folds")
+        if self.prior == "seen" and "folds" in self.model_fields_set:
+            raise ValueError("folds are of prior: heldout; say that beside it, or leave folds out")
+        return self
 
 
 def needs(pool: Pool, params: Params) -> Needs:

@@ -80,12 +80,13 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     items, known = _nearest.Ordered(vectors, order), _nearest.known(vectors)[order]
     tasks = {name: np.asarray(columns["vector"], np.float32) for name, columns in sorted(candidates.targets.items())}
     for name, vectors in tasks.items():
-        _nearest.check_widths(items, vectors, name)
+        _nearest.check_targets(items, vectors, name)
     nearest = {name: _largest(items, vectors) for name, vectors in tasks.items()}
     scores = np.full(len(candidates), np.nan)
     scores[order[known]] = np.max(list(nearest.values()), axis=0)[known]
+    refused = [(_nearest.NO_VECTOR, np.isnan(scores))]
     if params["choose"] == "highest":
-        return Judged(scores)
+        return Judged(scores, refused)
     wanted = candidates.wanted if candidates.wanted is not None else int(known.sum())
     if len(tasks) == 1:
         (queries,) = tasks.values()
@@ -94,7 +95,7 @@ def judge(candidates: Candidates, params: Mapping[str, Any]) -> Judged:
     else:
         asking = [iter(np.argsort(-values, kind="stable").tolist()) for values in nearest.values()]
     taken = _nearest.in_turns([_only(known, one) for one in asking], wanted)
-    return Judged(scores, order=order[np.asarray(taken, np.int64)])
+    return Judged(scores, refused, order=order[np.asarray(taken, np.int64)])
 
 
 def _only(known: Any, places: Iterator[int]) -> Iterator[int]:

@@ -6,8 +6,8 @@ Pang et al., Phased Instruction Fine-Tuning for Large Language Models (paper: ar
 
 Theirs is a judge's difficulty of each instruction from 1 to 5, cut at 1.5 and 3.5; here any selector's score is one,
 a judge's through ``stored``. A phase has the scores from its lower threshold on to below its upper one. Every row is
-in one phase; rows without a score are in the last one, and those that the selector would refuse where their score puts
-them. Optimiser and schedule start anew in every phase.
+in one phase; rows without a score are in the hardest one (``random``: the last), and those that the selector would
+refuse where their score puts them. Optimiser and schedule start anew in every phase.
 
     runs:
       - {strategy: phased, difficulty: ifd}                                                     # three equal parts
