@@ -84,3 +84,14 @@ def test_random_rows_of_every_source_are_random_rows(run: Callable[..., Any]) ->
 def test_no_results_and_no_selection_are_said() -> None:
     (table,) = against_random.table([], PARAMS)
     assert table.notes[0].startswith("Nothing to compare")
+
+
+def test_the_run_on_all_rows_can_be_named(run: Callable[..., Any]) -> None:
+    """Where selections have a pool of their own, the run on all of it differs from theirs in its amounts too."""
+    whole = [replace(one, run=replace(one.run, sources={"math": {"amount": 1000}})) for one in run("all", "", 1000, 50)]
+    results = [*whole, *run("l", "lobass 3/50", 60, 40)]
+    assert rows_of(results) == []
+    (table,) = against_random.table(results, against_random.Params(all_rows="all"))
+    assert [(row["against"], row["that run"]) for row in table.rows] == [("all rows", "all")]
+    (table,) = against_random.table(results, against_random.Params(all_rows="whole"))
+    assert "all_rows: there is no finished run 'whole'; there are all, l." in table.notes

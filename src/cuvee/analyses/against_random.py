@@ -41,10 +41,13 @@ Key = tuple[str, str, str, Measure]
 
 class Params(protocols.Params):
     """Args:
+    all_rows: name of the run on all rows that there are to choose from, where it differs in more than its selection (in
+        the amounts of its sources, where selections have a `pool` of their own).
     resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
     seed: of both.
     """
 
+    all_rows: str | None = None
     resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
     seed: int = 0
 
@@ -66,7 +69,7 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     for name in runs:
         if not _chosen(runs[name]):
             continue
-        partners = list(_partners(name, runs, rows))
+        partners = list(_partners(name, runs, rows, params.all_rows))
         if not any(what == RANDOM for what, _ in partners):
             alone.append(name)
         for what, other in partners:
@@ -74,6 +77,8 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
                 pairs[name, what, other, measure] = (measure, samples[name][measure], samples[other][measure])
     found, unequal = tested(_in_order(pairs, samples), params.resamples, params.seed)
     notes = [*_lacking(alone, rows), *_unequal(unequal)]
+    if params.all_rows is not None and params.all_rows not in runs:
+        notes.append(f"all_rows: there is no finished run '{params.all_rows}'; there are {', '.join(runs)}.")
     if not found:
         why = "Nothing to compare: no run on selected rows has a twin on as many random rows, or on all of them."
         return Table(title, ["run"], [], [why, *notes])
@@ -100,12 +105,16 @@ def _random(run: RunInfo) -> bool:
     return all(words.split(" ")[0] == "random" for words in run.selection.split("; "))
 
 
-def _partners(name: str, runs: Mapping[str, RunInfo], rows: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+def _partners(
+    name: str, runs: Mapping[str, RunInfo], rows: Mapping[str, float], all_rows: str | None
+) -> Iterator[tuple[str, str]]:
     """Yield the runs that differ from one in their selection alone, and what they are: random rows or all."""
     for other, run in runs.items():
-        if _setting(run) != _setting(runs[name]):
+        if other == all_rows:
+            yield ALL, other
+        elif _setting(run) != _setting(runs[name]):
             continue
-        if run.selection == NOTHING_SELECTED:
+        elif run.selection == NOTHING_SELECTED and all_rows is None:
             yield ALL, other
         elif _random(run) and name in rows and other in rows and abs(rows[name] - rows[other]) <= NEAR * rows[other]:
             yield RANDOM, other

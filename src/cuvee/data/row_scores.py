@@ -127,8 +127,8 @@ def write_stored(folder: Path, rows: MixtureRows, path: Path, column: str, missi
     if given and given.keys().isdisjoint(ids):
         raise DataError(
             f"has no score of any of the {len(ids):,} rows: its ids are those of other rows, such as "
-            f"{next(iter(given))}; these rows have ids such as {ids[0]} (cuvee select --out FOLDER writes them). A file "
-            "of some sources is for these alone: say sources: [...] beside by",
+            f"{next(iter(given))}; these rows have ids such as {ids[0]} (cuvee select --out FOLDER writes them). A "
+            "file of some sources is for these alone: say sources: [...] beside by",
             path=str(path),
         )
     values = np.array([given.get(one, np.nan) for one in ids], np.float64)

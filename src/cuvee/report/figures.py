@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ LINES = ("-", "--", ":")
 
 WIDTH = 7.5
 """Inches: 540 pt, which a browser shows at 720 px."""
+
+WIDEST_LABEL = 50
+"""Characters of a line beside the vertical axis; longer labels take two."""
 
 _INK, _GRID = "#222222", "#d9d9d9"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -154,7 +158,7 @@ def _one_axes(canvas: Canvas, figure: Figure) -> list[Mark]:
     marks: list[Mark] = {"points": _points, "lines": _curves, "matrix": _matrix}[figure.kind](axes, figure)
     axes.set_title(figure.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
     axes.set_xlabel(figure.x_label)
-    axes.set_ylabel(figure.y_label)
+    axes.set_ylabel(textwrap.fill(figure.y_label, WIDEST_LABEL))
     if figure.kind != "matrix":
         _legend(canvas, axes, list(figure.series))
     return marks
