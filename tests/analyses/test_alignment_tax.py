@@ -207,3 +207,5 @@ def test_a_merged_model_is_one_point_and_no_remedy_is_told_for_that(result):
     summary, _ = alignment_tax.table(ends, FAST)
     assert any("soup is merged of several trainings, which have no way in common" in note for note in summary.notes)
     assert not any("marks" in note for note in summary.notes)
+    (figure,) = summary.figures
+    assert [point["x"] for point in figure.series["soup"]] == [1.0]

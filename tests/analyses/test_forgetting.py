@@ -106,6 +106,13 @@ def test_a_run_starts_at_its_own_base_where_that_was_asked_otherwise(result):
     assert [row["change"] for row in found.rows] == [None, "+55.0", None, "+30.0"]
 
 
+def test_runs_of_one_training_are_in_the_table_and_not_in_the_figure(result):
+    one = [r for r in path(result, "b", 5, 60, 20) if r.stage < 2]
+    found = by_stage(forgetting.table([*path(result, "a", 5, 60, 20), *one], FAST))
+    assert {row["run"] for row in found.rows} == {"a", "b"}
+    assert [list(figure.series) for figure in found.figures] == [["a"]]
+
+
 def test_figures_of_several_base_models_are_told_apart(result):
     from dataclasses import replace
 

@@ -32,6 +32,14 @@ def test_twelve_series_are_all_in_the_legend():
     assert all(f">run {i}<" in text for i in range(12))
 
 
+def test_a_long_y_label_goes_on_in_a_second_line():
+    label = "accuracy, change to the base (points, ↑ higher is better)"
+    text = svg(Figure("points", "t", "x", label, some(2)))
+    assert label not in text.partition("</desc>")[2]
+    assert ">accuracy, change to the base (points, ↑ higher is<" in text
+    assert ">better)<" in text
+
+
 def test_equal_figures_give_equal_text():
     assert svg(points(some(5))) == svg(points(some(5)))
 

@@ -365,7 +365,8 @@ def _figure(measure: Measure, curves: Sequence[Curve], changes: Mapping[Key, Com
     to = measure.scale
     series: dict[str, list[dict[str, Any]]] = {}
     for curve in curves:
-        series[curve.run] = [{"x": 0.0, "y": 0.0, "low": None, "high": None}]
+        # A line from the base to a merged model would show a way that there is not.
+        series[curve.run] = [] if curve.merged else [{"x": 0.0, "y": 0.0, "low": None, "high": None}]
         for point in curve.points[1:]:
             change = changes[_key(curve, point)]
             low, high = _results.in_unit(change.low, to), _results.in_unit(change.high, to)

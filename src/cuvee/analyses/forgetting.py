@@ -129,8 +129,9 @@ def _of_base(own: Sequence[Result], params: Params, where: str) -> list[Table]:
             "in an evaluator (heldout_loss has it unless told otherwise)."
         )
         return [Table(f"Forgetting by stage{where}", ["run"], [], [why, *notes])]
-    drawn = [m for m in _measures(paths) if any(p[0].measure == m and len(p) > 2 for p in paths)]
-    figures = [_figure(m, [p for p in paths if p[0].measure == m], where) for m in drawn]
+    # What one training taught cannot be forgotten: a sweep of single trainings would cover the lines that bend.
+    staged = [path for path in paths if path[-1].stage > 1]
+    figures = [_figure(m, [p for p in staged if p[0].measure == m], where) for m in _measures(staged)]
     summary = [*_losses(paths, changes), *notes]
     return [
         *(_overview(panel, paths, changes, where, summary) for panel in _panels(paths)),
