@@ -17,15 +17,14 @@ Numbers of rows that differ by at most one per cent count as the same (a share o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from cuvee import canonical, protocols
+from cuvee import canonical
 from cuvee.analyses import _results
 from cuvee.analyses._paired import Tested, test_note, tested
+from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import BASE, Measure
-from cuvee.analyses._stats import RESAMPLES, Sample
+from cuvee.analyses._stats import Sample
 from cuvee.protocols import NOTHING_SELECTED, Figure, Result, RunInfo, Table
 
 VERSION = 1
@@ -39,17 +38,13 @@ Key = tuple[str, str, str, Measure]
 """Run, what it is set against, that run's name, measure."""
 
 
-class Params(protocols.Params):
+class Params(Resampled):
     """Args:
     all_rows: name of the run on all rows that there are to choose from, where it differs in more than its selection (in
         the amounts of its sources, where selections have a `pool` of their own).
-    resamples: of the bootstrap; permutations that cannot be enumerated are drawn as often, 10,000 times at least.
-    seed: of both.
     """
 
     all_rows: str | None = None
-    resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
 
 
 def table(results: Sequence[Result], params: Params) -> list[Table]:
@@ -83,7 +78,9 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
         why = "Nothing to compare: no run on selected rows has a twin on as many random rows, or on all of them."
         return Table(title, ["run"], [], [why, *notes])
     lines = [_line(key, one, rows) for key, one in found.items()]
-    return Table(title, list(lines[0]), lines, [*_summary(found), *notes, test_note(len(found))], _figures(found))
+    told = list(_summary(found))
+    said = [*told, *notes, test_note(len(found))]
+    return Table(title, list(lines[0]), lines, said, _figures(found), answers=len(told))
 
 
 def _rows(results: Sequence[Result]) -> dict[str, float]:
