@@ -71,14 +71,21 @@ class Head:
 
 @dataclass(frozen=True)
 class Study:
-    """One question: what it asks, where it is from, its runs as lines of YAML, its analyses, and how it has to change
-    the recipe that it is asked about."""
+    """One question: what it asks, where it is from, its runs as lines of YAML, its analyses, how it has to change
+    the recipe that it is asked about, and which runs (by their names) are compared with which."""
 
     asks: str
     source: str
     runs: Callable[[Head], list[str]]
     analyses: tuple[str, ...]
     adapted: Callable[[Head], str] = lambda head: head.text.strip()
+    pairs: Callable[[Head], Mapping[str, str]] = lambda head: {}
+
+    def asked(self, head: Head) -> str:
+        """Return the analyses as YAML; runs that are to be compared in pairs are named to the strategy table."""
+        pairs = yaml.safe_dump(dict(self.pairs(head)), default_flow_style=True, sort_keys=False, width=10_000).strip()
+        own = {"strategy_table": f"{{strategy_table: {{references: {pairs}}}}}"} if self.pairs(head) else {}
+        return ", ".join(own.get(name, name) for name in self.analyses)
 
 
 # --------------------------------------------------------------------------------- changes to what is asked about
@@ -163,7 +170,26 @@ def _without_tagged(head: Head) -> list[str]:
     ]
 
 
+def _tagged_pairs(head: Head) -> dict[str, str]:
+    shares = [share.strip() for share in SHARES.strip("[]").split(",")]
+    return {f"without tagged share={share}": f"multi_task share={share}" for share in shares}
+
+
 def _equal_amount(head: Head) -> list[str]:
+    kept = _equal_counts(head)
+    return [
+        f"{{strategy: multi_task, share: [{', '.join(share for share, _ in kept)}]}}      # equal proportions",
+        f"{{strategy: multi_task, count: [{', '.join(str(count) for _, count in kept)}]}}      # as many rows in all, "
+        "equal numbers of each source",
+    ]
+
+
+def _equal_pairs(head: Head) -> dict[str, str]:
+    return {f"multi_task count={count}": f"multi_task share={share}" for share, count in _equal_counts(head)}
+
+
+def _equal_counts(head: Head) -> list[tuple[str, int]]:
+    """Return shares, and the count of each source that makes as many rows in all."""
     shares = (("1/4", 4), ("1/16", 16), ("1/64", 64))
     least, total, number = min(head.rows.values(), default=0), sum(head.rows.values()), len(head.sources)
     pairs = [(share, total // (number * divisor)) for share, divisor in shares]
@@ -173,11 +199,7 @@ def _equal_amount(head: Head) -> list[str]:
             f"equal_amount: the smallest source has {least:,} of {total:,} rows, less than an equal part of 1/64 of "
             "all; leave it out, or choose counts by hand: {strategy: multi_task, count: [100, 400]}"
         )
-    return [
-        f"{{strategy: multi_task, share: [{', '.join(share for share, _ in kept)}]}}      # equal proportions",
-        f"{{strategy: multi_task, count: [{', '.join(str(count) for _, count in kept)}]}}      # as many rows in all, "
-        "equal numbers of each source",
-    ]
+    return kept
 
 
 def _orders(head: Head) -> list[str]:
@@ -259,14 +281,16 @@ STUDIES: Mapping[str, Study] = {
         "Do conflicts come from code and mathematics inside the general data? The same without rows tagged so.",
         f"{PAPER}, section 4.2, table 6",
         _without_tagged,
-        ("scaling", "strategy_table", "scores"),
+        ("strategy_table", "scaling", "scores"),
         _tagged,
+        _tagged_pairs,
     ),
     "equal_amount": Study(
         "Equal proportions of every source, or equal numbers of rows?",
         f"{PAPER}, version 4, appendix H",
         _equal_amount,
         ("strategy_table", "scores", "scaling"),
+        pairs=_equal_pairs,
     ),
     "order": Study(
         "Does the order of sequential training matter?",
@@ -322,7 +346,7 @@ def write(name: str, head: Head) -> str:
         "runs:                             # a list is one run each",
         *(f"  - {line}" for line in study.runs(head)),
         "",
-        f"analyses: [{', '.join(study.analyses)}]",
+        f"analyses: [{study.asked(head)}]",
         "keep_models: none                 # scores stay; all keeps every model's weights",
     ]
     return "\n".join(lines) + "\n"

@@ -32,6 +32,20 @@ def test_a_reference_that_is_no_run_is_refused(result):
         strategy_table.table([result("multi_task", "math", "11")], strategy_table.Params(reference="multitask"))
 
 
+def test_runs_are_set_against_runs_of_their_own(result):
+    """And one that was not measured is named, and stops nothing."""
+    levels = {"all": 150, "few": 100, "all b": 90, "few b": 140}
+    results = [result(name, "math", line(level)) for name, level in levels.items()]
+    references = {"all b": "all", "few b": "few", "lost b": "lost"}
+    (found,) = strategy_table.table(results, strategy_table.Params(resamples=2000, references=references))
+    rows = {row["run"]: (row["set against"], row["math: minus the run it is set against"]) for row in found.rows}
+    assert rows["all"] == (None, "reference")
+    assert rows["few"][0] == "all"
+    assert (rows["all b"][0], rows["all b"][1][:5]) == ("all", "-30.0")
+    assert (rows["few b"][0], rows["few b"][1][:5]) == ("few", "+20.0")
+    assert found.notes[-1] == "Not measured, so nothing is compared with it: lost b, lost."
+
+
 def test_an_ability_that_a_run_was_not_measured_on_says_so(result):
     results = [result("a", "math", line(9)), result("b", "math", line(9)), result("b", "code", line(9))]
     (found,) = strategy_table.table(results, strategy_table.Params(resamples=2000))

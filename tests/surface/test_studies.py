@@ -66,6 +66,14 @@ def test_all_studies_of_dmt_share_what_is_equal(tmp_path: Path) -> None:
     assert (plan.trainings_alone, len(shared)) == (51, 40)
 
 
+def test_without_tagged_sets_each_share_against_the_same_share(tmp_path: Path) -> None:
+    plan = planned(studies.write("without_tagged", studies.head(None)), tmp_path)
+    (asked,) = (one.params for one in plan.located.recipe.analyses if one.name == "strategy_table")
+    names = {run.info.name for run in plan.runs}
+    assert len(asked["references"]) == 5
+    assert {*asked["references"], *asked["references"].values()} == names
+
+
 def test_without_tagged_judges_both_variants_on_the_same_items(tmp_path: Path) -> None:
     plan = planned(studies.write("without_tagged", studies.head(None)), tmp_path)
     by_run = {run.info.name: run for run in plan.runs}
@@ -86,7 +94,10 @@ def test_equal_amounts_have_as_many_rows_as_equal_proportions(tmp_path: Path) ->
     head = studies.Head(
         "base: x", {"a": {}, "b": {}, "general": {}}, "general", {"a": 6400, "b": 3200, "general": 3200}
     )
-    assert "count: [1066, 266, 66]" in studies.write("equal_amount", head)
+    text = studies.write("equal_amount", head)
+    assert "count: [1066, 266, 66]" in text
+    (table, *_) = parse(text)[0]["analyses"]
+    assert table["strategy_table"]["references"]["multi_task count=66"] == "multi_task share=1/64"
     lopsided = studies.Head("base: x", {"a": {}, "general": {}}, "general", {"a": 64000, "general": 3})
     with pytest.raises(UsageError, match="the smallest source has 3 of 64,003 rows"):
         studies.write("equal_amount", lopsided)

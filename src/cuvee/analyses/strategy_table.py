@@ -5,12 +5,16 @@ from the reference on the same items.
 
     analyses: [strategy_table]
     analyses: [{strategy_table: {reference: mixed_sequential}}]
+    analyses: [{strategy_table: {references: {multi_task count=100: multi_task share=1/4}}}]    # pairs
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from pydantic import Field
 
 from cuvee.analyses import _results
 from cuvee.analyses._paired import SIGNS, Tested, test_note, tested
@@ -26,9 +30,11 @@ VERSION = 1
 class Params(Resampled):
     """Args:
     reference: name of the run that others are compared with; the first multi-task run, else the first run.
+    references: for runs that are compared with another one, its name by theirs.
     """
 
     reference: str | None = None
+    references: Mapping[str, str] = Field(default_factory=dict)
 
 
 Samples = Mapping[str, Mapping[Measure, Sample]]
@@ -57,18 +63,23 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     if not set(samples) - {BASE}:
         return []
     reference = params.reference or _reference(own, samples)
+    against = {run: params.references.get(run, reference) for run in samples}
     pairs = {
-        (run, measure): (measure, of, samples[reference][measure])
+        (run, measure): (measure, of, samples[against[run]][measure])
         for run, by in samples.items()
         for measure, of in by.items()
-        if run != reference and measure in samples.get(reference, {})
+        if run != against[run] and measure in samples.get(against[run], {})
     }
     tests, refused = tested(pairs, params.resamples, params.seed)
     finals = [result for result in own if result.final or result.stage == 0]
     made = []
     for panel in _results.panels(finals):
         title = _results.titled(f"Strategies by ability: {panel.title}", base, several)
-        made.append(_panel(panel, samples, tests, refused, reference, title))
+        made.append(_panel(panel, samples, tests, refused, against, title))
+    absent = [name for pair in params.references.items() for name in pair if name not in samples]
+    if absent and made:
+        note = f"Not measured, so nothing is compared with it: {', '.join(dict.fromkeys(absent))}."
+        made[0] = replace(made[0], notes=[*made[0].notes, note])
     return made
 
 
@@ -83,28 +94,32 @@ def _panel(
     samples: Samples,
     tests: Tests,
     refused: Sequence[tuple[str, Measure]],
-    reference: str,
+    against: Mapping[str, str],
     title: str,
 ) -> Table:
     rows: list[dict[str, Any]] = []
     to = panel.scale
+    several = len(set(against.values())) > 1
+    other = "the run it is set against" if several else next(iter(against.values()))
     for run, by in samples.items():
         if not any(measure in by for measure in panel.measures):
             continue
         row: dict[str, Any] = {"run": run}
+        if several:
+            row["set against"] = against[run] if against[run] != run else None
         for measure in panel.measures:
             name = panel.column(measure)
             row[f"{name} ({to.short})"] = _score(estimate(by[measure]), to) if measure in by else "not measured"
-            row[f"{name}: minus {reference}"] = _difference(tests.get((run, measure)), run == reference)
+            row[f"{name}: minus {other}"] = _difference(tests.get((run, measure)), run == against[run])
         rows.append(row)
     notes = [
-        f"Score, 95 % interval, m/n; then the difference to {reference} with its 95 % interval: ▲ better, ▼ worse "
+        f"Score, 95 % interval, m/n; then the difference to {other} with its 95 % interval: ▲ better, ▼ worse "
         f"(Holm-corrected p < 0.05), · no difference seen. Unit: {to.label}.",
         test_note(len(tests)),
-        *(f"{run}, {m.ability}: other items than {reference}; not compared." for run, m in refused),
+        *(f"{run}, {m.ability}: other items than {against[run]}; not compared." for run, m in refused),
     ]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    return Table(title, columns, rows, notes, _figures(panel, samples, tests, reference, title))
+    return Table(title, columns, rows, notes, _figures(panel, samples, tests, other, title))
 
 
 def _score(of: Estimate, to: _results.Scale) -> str:
