@@ -22,7 +22,7 @@ FLOORS = {
     | {"sizes", "timing", "footprint"}
     | {"plan", "sourcing", "expansion", "measuring", "harnessed", "representing", "ensembles"},
     5: {"cli", "api", "evaluation", "exposure", "inspection", "planview", "terminal", "terminal_inspect", "report"}
-    | {"selections", "task_vectors", "terminal_select", "studies", "power", "joined"}
+    | {"selections", "task_vectors", "terminal_select", "studies", "power", "joined", "plan_schema"}
     | {"__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
