@@ -139,6 +139,11 @@ def test_the_table_of_stages_says_what_is_finished(place):
     stages = next(block for block in cost.blocks if block.title == "Time by stage").table
     assert "cached" not in stages.columns
     assert {row["stage"]: row["finished"] for row in stages.rows} == {s.short: s.id != lost.id for s in plan.stages}
+    end = next(item for item in plan.evaluated if item.final)
+    shutil.rmtree(store.path("grade", end.grade.id), ignore_errors=True)
+    _, data = gathered(place)
+    (note,) = [note for note in data.notes if note.startswith("Not measured to the end: ")]
+    assert end.run.name in note
 
 
 @pytest.mark.parametrize("error", [UsageError("no such thing"), ValueError("bad"), ZeroDivisionError("by 0")])

@@ -167,9 +167,7 @@ def _source_curves(records: list[dict[str, Any]], names: Sequence[str]) -> dict[
 
 
 def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[str]:
-    missing = [stage.short for stage in plan.stages if stage.id not in manifests]
-    if missing:
-        yield f"{len(missing)} of {len(plan.stages)} stages are missing, such as {missing[0]}: this report is partial."
+    yield from _partial(plan, manifests)
     for base in plan.located.recipe.all_bases:
         yield from _base_notes(base.path)
     sources = plan.located.recipe.sources.values()
@@ -201,6 +199,21 @@ def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[s
     }
     for name in sorted(accepted):
         yield f"Trained although a check spoke against it, accepted by name: {name}."
+
+
+def _partial(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is missing, and whose runs that concerns."""
+    missing = [stage.short for stage in plan.stages if stage.id not in manifests]
+    if missing:
+        yield f"{len(missing)} of {len(plan.stages)} stages are missing, such as {missing[0]}: this report is partial."
+    ends = [item for item in plan.evaluated if item.final and item.grade.id not in manifests]
+    unmeasured = list(dict.fromkeys(run_name(item.run, plan) for item in ends))
+    if unmeasured:
+        more = f" and {len(unmeasured) - 4} more" if len(unmeasured) > 4 else ""
+        yield (
+            f"Not measured to the end: {', '.join(unmeasured[:4])}{more}. Where an analysis says that runs are to be "
+            "added, it may be these that it lacks."
+        )
 
 
 def _base_notes(path: str) -> Iterator[str]:
