@@ -408,7 +408,8 @@ def _test_words(verdict: Verdict) -> str:
     interval = (
         "intervals are 95 % each, uncorrected"
         if exact
-        else "intervals are 95 % each, from a bootstrap, uncorrected; the reading goes by p"
+        else "intervals are 95 % each, from a bootstrap, uncorrected; the reading goes by p, which sees less than they "
+        "do where two runs are far ahead of each other on different abilities"
     )
     return (
         f"Differences are the leader minus the run on the same items; {test}; p Holm-corrected over all "
