@@ -201,9 +201,10 @@ def test_any_model_of_the_graph_scores(tmp_path: Path) -> None:
 
 def test_a_model_of_the_store_scores_by_the_id_of_its_stage(tmp_path: Path) -> None:
     plan = recipe(tmp_path, {"name": "all"}, base="builtin:micro", evaluation=[])
-    made = plan.runs[0].final
-    shutil.copytree(SHIPPED / "micro", tmp_path / "store" / "train" / made.id / "model")
-    (tmp_path / "store" / "train" / made.id / "manifest.json").write_text("{}", encoding="utf-8")
+    made, store = plan.runs[0].final, Store(tmp_path / "store")
+    store.prepare()
+    shutil.copytree(SHIPPED / "micro", store.work(made.short) / "model")
+    store.commit("train", made.id, store.work(made.short), {"id": made.id})
     asked = {"by": {"entropy": {"model": made.short[:14]}}, "share": "1/2"}
     (stage,) = selections.stages(recipe(tmp_path, {"select": asked}, base="builtin:micro", evaluation=[]))
     assert stage.inputs["rows.base"][0].one("model").label == made.short[:14]
