@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from cuvee import api, cost, runner, selections
+from cuvee.bases import SHIPPED
 from cuvee.data import selection
 from cuvee.errors import UsageError
 from cuvee.plan import Plan
@@ -195,6 +197,19 @@ def test_any_model_of_the_graph_scores(tmp_path: Path) -> None:
     store = done(plan, tmp_path)
     assert [summary(store, stage)["kept"] for stage in selections.stages(plan)] == [50] * 4
     assert summary(store, asked[2].one("data"))["rows"] < summary(store, whole[0].one("data"))["rows"] / 3
+
+
+def test_a_model_of_the_store_scores_by_the_id_of_its_stage(tmp_path: Path) -> None:
+    plan = recipe(tmp_path, {"name": "all"}, base="builtin:micro", evaluation=[])
+    made, store = plan.runs[0].final, Store(tmp_path / "store")
+    store.prepare()
+    shutil.copytree(SHIPPED / "micro", store.work(made.short) / "model")
+    store.commit("train", made.id, store.work(made.short), {"id": made.id})
+    asked = {"by": {"entropy": {"model": made.short[:14]}}, "share": "1/2"}
+    (stage,) = selections.stages(recipe(tmp_path, {"select": asked}, base="builtin:micro", evaluation=[]))
+    assert stage.inputs["rows.base"][0].one("model").label == made.short[:14]
+    with pytest.raises(UsageError, match="no stage 'train-000000'"):
+        recipe(tmp_path, {"select": {**asked, "by": {"entropy": {"model": "train-000000"}}}}, base="builtin:micro")
 
 
 MODELS = ("rows.alone", "rows.base", "rows.base", "rows.rows")

@@ -1,6 +1,7 @@
 """Whose losses or hidden states a selector looks at: the run's base, another model, or one of the recipe's graph.
 
 model: builtin:smollm2                     a base model of its own, with the pool as its tokenizer renders it
+model: train-3f9a1c20                      a model that the store holds, by its stage
 model: {run: all rows}                     what an earlier run of the recipe ends with
 model: {run: two steps, step: 1}           what its first training ends with
 model: {trained: {epochs: 1}, share: 1/10} the base after a training on a tenth of the pool
@@ -21,7 +22,7 @@ from cuvee.stage import Model
 
 class Other(protocols.Params):
     """Args:
-    path: a base model: a folder, a hub id, builtin:NAME.
+    path: a base model: a folder, a hub id, builtin:NAME, or a stage of the store that holds a model.
     run: name of an earlier run of the recipe; of it the model is taken with the same base and seed.
     step: which of that run's models, from 1; the last when absent.
     trained: settings of a training on the pool where they differ from the run's.
