@@ -108,10 +108,17 @@ def test_few_rows_have_no_interval(result):
 
 
 def test_a_class_that_few_rows_have_has_no_interval(result):
-    """With it, forty rows would seem to speak where three do."""
-    words = [["the", "the", "a", f"rare {number}" if number < 3 else "the"] for number in range(ROWS)]
+    """With it, forty rows would seem to speak where eighteen do."""
+    words = [[f"{n} {i}" for i in range(4)] if n < 18 else ["the", "the", "a", "a"] for n in range(ROWS)]
     steps, _ = token_falls.table(along(result, words=words), FAST)
     assert ".." not in steps.rows[0]["fall of rare"]
+
+
+def test_too_few_different_tokens_for_three_classes_are_said(result):
+    words = [["the", "the", "the", "a"] for _ in range(ROWS)]
+    steps, _ = token_falls.table(along(result, words=words), FAST)
+    assert steps.rows[0]["fall of rare"] is None
+    assert "multi_task on math: one or two tokens are nearly all there is" in " ".join(steps.notes)
 
 
 def test_a_point_of_other_seeds_than_the_last_is_left_out_and_said(result):

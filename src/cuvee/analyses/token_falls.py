@@ -114,6 +114,11 @@ def _of_base(own: Sequence[Result], params: Params, where: str) -> list[Table]:
         why = "Nothing to compare: no run is measured at two points of its way."
         return [Table(TITLE + where, ["run"], [], [why, *missing])]
     steps = [row for way in ways for row in _steps(way, params)]
+    missing += [
+        f"{way.run} on {way.ability}: one or two tokens are nearly all there is, so there are no classes."
+        for way in ways
+        if len(set(way.classes.tolist())) < len(CLASSES)
+    ]
     drawn = ways[:DRAWN]
     shown = [row for way in drawn for row in _tokens(way, params)]
     if len(ways) > DRAWN:
