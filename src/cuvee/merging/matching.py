@@ -187,7 +187,7 @@ def match(
     for other in others:
         _same_architecture(reference, other)
     aligned, notes = _align([reference, *others])
-    notes += [said for model in models[1:] if (said := _left_out(reference, model))]
+    notes += filter(None, (_left_out(reference, model) for model in models[1:]))
     models, base = aligned[: len(models)], aligned[-1] if base else None
     extras = [_with_rows(extra, model) for extra, model in zip(extras, models, strict=False)]
     names, said, untied = _names(models)

@@ -106,7 +106,8 @@ def prepare(inputs: Inputs, method: Method, threads: int = 1) -> Prepared:
     check(method, len(inputs.models), has_base=inputs.base is not None, extras=len(inputs.extras))
     count = len(inputs.models)
     opened = [matching.open_model(folder, name) for folder, name in zip(inputs.models, names, strict=False)]
-    base, unread = None, ()
+    base: matching.Model | None = None
+    unread: tuple[str, ...] = ()
     if method.module.needs_base(method.params):
         assert inputs.base is not None
         base = matching.open_model(inputs.base, names[count])
