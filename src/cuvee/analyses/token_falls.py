@@ -210,9 +210,8 @@ def falls(way: Way, changes: Sequence[Floats], params: Params) -> list[list[Fall
     weights = np.bincount(places, minlength=rows * classes).reshape(rows, classes).astype(np.float64)
     if not weights.any(axis=0).all():
         return [None] * len(changes)
-    sums = np.stack(
-        [np.bincount(places, weights=one, minlength=rows * classes).reshape(rows, classes) for one in changes], axis=2
-    )
+    each = [np.bincount(places, weights=one, minlength=rows * classes).reshape(rows, classes) for one in changes]
+    sums = np.stack(each, axis=2).astype(np.float64)
     draws = resampled_ratios(sums, weights, params.resamples, stream(params.seed, way.items))
     means = sums.sum(axis=0) / weights.sum(axis=0)[:, None]
     draws = np.concatenate([draws, draws[:, -1:] - draws[:, :1]], axis=1)

@@ -36,16 +36,17 @@ class _Greedy(click.Command):
         return super().parse_args(ctx, found)
 
 
-class _Number(click.ParamType):
-    """A number, or a fraction such as 1/4."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+def _numbers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[float, ...]:
+    """Return numbers, which may be written as fractions such as 1/4."""
+    found = []
+    for value in values:
         try:
-            return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is no number; give one a model with spaces between: --weights 0.25 0.75", param, ctx)
+            found.append(float(Fraction(value)))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            raise click.BadParameter(
+                f"{value!r} is no number; give one a model with spaces between: --weights 0.25 0.75", ctx, param
+            ) from None
+    return tuple(found)
 
 
 @click.command(cls=_Greedy)
@@ -54,7 +55,7 @@ class _Number(click.ParamType):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the merged model.")
 @click.option("--base", metavar="MODEL", help="What the models were trained from; ties, dare_*, wise_ft ... need it.")
 @click.option(
-    "--weights", multiple=True, type=_Number(), metavar="NUMBER...", help="One a model; all equal when absent."
+    "--weights", multiple=True, callback=_numbers, metavar="NUMBER...", help="One a model; all equal when absent."
 )
 @click.option("--fishers", multiple=True, metavar="DIR...", help="One a model: folders, or stages such as fisher-3f9a.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 takes all cores.")
