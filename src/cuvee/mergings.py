@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cuvee import bases, components
+from cuvee import __version__, bases, components
 from cuvee.errors import RecipeError, UsageError
 from cuvee.merging import parameters
 from cuvee.protocols import Merging, Progress
@@ -61,6 +61,7 @@ def write(
     *,
     threads: int,
     shard_bytes: int | None = None,
+    dry: bool = False,
     finish: Callable[[Path, dict[str, Any]], None] = lambda folder, summary: None,
     progress: Progress = lambda facts: None,
 ) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def write(
         out: the folder to make.
         threads: how many at once, as far as the memory bound allows.
         shard_bytes: largest file; no part of the result.
+        dry: check everything, say what would be done, and write nothing.
         finish: writes the model card.
         progress: told what will be done and how much memory it takes, then how far it is.
 
@@ -86,14 +88,19 @@ def write(
     from cuvee.merging import merge
 
     module = module_of(name)
+    merge.check_absent(out)
     if getattr(module, "OF", "") == "adapters":
-        return _adapters(name, module, given, folders, names, out, finish=finish)
+        how = {"shard_bytes": shard_bytes, "dry": dry, "finish": finish, "progress": progress}
+        return _adapters(name, module, given, folders, names, out, **how)
     method = merge.Method(name, module, validate(module.Params, given))
     base = next(iter(folders.get("base", ())), None)
     inputs = merge.Inputs(tuple(folders["models"]), base, tuple(folders.get("fishers", ())), tuple(names))
     prepared = merge.prepare(inputs, method, max(1, threads))
     for line in merge.describe(prepared):
         progress({"note": line})
+    if dry:
+        merge.check_disk(out, prepared.bytes)
+        return merge.summary(prepared)
     return merge.write(prepared, out, shard_bytes=shard_bytes or merge.SHARD, finish=finish, progress=progress)
 
 
@@ -104,8 +111,7 @@ def _adapters(
     folders: Mapping[str, Sequence[Path]],
     names: Sequence[str],
     out: Path,
-    *,
-    finish: Callable[[Path, dict[str, Any]], None],
+    **how: Any,
 ) -> dict[str, Any]:
     """Merge adapters: folded into the base, or where there is none, as an adapter."""
     from cuvee.merging import adapters as workshop
@@ -117,9 +123,9 @@ def _adapters(
     read = [workshop.read(folder, one) for folder, one in zip(folders["models"], names, strict=False)]
     base = next(iter(folders.get("base", ())), None)
     if base is None:
-        return workshop.save(read, module.combine, weights, out, finish=finish)
+        return workshop.save(read, module.combine, weights, out, **how)
     name = names[len(read)]
-    return workshop.fold(base, name, read, module.combine, weights, out, finish=finish, dtype=params.dtype)
+    return workshop.fold(base, name, read, module.combine, weights, out, dtype=params.dtype, **how)
 
 
 def command(
@@ -133,6 +139,7 @@ def command(
     fishers: Sequence[str | Path] = (),
     threads: int = 0,
     shard_bytes: int | None = None,
+    dry: bool = False,
     progress: Progress = lambda facts: None,
 ) -> dict[str, Any]:
     """Merge what the command line names: folders, builtin models, or stages of the store.
@@ -147,6 +154,7 @@ def command(
         fishers: folders or stages of Fisher information, one a model.
         threads: how many at once; all cores when 0.
         shard_bytes: largest file.
+        dry: check everything, say what would be done, and write nothing.
         progress: told what is done.
 
     Raises:
@@ -168,6 +176,7 @@ def command(
         out,
         threads=threads or cores(),
         shard_bytes=shard_bytes,
+        dry=dry,
         finish=card,
         progress=progress,
     )
@@ -188,13 +197,29 @@ def _card(
     name: str, given: Mapping[str, Any], models: Sequence[str], base: str | None, folder: Path, summary: dict[str, Any]
 ) -> None:
     """Write README.md and cuvee.json: parents by their folders' names, without this machine's paths."""
-    parents = [Path(model).name for model in models]
-    below = Path(base).name if base else None
-    recipe = {"merger": {name: dict(given)}, "models": parents, "base": below, "notes": summary["notes"]}
-    (folder / "cuvee.json").write_text(json.dumps(recipe, indent=1, sort_keys=True), encoding="utf-8")
-    lines = ["---", "library_name: transformers", "tags: [cuvee, merge]", "---", "", f"# {name} of {len(parents)}", ""]
+    module = module_of(name)
+    settings = validate(module.Params, given).model_dump(mode="json")
+    parents, below = [_called(model) for model in models], _called(base) if base else None
+    notes = [_without_paths(note, [*models, *([base] if base else [])]) for note in summary["notes"]]
+    recipe = {"merger": {name: dict(given)}, "models": parents, "base": below, "notes": notes}
+    made = {"settings": settings, "version": module.VERSION, "cuvee": __version__}
+    (folder / "cuvee.json").write_text(json.dumps({**recipe, **made}, indent=1, sort_keys=True), encoding="utf-8")
+    adapter = getattr(module, "OF", "") == "adapters" and base is None
+    lines = ["---", f"library_name: {'peft' if adapter else 'transformers'}", "tags: [cuvee, merge]", "---", ""]
+    lines += [f"# {name} of {len(parents)}", ""]
     lines += [f"Merged by cuvee with `{name}` from {', '.join(f'`{one}`' for one in parents)}."]
     lines += [f"\nThey were trained from `{below}`."] if below else []
-    lines += ["", "| setting | value |", "| --- | --- |", *(f"| {key} | {given[key]} |" for key in sorted(given))]
-    lines += [f"\n{note}." for note in summary["notes"]]
+    lines += ["", "| setting | value |", "| --- | --- |", *(f"| {key} | {settings[key]} |" for key in sorted(settings))]
+    lines += [f"\n{note}." for note in notes]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _called(model: str) -> str:
+    """Return what a card calls a model: the name of its folder."""
+    return Path(model).name or Path(model).resolve().name
+
+
+def _without_paths(note: str, models: Sequence[str]) -> str:
+    for model in sorted((one for one in models if "/" in one), key=len, reverse=True):
+        note = note.replace(model, _called(model))
+    return note

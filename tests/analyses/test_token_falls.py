@@ -48,7 +48,7 @@ def test_frequent_tokens_are_told_from_rare_ones_at_each_step(result):
     assert late["fall of frequent"].startswith("+0.000")
     assert late["fall of rare"].startswith("+2.000")
     assert late["rare less frequent"].startswith("+2.000")
-    assert early["fall of all"] == "0.625"  # (1 + 1 + 0.5 + 0) / 4
+    assert early["fall of all"] == "+0.625"  # (1 + 1 + 0.5 + 0) / 4
 
 
 def test_the_tokens_shown_are_those_that_fall_most(result):
@@ -85,7 +85,7 @@ def test_intervals_hold_the_truth(result):
         ]
         results[0] = replace(results[0], run=results[1].run)
         way = token_falls._ways(results, FAST)[0][0]
-        _, low, high = token_falls.falls(way, way.points[0][2] - way.points[1][2], FAST)[2]
+        _, low, high = token_falls.falls(way, [way.points[0][2] - way.points[1][2]], FAST)[0][2]
         held += low <= 0.5 <= high
     assert 90 <= held <= 99
 
@@ -105,6 +105,34 @@ def test_few_rows_have_no_interval(result):
     assert steps.rows[0]["fall of frequent"] == "+1.000"
     (figure,) = steps.figures
     assert all(point["low"] is None for points in figure.series.values() for point in points)
+
+
+def test_a_class_that_few_rows_have_has_no_interval(result):
+    """With it, forty rows would seem to speak where eighteen do."""
+    words = [[f"{n} {i}" for i in range(4)] if n < 18 else ["the", "the", "a", "a"] for n in range(ROWS)]
+    steps, _ = token_falls.table(along(result, words=words), FAST)
+    assert ".." not in steps.rows[0]["fall of rare"]
+
+
+def test_too_few_different_tokens_for_three_classes_are_said(result):
+    words = [["the", "the", "the", "a"] for _ in range(ROWS)]
+    steps, _ = token_falls.table(along(result, words=words), FAST)
+    assert steps.rows[0]["fall of rare"] is None
+    assert "multi_task on math: one or two tokens are nearly all there is" in " ".join(steps.notes)
+
+
+def test_a_point_of_other_seeds_than_the_last_is_left_out_and_said(result):
+    steps, _ = token_falls.table([*along(result), measured(result, 1, 1.0, 2.0, 5.0, seed=1)], FAST)
+    assert [(row["from"], row["to"]) for row in steps.rows] == [("base", "math")]
+    assert "other seeds than the last point" in " ".join(steps.notes)
+
+
+def test_single_tokens_are_shown_of_as_many_ways_as_are_drawn(result):
+    results = [one for number in range(8) for one in along(result, run=f"run {number}")]
+    steps, shown = token_falls.table(results, Params(resamples=2000))
+    assert len({row["run"] for row in steps.rows}) == 8
+    assert len(steps.figures) == len({row["run"] for row in shown.rows}) == 6
+    assert "first 6 of 8 ways" in " ".join(steps.notes)
 
 
 def test_the_figure_shows_each_class_against_the_base(result):

@@ -195,6 +195,11 @@ class TestGolden:
         found = self.one(tmp_path, "ties", [0.0] * 4, [1, -2, 0.5, 0.1], [3, 1, -0.2, 0.05], density=0.5)
         assert found == [2, -2, 0, 0]
 
+    def test_ties_does_not_divide_by_weights_that_cancel_but_for_rounding(self, tmp_path: Path) -> None:
+        """0.7 + 0.1 - 0.8 is -6e-8 in float32."""
+        how = {"weights": [0.7, 0.1, -0.8, 1.0], "density": 1.0}
+        assert self.one(tmp_path, "ties", [0.0], [1.0], [1.0], [-1.0], [-0.1], **how) == pytest.approx([1.6])
+
     def test_slerp(self, tmp_path: Path) -> None:
         found = self.one(tmp_path, "slerp", [0.0, 0.0], [1.0, 0.0], [0.0, 2.0], t=0.5)
         assert found == pytest.approx([0.707107, 1.414214], abs=1e-6)

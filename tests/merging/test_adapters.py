@@ -116,6 +116,28 @@ def test_a_base_that_keeps_weights_turned_is_folded_turned(tmp_path: Path) -> No
     torch.testing.assert_close(found, (up @ down).T)
 
 
+def test_a_fold_is_in_shards_as_asked_with_its_memory_told_and_the_bases_settings(tmp_path: Path) -> None:
+    models = [adapter(tmp_path / "a", {"layer": (torch.ones(2, 7), torch.ones(5, 2))})]
+    (models[0] / "tokenizer.json").write_text("the adapter's")
+    base = folder(tmp_path / "base", {"layer.weight": torch.zeros(5, 7), "norm": torch.ones(3)})
+    for name in ("tokenizer.json", "vocab.json", "generation_config.json"):
+        (base / name).write_text("the base's")
+    told: list[str] = []
+    folders = {"models": models, "base": [base]}
+    how = {"threads": 1, "shard_bytes": 100, "progress": lambda facts: told.append(facts["note"])}
+    out = tmp_path / "out"
+    mergings.write("lora_mean_of_products", {}, folders, ["a", "base"], out, dry=True, **how)
+    assert not list(tmp_path.glob("out*")), "dry"
+    mergings.write("lora_mean_of_products", {}, folders, ["a", "base"], out, **how)
+    assert len(list(out.glob("model-*.safetensors"))) == 2
+    assert all("memory: at most" in one for one in told)
+    assert [(out / name).read_text() for name in ("tokenizer.json", "generation_config.json")] == [
+        "the adapter's",
+        "the base's",
+    ]
+    assert not (out / "vocab.json").exists(), "another tokenizer's"
+
+
 class TestRefused:
     def said(
         self, models: list[Path], name: str = "lora_mean_of_products", base: Path | None = None, **how: Any
@@ -141,9 +163,30 @@ class TestRefused:
     def test_other_scales_where_matrices_are_averaged(self, tmp_path: Path) -> None:
         assert "differ in rank or scale" in self.said(self.pair(tmp_path, alpha=7.0), "lora_product_of_means")
 
-    @pytest.mark.parametrize("config", [{"use_dora": True}, {"peft_type": "IA3"}, {"bias": "all"}])
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"use_dora": True},
+            {"peft_type": "IA3"},
+            {"bias": "all"},
+            {"layer_replication": [[0, 4], [2, 5]]},
+            {"init_lora_weights": "pissa_niter_4"},
+        ],
+    )
     def test_what_is_no_plain_lora(self, tmp_path: Path, config: dict[str, Any]) -> None:
         assert "only plain LoRA adapters" in self.said(self.pair(tmp_path, **config))
+
+    def test_a_rank_that_the_configuration_denies(self, tmp_path: Path) -> None:
+        assert "b: layer layer has rank 2, and adapter_config.json says r 4" in self.said(self.pair(tmp_path, r=4))
+
+    def test_an_adapter_that_holds_no_number_somewhere(self, tmp_path: Path) -> None:
+        models = self.pair(tmp_path, layers={"layer": (torch.full((2, 3), float("nan")), torch.ones(4, 2))})
+        assert "b: tensor base_model.model.layer.lora_A.weight holds NaN or infinity" in self.said(models)
+
+    def test_a_head_that_is_tied_to_the_embedding(self, tmp_path: Path) -> None:
+        models = self.pair(tmp_path, layers={"lm_head": (torch.ones(2, 4), torch.ones(12, 2))})[1:]
+        base = folder(tmp_path / "base", {"embed.weight": torch.ones(12, 4), "lm_head.weight": torch.ones(12, 4)})
+        assert "ties head and input embedding" in self.said(models, base=base)
 
     def test_a_full_model(self, tmp_path: Path) -> None:
         models = [folder(tmp_path / "m", {"layer.weight": torch.ones(4, 3)})]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,21 @@ class TestRefused:
         (pair[1] / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
         assert "shard model-00002-of-00002.safetensors is missing, with norm.weight" in refused(pair)
 
+    def test_a_tensor_that_a_shard_lacks_though_the_index_names_it(self, pair: list[Path]) -> None:
+        for path in pair:  # all models lack it, so none tells on the other
+            (path / "model.safetensors").rename(path / "model-00001-of-00001.safetensors")
+            listed = dict.fromkeys([*BASE, "layers.2.mlp.weight"], "model-00001-of-00001.safetensors")
+            (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+        assert "/a/model-00001-of-00001.safetensors: lacks tensor layers.2.mlp.weight" in refused(pair)
+
+    def test_an_index_without_its_map(self, pair: list[Path]) -> None:
+        (pair[1] / "model.safetensors").rename(pair[1] / "model-00001-of-00001.safetensors")
+        (pair[1] / "model.safetensors.index.json").write_text("[1]")
+        assert "/b/model.safetensors.index.json: cannot be read" in refused(pair)
+
+    def test_a_base_that_is_named_for_nothing_and_is_not_there(self, pair: list[Path], tmp_path: Path) -> None:
+        assert "/nothing: no such folder" in refused(pair, base=tmp_path / "nothing")
+
     def test_pickled_weights(self, pair: list[Path]) -> None:
         (pair[1] / "model.safetensors").rename(pair[1] / "pytorch_model.bin")
         assert "/b: holds pickled weights only, which cuvee never opens" in refused(pair)
@@ -108,7 +124,11 @@ class TestRefused:
         assert "/b: is quantised" in refused(pair)
 
     def test_a_folder_that_is_no_model(self, pair: list[Path], tmp_path: Path) -> None:
-        assert "/nothing: has no config.json" in refused([pair[0], tmp_path / "nothing"])
+        assert "/nothing: no such folder; name a Hugging Face folder" in refused([pair[0], tmp_path / "nothing"])
+        (tmp_path / "empty").mkdir()
+        assert "/empty: has no config.json" in refused([pair[0], tmp_path / "empty"])
+        (tmp_path / "empty" / "adapter_config.json").write_text("{}")
+        assert "/empty: is a LoRA adapter and no whole model" in refused([pair[0], tmp_path / "empty"])
 
     @pytest.mark.parametrize(
         ("name", "params", "message"),
@@ -148,6 +168,13 @@ class TestRefused:
         with pytest.raises(ModelError, match=r"/b: tensor norm.weight holds NaN or infinity"):
             merge.write(prepared, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+    def test_a_result_that_float16_cannot_hold(self, pair: list[Path], tmp_path: Path) -> None:
+        asked = method("linear", weights=[1e6, 1.0], normalize=False, dtype="float16")
+        prepared = merge.prepare(merge.Inputs(tuple(pair)), asked)
+        with pytest.raises(ModelError, match=r"holds a number beyond float16, whose largest is 65,504"):
+            merge.write(prepared, tmp_path / "out")
+        assert not list(tmp_path.glob("out*")), "what was written is gone"
 
     def test_fisher_weights_that_could_cancel(self) -> None:
         with pytest.raises(UsageError, match="greater than or equal to 0"):
@@ -191,8 +218,58 @@ def test_tokenizer_and_generation_settings_are_the_first_models(pair: list[Path]
     ]
 
 
+def test_settings_of_other_models_that_are_left_out_are_told(pair: list[Path]) -> None:
+    for path, text in zip(pair, ("{{ a }}", "{{ b }}"), strict=True):
+        (path / "chat_template.jinja").write_text(text)
+        (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>"}}))
+    (pair[0] / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "transformers_version": "4.40"}))
+    (pair[1] / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "transformers_version": "5.23"}))
+    (pair[1] / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    prepared = merge.prepare(merge.Inputs(tuple(pair), names=("A", "B")), method("linear"))
+    assert prepared.notes == ("B: left out: its chat template; the result has A's",)
+
+
+def test_a_model_with_code_of_its_own_keeps_it(pair: list[Path], tmp_path: Path) -> None:
+    for path in pair:
+        (path / "modeling_toy.py").write_text("")
+        (path / "sentencepiece.bpe.model").write_text("")
+    merged(pair, tmp_path / "plain", "linear")
+    assert not (tmp_path / "plain" / "modeling_toy.py").exists()
+    assert (tmp_path / "plain" / "sentencepiece.bpe.model").exists()
+    config = {**CONFIG, "auto_map": {"AutoModel": "modeling_toy.Toy"}, "_name_or_path": "/home/me/a"}
+    (pair[0] / "config.json").write_text(json.dumps(config))
+    merged(pair, tmp_path / "out", "linear")
+    assert (tmp_path / "out" / "modeling_toy.py").exists()
+    assert "/home/me" not in (tmp_path / "out" / "config.json").read_text(), "a folder of another machine"
+
+
 class TestVocabularies:
     WORDS = tuple(f"w{number}" for number in range(12))
+
+    def test_a_token_that_a_narrower_base_lacks_stays_as_the_first_model_has_it(self, tmp_path: Path) -> None:
+        """Rounded to the base's bfloat16 the row would differ from itself, and be moved."""
+        small = {name: value.bfloat16() for name, value in BASE.items()}
+        small["embed.weight"] = small["embed.weight"][:11]
+        base = folder(tmp_path / "base", small, list(self.WORDS[:11]), vocab_size=11)
+        model = folder(tmp_path / "a", near(BASE, 1), list(self.WORDS))
+        found = merged([model], tmp_path / "out", "task_arithmetic", base=base, scale=5.0)["embed.weight"]
+        assert torch.equal(found[11], near(BASE, 1)["embed.weight"][11])
+        assert not torch.equal(found[10], near(BASE, 1)["embed.weight"][10])
+
+    def test_a_token_that_a_model_lacks_has_no_fisher_information_there(self, tmp_path: Path) -> None:
+        contents = [near(BASE, seed, 1.0) for seed in (1, 2)]
+        contents[1]["embed.weight"] = contents[1]["embed.weight"][:11]
+        words = [list(self.WORDS), list(self.WORDS[:11]), list(self.WORDS)]
+        contents.append(near(BASE, 3, 1.0))
+        models = [
+            folder(tmp_path / f"m{i}", one, known, vocab_size=len(known))
+            for i, (one, known) in enumerate(zip(contents, words, strict=True))
+        ]
+        ones = [{name: torch.ones_like(value) for name, value in one.items()} for one in contents]
+        ones[1]["embed.weight"][0] = 1e9  # the row that must not stand for the missing one
+        extras = tuple(folder(tmp_path / f"f{i}", one) for i, one in enumerate(ones))
+        found = merged(models, tmp_path / "out", "fisher", extras=extras)["embed.weight"]
+        torch.testing.assert_close(found[11], (contents[0]["embed.weight"] + contents[2]["embed.weight"])[11] / 2)
 
     def test_rows_are_matched_by_token_and_missing_ones_are_the_references(self, tmp_path: Path) -> None:
         first, second = near(BASE, 1), near(BASE, 2)
@@ -349,6 +426,51 @@ class TestSelection:
         assert abs(float((half == 1).double().mean()) - 0.5) < 0.02, "drawn again among those that moved"
         plain = merged(models, tmp_path / "plain", "selective", base=at, resample=False)["w"]
         assert 0.0 in plain[:10_000].unique().tolist()
+
+    def test_a_model_of_weight_zero_gives_nothing(self, tmp_path: Path) -> None:
+        models = [
+            folder(tmp_path / f"m{i}", {"w": value}) for i, value in enumerate([torch.zeros(9), torch.full((9,), 2.0)])
+        ]
+        base = folder(tmp_path / "b", {"w": torch.zeros(9)})
+        found = merged(models, tmp_path / "out", "selective", base=base, weights=[1.0, 0.0])["w"]
+        assert found.tolist() == [0] * 9, "the other one has not moved, and nothing is drawn in its place"
+
+
+def test_what_is_seen_is_not_taken_far_ahead_of_a_thread_that_is_held_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts of a piece are larger than the piece: they would pile up while the first one is waited for."""
+    monkeypatch.setattr(streaming, "PIECE", 10)
+    most, was = [0], streaming.Stream._add
+    release = threading.Event()
+
+    def held_up(self: Any, group: Any, number: int, partial: Any) -> None:
+        was(self, group, number, partial)
+        most.append(len(group.early))
+
+    class Slow:
+        def needed(self, found: Any) -> bool:
+            return True
+
+        def see(self, piece: Any, params: Any) -> int:
+            if piece.number == 0:
+                release.wait(0.5)
+            return piece.number
+
+        def add(self, total: int, partial: int) -> int:
+            return total + partial
+
+        def end(self, total: int, params: Any, found: Any) -> int:
+            return total
+
+    monkeypatch.setattr(streaming.Stream, "_add", held_up)
+    asked = method("slerp")
+    monkeypatch.setattr(asked.module, "looks", lambda params: (Slow(),))
+    monkeypatch.setattr(asked.module, "merge", lambda piece, params: piece.models[0] * 0 + piece.found[0])
+    models = tuple(folder(tmp_path / f"m{i}", {"w": torch.randn(500)}) for i in range(2))
+    merge.write(merge.prepare(merge.Inputs(models), asked, threads=3), tmp_path / "out")
+    assert set(read(tmp_path / "out")["w"].tolist()) == {sum(range(50))}
+    assert 2 <= max(most) <= 6
 
 
 def test_pieces_do_not_hold_a_whole_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

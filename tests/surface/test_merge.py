@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -47,9 +48,28 @@ def test_parameters_are_keys_and_values_and_json_is_one_document(pair: list[str]
     found = json.loads(said[said.index("{") :])
     assert found["schema"] == "cuvee.merge/1"
     assert (found["models"], found["tensors"]) == (1, 5)
-    assert json.loads((tmp_path / "out" / "cuvee.json").read_text())["merger"] == {
-        "ties": {"density": 0.5, "scope": "model"}
-    }
+    card = json.loads((tmp_path / "out" / "cuvee.json").read_text())
+    assert card["merger"] == {"ties": {"density": 0.5, "scope": "model"}}
+    assert (card["settings"]["zero"], card["version"]) == ("positive", 1), "what was left to the defaults as well"
+
+
+def test_weights_are_numbers_or_fractions_and_are_missed_where_there_are_none(pair: list[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    call("linear", *pair, "--out", out, "--weights", "1/4", "+7.5e-1")
+    assert json.loads((tmp_path / "out" / "cuvee.json").read_text())["merger"] == {"linear": {"weights": [0.25, 0.75]}}
+    for given in (["--weights"], ["--weights", "0.5,0.5"], ["--weights", "1/0", "1"]):
+        with pytest.raises(click.UsageError, match=r"requires an argument|is no number; give one a model"):
+            call("linear", *pair, "--out", str(tmp_path / "other"), *given)
+
+
+def test_a_dry_run_says_what_a_merge_takes_and_writes_nothing(pair: list[str], tmp_path: Path) -> None:
+    said = call("linear", *pair, "--base", pair[0], "--out", str(tmp_path / "out"), "--dry-run")
+    assert "memory: at most" in said
+    assert "linear looks at no base" in said
+    assert "nothing is written" in said
+    assert not list(tmp_path.glob("out*"))
+    with pytest.raises(UsageError, match="exists; name another folder"):
+        call("linear", *pair, "--out", pair[0], "--dry-run")
 
 
 def test_a_builtin_model_can_be_merged_and_shards_are_small_when_asked_for(tmp_path: Path) -> None:
@@ -91,6 +111,8 @@ def test_information_may_be_a_stage_of_the_store(pair: list[str], tmp_path: Path
         (["linear", "--weights", "1"], "weights has 1 values for 2 models"),
         (["linear", "--weights", "0", "0"], "all weights are zero"),
         (["ties"], "needs the base"),
+        (["linear", "no/model"], "no/model: no such folder"),
+        (["linear", "--fishers", "x", "y"], "takes no folders beside the models"),
         (["linear", "--shard-size", "nan"], "--shard-size nan: is no size"),
         (["linear", "--shard-size", "0"], "--shard-size 0: is no size"),
         (["fisher", "--fishers", "fisher-3f9a1c20", "fisher-3f9a1c21"], "no stage 'fisher-3f9a1c20'"),

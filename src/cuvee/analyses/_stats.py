@@ -499,8 +499,41 @@ def resampled_means(columns: Floats, weights: Floats, resamples: int, seed: Sequ
         ]
     )
     draws = sums[:, :-1] / np.maximum(sums[:, -1:], np.finfo(float).tiny)
-    wider = float(np.sqrt(n / (n - 1)) * special().stdtrit(n - 1, 0.975) / special().ndtri(0.975))
-    return np.asarray(means + wider * (draws - means), dtype=np.float64)
+    return np.asarray(means + _wider(n) * (draws - means), dtype=np.float64)
+
+
+def resampled_ratios(sums: Floats, weights: Floats, resamples: int, seed: Sequence[int]) -> Floats:
+    """Return bootstrap draws of the ratio of two columns' sums, for many pairs at once and from the same resamples.
+
+    As `resampled_means`, for means with other weights in each group of columns.
+
+    Args:
+        sums: one value an item and column, (n, groups, columns).
+        weights: of each item in each group, (n, groups).
+        resamples: number of draws.
+        seed: from `stream`.
+
+    Returns:
+        Draws, (resamples, groups, columns); NaN where n < 2 or a group has no weight.
+    """
+    n, groups, columns = sums.shape
+    if n < 2:
+        return np.full((resamples, groups, columns), np.nan)
+    stacked = np.concatenate([sums, weights[:, :, None]], axis=2).reshape(n, -1)
+    generator = np.random.default_rng(seed)
+    step = max(1, _CELLS // n)
+    drawn = np.concatenate(
+        [_counts(generator, min(step, resamples - start), n) @ stacked for start in range(0, resamples, step)]
+    ).reshape(resamples, groups, columns + 1)
+    with np.errstate(invalid="ignore"):
+        draws = drawn[:, :, :-1] / drawn[:, :, -1:]
+        means = sums.sum(axis=0) / weights.sum(axis=0)[:, None]
+    return np.asarray(means + _wider(n) * (draws - means), dtype=np.float64)
+
+
+def _wider(n: int) -> float:
+    """Return what deviations of n items' means are widened by."""
+    return float(np.sqrt(n / (n - 1)) * special().stdtrit(n - 1, 0.975) / special().ndtri(0.975))
 
 
 def _counts(generator: np.random.Generator, draws: int, n: int) -> Floats:

@@ -29,7 +29,7 @@ from pydantic import Field
 from cuvee import protocols
 from cuvee.analyses import _results
 from cuvee.analyses._draws import FEWEST_ITEMS
-from cuvee.analyses._stats import RESAMPLES, resampled_means, stream
+from cuvee.analyses._stats import RESAMPLES, resampled_ratios, stream
 from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1
@@ -38,7 +38,7 @@ MARKS = True
 TITLE = "Tokens whose loss falls"
 CLASSES = ("frequent", "middle", "rare")
 DRAWN = 6
-"""Runs with a figure of their own; more would bury the rest of the report."""
+"""Ways with a figure and tokens of their own; more would bury the rest of the report."""
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -114,10 +114,17 @@ def _of_base(own: Sequence[Result], params: Params, where: str) -> list[Table]:
         why = "Nothing to compare: no run is measured at two points of its way."
         return [Table(TITLE + where, ["run"], [], [why, *missing])]
     steps = [row for way in ways for row in _steps(way, params)]
-    shown = [row for way in ways for row in _tokens(way, params)]
+    missing += [
+        f"{way.run} on {way.ability}: one or two tokens are nearly all there is, so there are no classes."
+        for way in ways
+        if len(set(way.classes.tolist())) < len(CLASSES)
+    ]
     drawn = ways[:DRAWN]
+    shown = [row for way in drawn for row in _tokens(way, params)]
     if len(ways) > DRAWN:
-        missing.append(f"Drawn are the first {DRAWN} of {len(ways)} ways; `runs: [...]` chooses others.")
+        missing.append(
+            f"Figures and single tokens are of the first {DRAWN} of {len(ways)} ways; `runs: [...]` chooses others."
+        )
     return [
         Table(
             TITLE + where, list(steps[0]), steps, [*_said(own), *missing], [_figure(w, params, where) for w in drawn]
@@ -153,12 +160,17 @@ def _way(run: str, ability: str, places: Mapping[Place, Sequence[Result]]) -> tu
     first = places[order[0]][0]
     row = np.repeat(np.arange(len(first.items)), [len(losses) for losses in first.extra["losses"]])
     texts, kind = np.unique(np.array(list(chain(*first.extra["texts"])), object), return_inverse=True)
+    seeds = {one.run.seed for one in places[order[-1]]}
     points, left_out = [], []
     for place in order:
+        # The base is the same model at every seed.
         members = _by_seed(places[place] if place[0] else places[place][:1])
         label = members[0].stage_label if place[0] else "base"
         if any(one.items != first.items or one.extra["texts"] != first.extra["texts"] for one in members):
             left_out.append(f"{label} is left out: it is measured on other tokens")
+            continue
+        if place[0] and {one.run.seed for one in members} != seeds:
+            left_out.append(f"{label} is left out: it is measured at other seeds than the last point")
             continue
         stacked = np.array([list(chain(*one.extra["losses"])) for one in members], np.float64)
         losses: Floats = stacked.mean(axis=0)
@@ -176,59 +188,61 @@ def _by_seed(members: Sequence[Result]) -> list[Result]:
 # ------------------------------------------------------------------------------------------------- falls
 
 
-def falls(way: Way, change: Floats, params: Params) -> list[tuple[float, float, float] | None]:
-    """Return the mean of a change of each token's loss over each class, and of the last class less the first.
+Fall = tuple[float, float, float]
+"""Mean, lower and upper end of the 95 % interval; ends are NaN where there are too few rows."""
+
+
+def falls(way: Way, changes: Sequence[Floats], params: Params) -> list[list[Fall] | None]:
+    """Return the mean of each change of the tokens' losses over each class, and of the last class less the first.
+
+    All are resampled together, so that classes may be subtracted.
 
     Args:
         way: whose tokens.
-        change: of each token's loss, (tokens,).
+        changes: of each token's loss, (tokens,) each.
         params: of the bootstrap.
 
     Returns:
-        Mean, lower and upper end of the 95 % interval; ends are NaN where there are too few rows, the whole is None
-        where a class has no token.
+        One entry a change: the classes' and the difference; None where a class has no token.
     """
-    rows, draws, means = len(way.items), [], []
-    for number in range(len(CLASSES)):
-        inside = way.classes == number
-        weights = np.bincount(way.row[inside], minlength=rows).astype(np.float64)
-        if not weights.any():
-            return [None] * (len(CLASSES) + 1)
-        sums = np.bincount(way.row[inside], weights=change[inside], minlength=rows)
-        columns = (sums / np.maximum(weights, 1))[:, None]
-        # One seed for all classes: their draws are of the same rows, so that they may be subtracted.
-        draws.append(resampled_means(columns, weights, params.resamples, stream(params.seed, way.items))[:, 0])
-        means.append(float(change[inside].mean()))
-    few = rows < FEWEST_ITEMS
-    pairs = [*zip(means, draws, strict=True), (means[-1] - means[0], draws[-1] - draws[0])]
-    return [(mean, *_ends(drawn, few)) for mean, drawn in pairs]
-
-
-def _ends(drawn: Floats, few: bool) -> tuple[float, float]:
-    if few:
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(drawn, [0.025, 0.975]).tolist()
-    return low, high
+    rows, classes = len(way.items), len(CLASSES)
+    places = way.row * classes + way.classes
+    weights = np.bincount(places, minlength=rows * classes).reshape(rows, classes).astype(np.float64)
+    if not weights.any(axis=0).all():
+        return [None] * len(changes)
+    each = [np.bincount(places, weights=one, minlength=rows * classes).reshape(rows, classes) for one in changes]
+    sums = np.stack(each, axis=2).astype(np.float64)
+    draws = resampled_ratios(sums, weights, params.resamples, stream(params.seed, way.items))
+    means = sums.sum(axis=0) / weights.sum(axis=0)[:, None]
+    draws = np.concatenate([draws, draws[:, -1:] - draws[:, :1]], axis=1)
+    means = np.concatenate([means, means[-1:] - means[:1]])
+    # A class of few rows hangs on these, however many others there are.
+    if (weights > 0).sum(axis=0).min() < FEWEST_ITEMS:
+        low = high = np.full(means.shape, np.nan)
+    else:
+        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    found = np.stack([means, low, high], axis=2)
+    return [[(float(m), float(a), float(b)) for m, a, b in found[:, one]] for one in range(len(changes))]
 
 
 def _steps(way: Way, params: Params) -> Iterator[dict[str, Any]]:
-    for (_, start, before), (_, end, after) in pairwise(way.points):
-        found = falls(way, before - after, params)
+    pairs = list(pairwise(way.points))
+    changes = [before - after for (*_, before), (*_, after) in pairs]
+    for ((_, start, _), (_, end, _)), change, found in zip(pairs, changes, falls(way, changes, params), strict=True):
+        cells = [_cell(one) for one in found] if found else [None] * (len(CLASSES) + 1)
         yield {
             "run": way.run,
             "ability": way.ability,
             "from": start,
             "to": end,
             "tokens": len(way.kind),
-            "fall of all": f"{float((before - after).mean()):.3f}",
-            **{f"fall of {name}": _cell(one) for name, one in zip(CLASSES, found, strict=False)},
-            "rare less frequent": _cell(found[-1]),
+            "fall of all": f"{float(change.mean()):+.3f}",
+            **{f"fall of {name}": cell for name, cell in zip(CLASSES, cells, strict=False)},
+            "rare less frequent": cells[-1],
         }
 
 
-def _cell(found: tuple[float, float, float] | None) -> str | None:
-    if found is None:
-        return None
+def _cell(found: Fall) -> str:
     mean, low, high = found
     return f"{mean:+.3f}" if np.isnan(low) else f"{mean:+.3f} ({low:+.3f}..{high:+.3f})"
 
@@ -262,13 +276,13 @@ def _tokens(way: Way, params: Params) -> Iterator[dict[str, Any]]:
 
 def _said(own: Sequence[Result]) -> Iterator[str]:
     yield (
-        "Falls are in nats a token, of held-out rows, which no model has trained on. Frequent, middle and rare tokens "
-        "are a third of the measured tokens each, by how often they occur among them. Rare tokens have more to lose "
-        "from the start: it is the change along the way that tells."
+        "Falls are in nats a token, of held-out rows, which none of these trainings has seen. Frequent, middle and "
+        "rare tokens are about a third of the measured tokens each, by how often they occur among them. Rare tokens "
+        "have more to lose from the start: it is the change along the way that tells."
     )
     yield (
         "Intervals are 95 % each, from rows resampled with replacement; classes are kept as they are. There are none "
-        f"for fewer than {FEWEST_ITEMS} rows."
+        f"for fewer than {FEWEST_ITEMS} rows with tokens of each class."
     )
     if len({one.run.seed for one in own}) > 1:
         yield "A token's loss is its mean over seeds; what another training would change is not in the intervals."
@@ -284,12 +298,11 @@ def _tokens_said(params: Params) -> list[str]:
 def _figure(way: Way, params: Params, where: str) -> Figure:
     start = way.points[0][2]
     series: dict[str, list[dict[str, Any]]] = {name: [] for name in CLASSES}
-    for done, _, losses in way.points:
-        found = falls(way, losses - start, params)
-        for name, one in zip(CLASSES, found, strict=False):
-            if one is not None:
-                low, high = (None if not done or np.isnan(end) else end for end in one[1:])
-                series[name].append({"x": done, "y": one[0], "low": low, "high": high})
+    every = falls(way, [losses - start for *_, losses in way.points], params)
+    for (done, *_), found in zip(way.points, every, strict=True):
+        for name, (mean, *ends) in zip(CLASSES, found or (), strict=False):
+            low, high = (None if not done or np.isnan(end) else end for end in ends)
+            series[name].append({"x": done, "y": mean, "low": low, "high": high})
     title = f"{way.run}: {way.ability} by how frequent tokens are{where}"
-    return Figure("points", title, "share of the run's training steps", "loss, change to the base (nats/token)", series,
-                  "linear")  # fmt: skip
+    y_label = f"loss, change to {way.points[0][1]} (nats/token)"
+    return Figure("points", title, "share of the run's training steps", y_label, series, "linear")

@@ -48,7 +48,7 @@ def agreeing(piece: Piece, vectors: Sequence[Tensor], params: TaskParams, zero: 
     """Return base + scale * the sum of the entries that have the elected sign.
 
     The elected sign of an element is that of sum_j w_j v_j. With `normalize` the sum is divided by the weights of the
-    entries that are in it, or by 1 where these add up to 0.
+    entries that are in it, or by 1 where these add up to 0 but for rounding.
 
     Args:
         piece: the piece.
@@ -69,5 +69,6 @@ def agreeing(piece: Piece, vectors: Sequence[Tensor], params: TaskParams, zero: 
         if params.normalize:
             divisor.add_(vector.gt_(0), alpha=weight)
     if params.normalize:
-        found.div_(divisor.add_(divisor.clone().eq_(0)))
+        cancelled = divisor.abs().lt_(1e-6 * sum(map(abs, weights)))
+        found.div_(divisor.lerp_(cancelled, cancelled))  # by 1 where that is 1
     return piece.base.add_(found.mul_(sign), alpha=params.scale)

@@ -6,8 +6,9 @@ arXiv 2410.03743. For models trained on the same data in different orders:
     theta_d = theta_{i,d},  i ~ Categorical(p)                   for each parameter d by itself
     resample: where theta_{i,d} is still the base's value, i is drawn again among the models that moved
 
-"Moved" is |theta_{i,d} - theta_{0,d}| > `tolerance`; uniform among those; the base's value where none moved (the
-paper's description leaves the last two open). The mean over seeds is the weighted mean of the models.
+"Moved" is |theta_{i,d} - theta_{0,d}| > `tolerance`; uniform among those of a weight above 0; the base's
+value where none moved (the paper's description leaves the last two open). The mean over seeds is the weighted mean of
+the models where all have moved.
 
     merger: {selective: {seed: 0}}
 """
@@ -69,7 +70,11 @@ def _resampled(piece: Piece, found: Tensor, params: Params) -> Tensor:
     still = (found - piece.base).abs_() <= params.tolerance
     if not bool(still.any()):
         return found
-    moved = [(model - piece.base).abs_() > params.tolerance for model in piece.models]
+    # A model of weight 0 takes no part.
+    moved = [
+        (model - piece.base).abs_() > params.tolerance if weight else still.new_zeros(len(still))
+        for model, weight in zip(piece.models, _weights.of(params, len(piece.models)), strict=True)
+    ]
     many = sum(moved[1:], start=moved[0].to(found.dtype))
     from cuvee.merging.noise import uniform
 

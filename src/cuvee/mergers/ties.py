@@ -33,7 +33,7 @@ VERSION = 1
 MODELS = (1, None)
 ORDERED = False
 EXTRA_BYTES = 3 << 20
-"""A look's counts of one model, and the copy that magnitudes are read from."""
+"""A look's counts of one model, those of two pieces that wait to be added, and the copy magnitudes are read from."""
 
 Density = Annotated[float, Field(gt=0, le=1)]
 

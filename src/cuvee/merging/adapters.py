@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from cuvee.errors import ModelError
-from cuvee.merging import matching, merge
+from cuvee.merging import companions, matching, merge
 from cuvee.merging.matching import Slot
 from cuvee.merging.streaming import PIECE
 from cuvee.merging.weights import Weights
@@ -32,6 +32,24 @@ CONFIG = "adapter_config.json"
 FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+
+_NOT_PLAIN = (
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "arrow_config",
+)
+"""Settings of PEFT with which an adapter is something else than s B A added to weights of the base."""
+
+_OTHER_BASE = re.compile(r"pissa.*|olora|loftq|corda")
+"""Ways to begin a LoRA that change the base as well, so that B A does not belong to the base as it lies on disk."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +114,9 @@ def read(folder: Path, name: str) -> Adapter:
         raise ModelError(f"{name}: {folder / CONFIG} cannot be read ({error})") from None
     if not isinstance(config, dict):
         raise ModelError(f"{name}: {folder / CONFIG} holds no settings; copy the adapter again")
-    odd = [key for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "use_dora") if config.get(key)]
+    odd = [key for key in _NOT_PLAIN if config.get(key)]
+    if _OTHER_BASE.fullmatch(str(config.get("init_lora_weights")).lower()):
+        odd.append(f"init_lora_weights {config['init_lora_weights']}, which changes the base; convert it to plain LoRA")
     if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
         what = odd or [f"peft_type {config.get('peft_type')}, bias {config.get('bias')}"]
         raise ModelError(f"{name}: only plain LoRA adapters can be merged, and this one has {', '.join(what)}")
@@ -112,7 +132,11 @@ def read(folder: Path, name: str) -> Adapter:
     wrong = [key for key in tensors if not key.startswith(_PREFIX) or not key.endswith((_A, _B))]
     if wrong:
         raise ModelError(f"{name}: tensor {wrong[0]} is neither A nor B of a layer")
+    broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ModelError(f"{name}: tensor {broken[0]} holds NaN or infinity; nothing is merged")
     _check_pairs(name, {key: tuple(value.shape) for key, value in tensors.items()})
+    _check_ranks(name, config, tensors)
     return Adapter(name, folder, config, tensors)
 
 
@@ -130,6 +154,16 @@ def _check_pairs(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
             layer = module[len(_PREFIX) :]
             raise ModelError(
                 f"{name}: layer {layer} has A {list(down)} and B {list(up)}, which are no (r, in) and (out, r)"
+            )
+
+
+def _check_ranks(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse matrices of another rank than the configuration's, by which PEFT takes the scale."""
+    for key, value in tensors.items():
+        if key.endswith(_A) and value.shape[0] != config.get("r"):
+            raise ModelError(
+                f"{name}: layer {key[len(_PREFIX) : -len(_A)]} has rank {value.shape[0]}, and {CONFIG} says r "
+                f"{config.get('r')}; copy the adapter again"
             )
 
 
@@ -193,7 +227,7 @@ def save(
         combine: `mean_of_products` or `product_of_means`.
         weights: that add up to 1.
         out: the folder to make.
-        how: finish, as in `merge.write`.
+        how: finish and progress, as in `merge.write`; dry: check, and write nothing.
 
     Returns:
         models, layers, rank.
@@ -201,6 +235,7 @@ def save(
     first = adapters[0]
     found = _combined(adapters, combine, weights)
     rank = max(factors.down.shape[0] for factors in found.values())
+    _say(adapters, found, 0, how)
     named = {f"{_PREFIX}{module}{_A}": factors.down for module, factors in found.items()}
     named |= {f"{_PREFIX}{module}{_B}": factors.up for module, factors in found.items()}
     summary = {"models": len(adapters), "layers": len(found), "rank": rank, "notes": []}
@@ -211,14 +246,20 @@ def save(
         for slot in slots:
             shards.put(slot, 0, named[slot.name].flatten())
         shards.close()
-        for path in matching.companions(first.folder):
-            shutil.copytree(path, part / path.name) if path.is_dir() else shutil.copyfile(path, part / path.name)
+        companions.copy(first.folder, part)
         config = {**first.config, "r": rank, "lora_alpha": rank, "use_rslora": False}
         how.get("finish", lambda folder, summary: None)(part, summary)
         (part / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
-    merge.place(out, sum(value.nbytes for value in named.values()), fill)
+    _place(out, sum(value.nbytes for value in named.values()), fill, how)
     return summary
+
+
+def _place(out: Path, wanted: int, fill: Callable[[Path], None], how: Mapping[str, Any]) -> None:
+    if how.get("dry"):
+        merge.check_disk(out, wanted)
+    else:
+        merge.place(out, wanted, fill)
 
 
 def fold(
@@ -235,7 +276,8 @@ def fold(
     Args:
         base: the model the adapters were trained on.
         name: its name, for messages.
-        adapters, combine, weights, out, how: as in `save`; tokenizer and templates are the first adapter's.
+        adapters, combine, weights, out, how: as in `save`, and dtype and shard_bytes; tokenizer and templates are the
+            first adapter's where it has any, else the base's, as what only the base has.
 
     Raises:
         ModelError: the base is quantised, damaged, or lacks a layer that the adapters change.
@@ -245,7 +287,13 @@ def fold(
     matched = matching.match([model], dtype=how.get("dtype"))
     turned = bool(adapters[0].config.get("fan_in_fan_out"))
     slots = {slot.name: slot for slot in matched.slots}
+    entries = model.weights.entries
     for weight, factors in inner.items():
+        if weight in entries and model.is_vocabulary(entries[weight]) and model.tied:
+            raise ModelError(
+                f"{name}: the adapters change {weight}, whose model ties head and input embedding, so that a fold "
+                "would change both; save the merged adapter without --base"
+            )
         up, down = factors.up.shape[0], factors.down.shape[1]
         shape = (down, up) if turned else (up, down)
         if weight not in slots or slots[weight].copied or slots[weight].shape != shape:
@@ -258,23 +306,49 @@ def fold(
         "notes": [],
     }
 
+    _say(adapters, inner, 3 * 8 * PIECE * 4, how)
+
     def fill(part: Path) -> None:
-        shards = Shards(part, matched.slots, how.get("shard_bytes", merge.SHARD))
-        for slot in matched.slots:
-            for start, values in _rows(slot, inner.get(slot.name), turned):
-                shards.put(slot, start, values)
-        shards.close()
-        source = adapters[0].folder if any(matching.companions(adapters[0].folder)) else base
-        for path in matching.companions(source):
-            shutil.copytree(path, part / path.name) if path.is_dir() else shutil.copyfile(path, part / path.name)
+        _fold_tensors(Shards(part, matched.slots, how.get("shard_bytes") or merge.SHARD), matched.slots, inner, turned)
+        companions.copy(adapters[0].folder, part)
+        if any(path.name.startswith("tokenizer") for path in part.iterdir()):
+            companions.copy_settings(base, part)
+        else:
+            companions.copy(base, part)
         how.get("finish", lambda folder, summary: None)(part, summary)
         (part / "config.json").write_text(json.dumps(matched.config, indent=2, sort_keys=True), encoding="utf-8")
 
-    merge.place(out, sum(slot.bytes for slot in matched.slots), fill)
+    _place(out, sum(slot.bytes for slot in matched.slots), fill, how)
     return summary
 
 
-def _rows(slot: Slot, factors: Factors | None, turned: bool) -> Any:
+def _say(adapters: Sequence[Adapter], found: Mapping[str, Factors], pieces: int, how: Mapping[str, Any]) -> None:
+    """Tell how much memory will be taken: all matrices are held, the base is not."""
+    held = sum(tensor.nbytes for one in adapters for tensor in one.tensors.values())
+    held += sum(factors.down.nbytes + factors.up.nbytes for factors in found.values())
+    line = (
+        f"memory: at most {(held + pieces + merge.FIXED) / 2**20:,.0f} MiB besides mapped files, of which "
+        f"{held / 2**20:,.0f} MiB for the matrices of {len(adapters)} adapter(s) and of their merge"
+    )
+    how.get("progress", lambda facts: None)({"note": line})
+
+
+def _fold_tensors(shards: Shards, slots: Sequence[Slot], inner: Mapping[str, Factors], turned: bool) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a product divided among other numbers of threads may round otherwise
+    try:
+        for slot in slots:
+            for start, values in _rows(slot, inner.get(slot.name), turned):
+                if slot.name in inner and not math.isfinite(float(values.sum())) and not values.isfinite().all():
+                    raise ModelError(f"tensor {slot.name}: the fold is no finite number there; look at the base")
+                shards.put(slot, start, values)
+        shards.close()
+    finally:
+        shards.abandon()
+        torch.set_num_threads(threads)
+
+
+def _rows(slot: Slot, factors: Factors | None, turned: bool) -> Iterator[tuple[int, Tensor]]:
     """Yield (first element, values) of a tensor, some rows at a time, with the adapter added."""
     if factors is None:
         for start in range(0, slot.size, 8 * PIECE):

@@ -7,7 +7,7 @@ its configuration, its tokenizer and its order of tensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cuvee.errors import ModelError
-from cuvee.merging import vocabulary, weights
+from cuvee.merging import companions, vocabulary, weights
 from cuvee.merging.weights import Entry, Weights
 
 OUT_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -74,7 +74,7 @@ class View:
         weights, name: where it is stored.
         rows: stored row for each row of the reference's vocabulary, (rows,), -1 where there is none; None for as is.
         width: elements of a row.
-        instead: where rows that are missing come from.
+        instead: where rows that are missing come from; they are 0 where it is None.
     """
 
     weights: Weights
@@ -84,17 +84,21 @@ class View:
     instead: View | None = None
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Return the elements [start, stop), flat, in the stored dtype."""
+        """Return the elements [start, stop), flat, in the stored dtype or a wider one that rows from elsewhere need."""
         if self.rows is None:
             return self.weights.read(self.name, start, stop)
         first, last = start // self.width, -(-stop // self.width)
         asked = self.rows[first:last]
         entry = self.weights.entries[self.name]
         table = self.weights.read(self.name, 0, entry.size).view(entry.shape[0], self.width)
-        found = table[asked.clamp(min=0)]
-        if self.instead is not None and bool((asked < 0).any()):
+        found, missing = table[asked.clamp(min=0)], asked < 0
+        if self.instead is None:
+            found[missing] = 0
+        elif bool(missing.any()):
             theirs = self.instead.read(first * self.width, last * self.width).view(-1, self.width)
-            found[asked < 0] = theirs[asked < 0].to(found.dtype)
+            # Rounded to another dtype they would differ from the reference's, and a task vector would not be 0.
+            found = found.to(torch.promote_types(found.dtype, theirs.dtype))
+            found[missing] = theirs[missing].to(found.dtype)
         return found.view(-1)[start - first * self.width : stop - first * self.width]
 
     def ahead(self, start: int, stop: int) -> None:
@@ -183,6 +187,7 @@ def match(
     for other in others:
         _same_architecture(reference, other)
     aligned, notes = _align([reference, *others])
+    notes += filter(None, (_left_out(reference, model) for model in models[1:]))
     models, base = aligned[: len(models)], aligned[-1] if base else None
     extras = [_with_rows(extra, model) for extra, model in zip(extras, models, strict=False)]
     names, said, untied = _names(models)
@@ -192,6 +197,12 @@ def match(
     kinds = sorted({model.config.get("model_type") for model in [*models, *([base] if base else [])]}, key=str)
     assert len(kinds) == 1
     return Matched(slots, _config(reference, slots, untied), (*notes, *said))
+
+
+def _left_out(reference: Model, model: Model) -> str:
+    """Return what to say of settings that are not the reference's; empty where they are."""
+    found = companions.differences(reference.weights.folder, model.weights.folder)
+    return f"{model.name}: left out: its {', '.join(found)}; the result has {reference.name}'s" if found else ""
 
 
 def _with_rows(extra: Model, model: Model) -> Model:
@@ -210,7 +221,18 @@ MEANINGS = (
     "layer_norm_epsilon",
     "rope_theta",
     "rope_parameters",
+    "rope_scaling",
+    "partial_rotary_factor",
     "sliding_window",
+    "layer_types",
+    "num_experts_per_tok",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
 )
 """Settings that change what weights of one shape mean."""
 
@@ -347,7 +369,7 @@ def _same_content(name: str, entry: Entry, models: Sequence[Model], views: Seque
 
 def _config(reference: Model, slots: Sequence[Slot], untied: bool) -> dict[str, Any]:
     kinds = {slot.dtype for slot in slots if not slot.copied}
-    config = dict(reference.config)
+    config = {key: value for key, value in reference.config.items() if key != "_name_or_path"}  # of another machine
     names = {"F64": "float64", **{short: name for name, short in OUT_DTYPES.items()}}
     if len(kinds) == 1:
         config.pop("torch_dtype", None)
@@ -355,16 +377,3 @@ def _config(reference: Model, slots: Sequence[Slot], untied: bool) -> dict[str, 
     if untied:
         config["tie_word_embeddings"] = False
     return config
-
-
-def companions(folder: Path) -> Iterator[Path]:
-    """Yield what a merged model takes over from the reference: tokenizer, chat templates, generation settings."""
-    for path in sorted(folder.iterdir()):
-        if _COMPANION.fullmatch(path.name):
-            yield path
-
-
-_COMPANION = re.compile(
-    r"(tokenizer|vocab|merges|special_tokens_map|added_tokens|chat_template|spiece|tekken|generation_config)"
-    r"(_config)?\.(json|model|txt|jinja)|additional_chat_templates|.*\.tiktoken"
-)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from cuvee.errors import UsageError
-from cuvee.merging import matching, parameters, patterns
+from cuvee.merging import companions, matching, parameters, patterns, weights
 from cuvee.merging.matching import Matched
 from cuvee.merging.streaming import PIECE, SPARE, Stream
 from cuvee.merging.weights import Weights
@@ -106,10 +106,14 @@ def prepare(inputs: Inputs, method: Method, threads: int = 1) -> Prepared:
     check(method, len(inputs.models), has_base=inputs.base is not None, extras=len(inputs.extras))
     count = len(inputs.models)
     opened = [matching.open_model(folder, name) for folder, name in zip(inputs.models, names, strict=False)]
-    base = None
+    base: matching.Model | None = None
+    unread: tuple[str, ...] = ()
     if method.module.needs_base(method.params):
         assert inputs.base is not None
         base = matching.open_model(inputs.base, names[count])
+    elif inputs.base is not None:
+        weights.config(inputs.base)  # the card names it, so it must be one
+        unread = (f"{method.name} looks at no base: {names[count]} is named in the card and not read",)
     extras = [
         matching.Model(name, Weights(folder), opened[i].config)
         for i, (folder, name) in enumerate(zip(inputs.extras, names[count + (inputs.base is not None) :], strict=True))
@@ -119,7 +123,7 @@ def prepare(inputs: Inputs, method: Method, threads: int = 1) -> Prepared:
     by_tensor = patterns.resolve(method.params, floats)
     for params in {id(one): one for one in by_tensor.values()}.values():
         parameters.check_values(method.name, params, count)
-    return _bounded(Prepared(inputs, method, matched, by_tensor, threads, 0, 0, matched.notes))
+    return _bounded(Prepared(inputs, method, matched, by_tensor, threads, 0, 0, (*matched.notes, *unread)))
 
 
 def check(method: Method, models: int, *, has_base: bool, extras: int) -> None:
@@ -133,10 +137,11 @@ def check(method: Method, models: int, *, has_base: bool, extras: int) -> None:
         raise UsageError(
             f"{method.name}: needs the base that the models were trained from: --base, or base in a recipe"
         )
-    wanted_extras = models if getattr(method.module, "EXTRAS", "") else 0
-    if extras != wanted_extras:
-        what = getattr(method.module, "EXTRAS", "") or "further folders"
-        raise UsageError(f"{method.name}: needs {wanted_extras} of {what}, one for each model, got {extras}")
+    what = getattr(method.module, "EXTRAS", "")
+    if extras and not what:
+        raise UsageError(f"{method.name}: takes no folders beside the models, got {extras}; only fisher does")
+    if what and extras != models:
+        raise UsageError(f"{method.name}: needs {models} of {what}, one for each model, got {extras}")
 
 
 def _bounded(prepared: Prepared) -> Prepared:
@@ -200,20 +205,20 @@ def write(
         UsageError: the disk is too small or the folder exists.
     """
     started, cpu = time.monotonic(), time.process_time()
-    summary: dict[str, Any] = {}
+    told: dict[str, Any] = {}
 
     def fill(part: Path) -> None:
         _tensors(prepared, part, shard_bytes, progress)
-        for path in matching.companions(prepared.inputs.models[0]):
-            shutil.copytree(path, part / path.name) if path.is_dir() else shutil.copyfile(path, part / path.name)
-        summary.update(_summary(prepared, time.monotonic() - started, time.process_time() - cpu))
-        finish(part, summary)
+        companions.copy(prepared.inputs.models[0], part)
+        told.update(summary(prepared), seconds=round(time.monotonic() - started, 3))
+        told.update(cpu_seconds=round(time.process_time() - cpu, 3))
+        finish(part, told)
         # Without its configuration no folder is taken for a model, so this comes last.
         text = json.dumps(prepared.matched.config, indent=2, sort_keys=True)
         (part / "config.json").write_text(text + "\n", encoding="utf-8")
 
     place(out, prepared.bytes, fill)
-    return summary
+    return told
 
 
 def place(out: Path, wanted: int, fill: Callable[[Path], None]) -> None:
@@ -227,19 +232,47 @@ def place(out: Path, wanted: int, fill: Callable[[Path], None]) -> None:
     Raises:
         UsageError: it exists, cannot be made, or the disk is too small.
     """
-    if out.exists():
-        raise UsageError(f"{out} exists; name another folder")
+    check_absent(out)
     part = out.with_name(out.name + ".partial")
     shutil.rmtree(part, ignore_errors=True)
+    check_disk(out, wanted)
     try:
         part.mkdir(parents=True)
     except OSError as error:
         raise UsageError(f"{part} cannot be made: {error.strerror}; name another folder") from None
-    _check_disk(part, wanted)
-    fill(part)
-    _flush(part)
-    os.replace(part, out)
+    try:
+        fill(part)
+        _flush(part)
+        os.replace(part, out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # it may be what has filled the disk
+        raise
     _flush_folder(out.parent)
+
+
+def check_absent(out: Path) -> None:
+    """Refuse a folder that exists.
+
+    Raises:
+        UsageError: it does.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists; name another folder")
+
+
+def check_disk(out: Path, wanted: int) -> None:
+    """Refuse a disk with too little room for a folder that may not be there yet.
+
+    Raises:
+        UsageError: says how much is free.
+    """
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < wanted + (1 << 20):
+        raise UsageError(
+            f"{out.parent}: {free / 1e6:,.0f} MB are free and the merged model has {wanted / 1e6:,.0f} MB; free "
+            "space or name a folder elsewhere"
+        )
 
 
 def _tensors(prepared: Prepared, part: Path, shard_bytes: int, progress: Callable[[Mapping[str, Any]], None]) -> None:
@@ -272,29 +305,18 @@ def _keep_freed_memory() -> None:
         library.mallopt(mapped, 16 << 20)
 
 
-def _summary(prepared: Prepared, seconds: float, cpu: float) -> dict[str, Any]:
+def summary(prepared: Prepared) -> dict[str, Any]:
+    """Return a merge in numbers, before it is made."""
     slots = prepared.matched.slots
     return {
         "models": len(prepared.inputs.models),
         "tensors": len(slots),
         "bytes": prepared.bytes,
         "dtype": "+".join(sorted({slot.dtype for slot in slots if not slot.copied})),
-        "seconds": round(seconds, 3),
-        "cpu_seconds": round(cpu, 3),
         "threads": prepared.threads,
         "bound_bytes": prepared.bound,
         "notes": list(prepared.notes),
     }
-
-
-def _check_disk(folder: Path, wanted: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < wanted + (1 << 20):
-        folder.rmdir()
-        raise UsageError(
-            f"{folder.parent}: {free / 1e6:,.0f} MB are free and the merged model has {wanted / 1e6:,.0f} MB; free "
-            "space or name a folder elsewhere"
-        )
 
 
 def _flush(folder: Path) -> None:

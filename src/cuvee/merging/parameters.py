@@ -38,6 +38,6 @@ def check_values(name: str, params: Any, models: int) -> None:
         return
     if not any(weights):
         raise UsageError(f"{name}: all weights are zero, so nothing would be left; give at least one other")
-    if getattr(params, "normalize", False) and abs(sum(weights)) < 1e-8:
+    if getattr(params, "normalize", False) and abs(sum(weights)) < 1e-8 * max(map(abs, weights)):
         remedy = "say normalize: false" if "normalize" in type(params).model_fields else "give others"
         raise UsageError(f"{name}: the weights add up to zero and are divided by their sum; {remedy}")

@@ -116,6 +116,7 @@ class Stream:
         self._error: BaseException | None = None
         self._groups = self._grouped(params)
         self._left = len(self._groups)
+        self._window = 1
 
     def _grouped(self, params: Any) -> list[_Group]:
         looks = getattr(self.module, "looks", lambda params: ())
@@ -139,6 +140,7 @@ class Stream:
                 self.put(slot, 0, slot.models[0].read(0, slot.size))
         for group in self._groups:
             self._next(group)
+        self._window = 2 * threads
         if threads == 1:
             self._work()
         else:
@@ -164,7 +166,7 @@ class Stream:
     def _work(self) -> None:
         while True:
             with self._state:
-                while not self._tasks and self._left and self._error is None:
+                while not self._ready() and self._left and self._error is None:
                     self._state.wait()
                 if self._error is not None or not self._left:
                     return
@@ -177,6 +179,17 @@ class Stream:
                     self._state.notify_all()
                 return
 
+    def _ready(self) -> bool:
+        """Whether there is a piece to take; the state is held.
+
+        What is seen is kept until all before it is added up, so none is taken far ahead of a thread that is held up.
+        """
+        if not self._tasks:
+            return False
+        number, turn, piece = self._tasks[0]
+        group = self._groups[number]
+        return turn == len(group.looks) or piece < group.added + self._window
+
     def _do(self, group: _Group, turn: int, number: int) -> None:
         which, start, stop = group.pieces[number]
         slot = self.slots[which]
@@ -188,6 +201,7 @@ class Stream:
             partial = group.looks[turn].see(piece, params)
             with self._state:
                 self._add(group, number, partial)
+                self._state.notify_all()
             return
         merged = self.module.merge(piece, params)
         # The sum tells of nearly all pieces that each number is finite, and costs less than to look at each.

@@ -40,6 +40,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+LONGEST_HEADER = 100_000_000
+"""Bytes; the limit that safetensors itself sets, so that a damaged length does not fill the memory."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -100,10 +103,21 @@ class Weights:
                 self.entries[entry.name] = entry
         if not self.entries:
             raise ModelError(f"{folder}: its safetensors hold no tensor")
+        self._check_index()
         for path in self.files:
             mapped, view = _map(path)
             self._maps.append(mapped)
             self._bytes.append(view)
+
+    def _check_index(self) -> None:
+        """Refuse shards that lack what the index says they hold."""
+        if self.files[0].name == WHOLE or not (self.folder / INDEX).is_file():
+            return
+        for name, file in _listed(self.folder).items():
+            if name not in self.entries or self.files[self.entries[name].file].name != file:
+                raise ModelError(
+                    f"{self.folder / file}: lacks tensor {name}, which {INDEX} says is there; copy the model again"
+                )
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Return the elements [start, stop) of a tensor, flat, without copying; not to be written to."""
@@ -144,12 +158,18 @@ def _files(folder: Path) -> list[Path]:
     raise ModelError(f"{folder}: holds no *.safetensors")
 
 
-def _shards(folder: Path) -> list[Path]:
+def _listed(folder: Path) -> dict[str, str]:
+    """Return which file of a folder holds each tensor, as its index says."""
     try:
         listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(file) for file in listed.values()})
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return {str(name): str(file) for name, file in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder / INDEX}: cannot be read ({error}); copy the model again") from None
+
+
+def _shards(folder: Path) -> list[Path]:
+    listed = _listed(folder)
+    names = sorted(set(listed.values()))
     for name in names:
         if Path(name).name != name:
             raise ModelError(f"{folder / INDEX}: names {name}, which lies outside the folder")
@@ -164,7 +184,7 @@ def _header(path: Path, number: int) -> Iterator[Entry]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
+        if size < 8 or length > min(size - 8, LONGEST_HEADER):
             raise ModelError(f"{path}: is cut short or no safetensors file; copy the model again")
         try:
             header = json.loads(stream.read(length))
@@ -204,8 +224,8 @@ def config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder}: has no config.json, so it is no Hugging Face model folder") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"{folder}: {_no_model(folder)}") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); copy the model again") from None
     if not isinstance(data, dict):
@@ -216,3 +236,18 @@ def config(folder: Path) -> dict[str, Any]:
             "it once and save it"
         )
     return data
+
+
+def _no_model(folder: Path) -> str:
+    """Return why a folder without config.json cannot be taken for a model, and what to do."""
+    if not folder.is_dir():
+        return (
+            "no such folder; name a Hugging Face folder, builtin:tiny, or a stage such as train-3f9a1c20; a model of a "
+            "hub is fetched first (`hf download NAME --local-dir DIR`)"
+        )
+    if (folder / "adapter_config.json").is_file():
+        return (
+            "is a LoRA adapter and no whole model; adapters are merged with lora_mean_of_products or "
+            "lora_product_of_means, folded into --base BASE where that is given"
+        )
+    return "has no config.json, so it is no Hugging Face model folder"

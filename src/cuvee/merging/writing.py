@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cuvee.errors import ModelError
 from cuvee.merging.matching import Slot
 from cuvee.merging.weights import DTYPES, INDEX, WHOLE
 
@@ -56,10 +57,19 @@ class Shards:
             slot: the tensor.
             start: number of the first element.
             values: (n,).
+
+        Raises:
+            ModelError: float16 cannot hold one of them.
         """
         kind = DTYPES[slot.dtype]
         handle, offset = self._at[slot.name]
-        data = memoryview(values.to(kind).contiguous().view(torch.uint8).numpy().data)
+        rounded = values.to(kind).contiguous()
+        if kind == torch.float16 and not bool(torch.isfinite(rounded).all()):
+            raise ModelError(
+                f"tensor {slot.name}: holds a number beyond float16, whose largest is 65,504; say dtype bfloat16 or "
+                "float32"
+            )
+        data = memoryview(rounded.view(torch.uint8).numpy().data)
         at = offset + start * kind.itemsize
         while len(data):  # a write may be cut short
             written = os.pwrite(handle, data, at)
@@ -79,10 +89,13 @@ class Shards:
 
 def _parts(slots: Sequence[Slot], limit: int) -> list[list[Slot]]:
     parts: list[list[Slot]] = [[]]
+    held = 0
     for slot in slots:
-        if parts[-1] and sum(one.bytes for one in parts[-1]) + slot.bytes > limit:
+        if parts[-1] and held + slot.bytes > limit:
             parts.append([])
+            held = 0
         parts[-1].append(slot)
+        held += slot.bytes
     return parts
 
 

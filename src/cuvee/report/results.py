@@ -26,15 +26,28 @@ def read_results(plan: Plan, store: Store) -> Iterator[Result]:
     import pyarrow.parquet as pq
 
     tables: dict[str, dict[str, list[Any]]] = {}
+    texts: list[list[Any]] = []
     told = {id(run.info): replace(with_base_name(run.info, plan), trainings=_trained(run, store)) for run in plan.runs}
     for item in plan.evaluated:
         grade = item.grade
         if not store.has("grade", grade.id):
             continue
         if grade.id not in tables:
-            tables[grade.id] = pq.read_table(store.path("grade", grade.id) / "results.parquet").to_pydict()
+            columns = pq.read_table(store.path("grade", grade.id) / "results.parquet").to_pydict()
+            tables[grade.id] = _with_shared_texts(columns, texts)
         summary = store.manifest("grade", grade.id)["summary"]
         yield _result(item, told[id(item.run)], tables[grade.id], summary)
+
+
+def _with_shared_texts(columns: dict[str, list[Any]], known: list[list[Any]]) -> dict[str, list[Any]]:
+    """Return columns with the texts of tokens as known from another model on the same rows: they are held once."""
+    if "texts" not in columns:
+        return columns
+    for one in known:
+        if one == columns["texts"]:
+            return {**columns, "texts": one}
+    known.append(columns["texts"])
+    return columns
 
 
 def _trained(run: PlannedRun, store: Store) -> tuple[TrainingInfo, ...]:
