@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cuvee import __version__, bases, components
+from cuvee.canonical import ID_LENGTH
 from cuvee.errors import RecipeError, UsageError
 from cuvee.merging import parameters
 from cuvee.protocols import Merging, Progress
@@ -215,8 +216,13 @@ def _card(
 
 
 def _called(model: str) -> str:
-    """Return what a card calls a model: the name of its folder."""
-    return Path(model).name or Path(model).resolve().name
+    """Return what a card calls a model: the stage that made it, or the name of its folder."""
+    folder = Path(model).resolve()
+    try:
+        made = json.loads((folder.parent / "manifest.json").read_text(encoding="utf-8"))
+        return f"{made['kind']}-{made['id'][:ID_LENGTH]}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.name
 
 
 def _without_paths(note: str, models: Sequence[str]) -> str:

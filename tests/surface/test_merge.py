@@ -28,6 +28,19 @@ def call(*arguments: str) -> str:
     return CliRunner().invoke(app, ["merge", *arguments], catch_exceptions=False, standalone_mode=False).output
 
 
+def test_a_folder_of_the_store_is_called_by_its_stage(pair: list[str], tmp_path: Path) -> None:
+    """All models of a store lie in folders of one name, which would tell nothing in a card."""
+    made = []
+    for path, letter in zip(pair, "cd", strict=True):
+        stage = tmp_path / "store" / letter
+        stage.mkdir(parents=True)
+        (stage / "manifest.json").write_text(json.dumps({"kind": "train", "id": letter * 64}))
+        made.append(str(Path(path).rename(stage / "model")))
+    out = tmp_path / "out"
+    call("linear", *made, "--out", str(out))
+    assert f"from `train-{'c' * 16}`, `train-{'d' * 16}`" in (out / "README.md").read_text()
+
+
 def test_weights_follow_their_option_and_the_card_tells_them(pair: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = call("linear", *pair, "--weights", "0.25", "0.75", "--out", str(out))
