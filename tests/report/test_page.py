@@ -196,7 +196,8 @@ def test_a_section_opens_with_what_its_tables_found():
 
 
 def test_the_page_says_what_was_asked():
-    recipe = "# Study amount. How does each\n# ability grow?\n#   cuvee run x.yaml   do it\n\n# base\nbase: x\n"
+    said = "# Study amount. How does each\n# ability grow? Run it so:\n#\n#   cuvee run x.yaml   do it\n#\n"
+    recipe = f"{said}\n# base\nbase: x\n"
     data = ReportData("t", recipe, "today")
     assert data.asked == "Study amount. How does each ability grow?"
     assert f'<p class="asked">{data.asked}</p>' in html(data)

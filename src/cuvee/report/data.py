@@ -5,12 +5,16 @@ ReportData(title="three strategies", recipe_text=..., created="2026-09-01 12:00"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
 from cuvee.protocols import Table
+
+ANNOUNCED = re.compile(r"(^|(?<=[.!?]) )[^.!?]*:$")
+"""A last sentence that leads over to what follows it."""
 
 Curve = Sequence[tuple[int, float]]
 """Points ``(optimiser step, loss in nats per supervised token)`` in order of steps."""
@@ -53,6 +57,9 @@ class ReportData:
 
     @property
     def asked(self) -> str:
-        """What the recipe's author says of it: the comment it opens with, without its lines of commands."""
-        lines = takewhile(lambda line: line.startswith("#"), self.recipe_text.splitlines())
-        return " ".join(line[1:].strip() for line in lines if not line.startswith(("#  ", "#!")))
+        """What the recipe's author says of it: the comment it opens with, without commands and what announces them."""
+        said = ""
+        for line in takewhile(lambda line: line.startswith("#"), self.recipe_text.splitlines()):
+            command = line.startswith(("#  ", "#!"))
+            said = ANNOUNCED.sub("", said) if command else f"{said} {line[1:].strip()}".strip()
+        return said
