@@ -5,7 +5,7 @@
         sources.math.path=gsm8k_train.jsonl.gz
 
 `README.md` holds the sentences, the ledger and the tables of up to 60 rows; longer ones stand beside it as CSV, up to
-2,000 rows. Figures are the SVG files of the report up to 120 kB each, those of every
+2,000 rows. Figures are the SVG files of the report up to 300 kB each, those of every
 single training left out. `stages.csv` has the ids of the models and of what they were measured by.
 """
 
@@ -28,7 +28,7 @@ from cuvee.runtime import Runtime
 from cuvee.store import Store
 
 SHOWN, KEPT = 60, 2_000
-LARGEST_FIGURE = 120_000
+LARGEST_FIGURE = 300_000
 LEFT_OUT = ("ids", "how-to-read")
 MOST_FIGURES = 24
 
