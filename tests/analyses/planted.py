@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cuvee.analyses._stats import Floats, Sample
+from cuvee.analyses._chance import Floats
+from cuvee.analyses._stats import Sample
 from cuvee.protocols import Portion, Result, RunInfo, TrainingInfo
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cuvee.analyses import _stats
+from cuvee.analyses import _bootstrap, _chance, _flips, _stats
 from cuvee.analyses._stats import compare, compare_all, estimate, holm, sample
 from cuvee.errors import UsageError
 
@@ -131,8 +131,8 @@ def test_bootstrap_intervals_cover_about_95_times_in_100_even_with_few_items(res
     rng = np.random.default_rng(3)
     inside = 0
     for number in range(400):
-        draws = _stats.resampled_means(rng.normal(0.3, 1, (15, 1)), np.ones(15), 2000, [number])
-        low, high, _ = _stats.draws_interval(draws[:, 0] - 0.3)
+        draws = _bootstrap.resampled_means(rng.normal(0.3, 1, (15, 1)), np.ones(15), 2000, [number])
+        low, high, _ = _bootstrap.draws_interval(draws[:, 0] - 0.3)
         inside += low <= 0 <= high
     assert 0.92 <= inside / 400 <= 0.98
 
@@ -140,7 +140,7 @@ def test_bootstrap_intervals_cover_about_95_times_in_100_even_with_few_items(res
 def flips(moves, draws=10_000, number=0):
     """The p of one comparison from its items' differences."""
     both = np.column_stack([moves, np.zeros(len(moves))])
-    (p,) = _stats.sign_flip([both], [(0, 1)], draws, [[number]])
+    (p,) = _flips.sign_flip(both, [(0, 1)], draws, [number])
     return p
 
 
@@ -159,18 +159,8 @@ def test_sign_flips_agree_with_scipy_on_all_signs():
 def test_drawn_signs_agree_with_all_signs():
     moves = np.random.default_rng(0).normal(0.5, 1, 14)
     both = np.column_stack([moves, np.zeros(14)])
-    (drawn,) = _stats._flipped([both], [(0, 1)], 40_000, [[0]])
+    (drawn,) = _flips._drawn(both, [(0, 1)], 40_000, [0])
     assert drawn == pytest.approx(flips(moves), abs=0.006)
-
-
-def test_signs_are_flipped_within_each_ability_on_one_scale():
-    """Two abilities of other sizes: an item of the smaller one moves the mean of both further."""
-    large, small = np.array([[1 / 40, 0.0]] * 3), np.array([[0.0, 1 / 10]])
-    p = _stats.sign_flip([large, small], [(0, 1)], 10_000, [[0], [1]])
-    # -1/40 in all: every sum of three times +-1/40 and +-1/10 is as far out or further.
-    assert p == [1.0]
-    p = _stats.sign_flip([large, -small], [(0, 1)], 10_000, [[0], [1]])
-    assert p == [pytest.approx(2 / 16)]
 
 
 def test_the_p_of_random_signs_is_never_0_and_hangs_on_the_seed_alone():
@@ -327,7 +317,7 @@ def test_a_computed_tail_is_the_enumerated_one(n):
     """Equal moves have a binomial sum, so the exact p is known far below what draws could show."""
     for ups in range(int(0.75 * n), n + 1, max(1, n // 12)):
         moves = np.concatenate([np.full(ups, 1.0), np.full(n - ups, -1.0)]) / 7
-        exact, computed = _stats._enumerated(moves), float(_stats._tails(moves[None, :])[0])
+        exact, computed = _flips._enumerated(moves), float(_flips._tails(moves[None, :])[0])
         assert exact / 2.2 < computed < exact * 1.2
 
 
@@ -336,10 +326,10 @@ def test_a_computed_tail_of_unequal_moves_is_the_drawn_one():
     moves = random.normal(0.25, 1, 60)
     signs = random.integers(0, 2, (400_000, 60)) * 2.0 - 1
     drawn = float((np.abs(signs @ moves) >= abs(moves.sum())).mean())
-    assert float(_stats._tails(moves[None, :])[0]) == pytest.approx(drawn, rel=0.1)
+    assert float(_flips._tails(moves[None, :])[0]) == pytest.approx(drawn, rel=0.1)
 
 
 def test_many_comparisons_ask_for_no_more_draws_than_the_most():
-    assert _stats.draws_for(100) == 10_000
-    assert _stats.draws_for(200) == 16_000
-    assert _stats.draws_for(20_000) == _stats.MOST_DRAWS
+    assert _chance.draws_for(100) == 10_000
+    assert _chance.draws_for(200) == 16_000
+    assert _chance.draws_for(20_000) == _chance.MOST_DRAWS

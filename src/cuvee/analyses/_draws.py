@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cuvee.analyses._stats import Floats, Sample, resampled_means, stream
+from cuvee.analyses._bootstrap import resampled_means
+from cuvee.analyses._chance import Floats, stream
+from cuvee.analyses._stats import Sample
 
 FEWEST_ITEMS = 20
 """Items below which no interval is drawn from a bootstrap: percentiles of so few hold far less than they say."""

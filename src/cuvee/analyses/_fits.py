@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cuvee.analyses._stats import Floats
+from cuvee.analyses._chance import Floats
 
 FEWEST = {"logarithmic": 3, "power": 4}
 """Points that a law needs: one more than it has parameters."""

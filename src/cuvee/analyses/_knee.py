@@ -13,9 +13,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from cuvee.analyses._chance import Floats
 from cuvee.analyses._draws import Cloud, cloud, interval
 from cuvee.analyses._results import Measure
-from cuvee.analyses._stats import Floats, Sample
+from cuvee.analyses._stats import Sample
 
 
 @dataclass(frozen=True)

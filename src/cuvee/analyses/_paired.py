@@ -6,8 +6,9 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cuvee.analyses._chance import draws_for
 from cuvee.analyses._results import LEVEL, Measure
-from cuvee.analyses._stats import Comparison, Sample, compare_all, draws_for, holm
+from cuvee.analyses._stats import Comparison, Sample, compare_all, holm
 
 BETTER, WORSE, UNSEEN = "better", "worse", "no difference seen"
 SIGNS = {BETTER: "▲", WORSE: "▼", UNSEEN: "·"}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cuvee.analyses._stats import RESAMPLES
+from cuvee.analyses._chance import RESAMPLES
 from cuvee.protocols import Params
 
 

@@ -14,7 +14,7 @@ tests go over those.
                T = sum_i w_i (new_i - old_i) / sum_i w_i; p is the chance of |T| or more when each item's
                difference had the other sign as easily; exact where the signs can be enumerated
                interval by bootstrap over items, widened for few as in Hesterberg (2015), section 5.3
-    many       Holm (1979); beyond 250 comparisons small p come from a saddlepoint, see `_tails`
+    many       Holm (1979); beyond 250 comparisons small p come from a saddlepoint (`_flips`)
 
     both = compare(sample([new]), sample([old]))   # both.difference, both.low, both.high, both.p
 """
@@ -24,54 +24,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
-from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cuvee.analyses._bootstrap import draws_interval, resampled_means
+from cuvee.analyses._chance import RESAMPLES, Floats, special, stream
+from cuvee.analyses._flips import sign_flip
 from cuvee.errors import UsageError
 from cuvee.protocols import Result
-
-Floats = NDArray[np.float64]
-
-RESAMPLES = 10_000
-"""Bootstrap resamples, and the fewest draws of signs where they cannot be enumerated."""
-
-MOST_DRAWS = 20_000
-"""Draws are no more than this; p that so many draws cannot tell from 0 are computed instead of drawn."""
-
-_FEW_BEYOND = 20
-"""Draws beyond the observed difference below which a p from `MOST_DRAWS` is too rough for a correction."""
-
-_CELLS = 2_000_000
-"""Resampled item counts held at once: 16 MB."""
-
-_ENUMERATED = 17
-"""Binary logarithm of how many sums of signed differences are all taken: always with 16 nonzero differences, and
-with far more where many are of equal size, as differences of 0/1 scores are."""
-
-
-def special() -> ModuleType:
-    """Return `scipy.special`; scipy belongs to an extra, so that planning needs none.
-
-    Raises:
-        UsageError: scipy is not installed.
-    """
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise UsageError(f"error bars need scipy ({error}); pip install 'cuvee[report]'") from None
-    module: ModuleType = special
-    return module
-
-
-def draws_for(comparisons: int, asked: int = RESAMPLES) -> int:
-    """Return how many draws show p < 0.05 after Holm's correction, whose first step asks 0.05 / comparisons.
-
-    `MOST_DRAWS` are enough for any number of comparisons: what they cannot tell from 0 is computed.
-    """
-    return max(asked, min(80 * comparisons, MOST_DRAWS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +249,7 @@ def compare_all(
         column = {id(each): place for place, each in enumerate(different)}
         shares = np.stack([share_of_mean(each) for each in different], axis=1)
         asked = [(column[id(ours)], column[id(theirs)]) for ours, theirs in own]
-        p_values = sign_flip([shares], asked, resamples, [random])
+        p_values = sign_flip(shares, asked, resamples, random)
         for place, i in enumerate(members):
             found[i] = _from_draws(*pairs[i], draws[:, place], p_values[place])
     return [found[index] for index in range(len(pairs))]
@@ -344,211 +304,6 @@ def share_of_mean(of: Sample) -> Floats:
 def unit_of(new: Sample, old: Sample) -> float:
     """Return the least that one item can change the difference of two means; 0 where scores are continuous."""
     return 1 / (len(new.items) * max(len(new.seeds), len(old.seeds))) if new.zero_one and old.zero_one else 0.0
-
-
-def sign_flip(
-    strata: Sequence[Floats], pairs: Sequence[tuple[int, int]], draws: int, seeds: Sequence[Sequence[int]]
-) -> list[float]:
-    """Return the two-sided p of each pair of models in the sign-flip permutation test.
-
-    If two models are equal, each item's difference could as well have had the other sign. The p is exact where
-    all sums can be enumerated, else (count + 1) / (draws + 1) over random signs, the same for every pair.
-
-    Args:
-        strata: what each item adds to each model's mean; one array an ability, (items of it, models).
-        pairs: columns of the two models.
-        draws: random signs where enumeration is too much, `RESAMPLES` at least; see `draws_for`.
-        seeds: the random stream of each stratum, from `stream`.
-    """
-    columns = np.concatenate(list(strata))
-    found: dict[int, float] = {}
-    for index, (new, old) in enumerate(pairs):
-        exact = _enumerated(columns[:, new] - columns[:, old])
-        if exact is not None:
-            found[index] = exact
-    left = [index for index in range(len(pairs)) if index not in found]
-    if left:
-        draws = max(draws, RESAMPLES)
-        drawn = _flipped(strata, [pairs[index] for index in left], draws, seeds)
-        found.update(zip(left, drawn, strict=True))
-        rough = [index for index in left if found[index] <= _FEW_BEYOND / (draws + 1)] if draws >= MOST_DRAWS else []
-        for start in range(0, len(rough), 128):
-            members = rough[start : start + 128]
-            moves = np.stack([columns[:, pairs[index][0]] - columns[:, pairs[index][1]] for index in members])
-            found.update(zip(members, _tails(moves).tolist(), strict=True))
-    return [found[index] for index in range(len(pairs))]
-
-
-def _enumerated(moves: Floats) -> float | None:
-    """Return the exact p of the sum of `moves` under random signs; None where there are too many sums.
-
-    Moves of equal size are one group, whose sum has a binomial distribution: for 0/1 scores of one measure
-    this is McNemar's test.
-    """
-    largest = float(np.abs(moves).max())
-    if largest == 0:
-        return 1.0
-    units = np.round(moves / largest, 12)  # equal sizes that rounding made unequal
-    units = units[units != 0]
-    sizes, counts = np.unique(np.abs(units), return_counts=True)
-    if float(np.log2(counts + 1.0).sum()) > _ENUMERATED:
-        return None
-    sums, chances = np.zeros(1), np.ones(1)
-    for size, count in zip(sizes, counts.tolist(), strict=True):
-        sums = np.add.outer(sums, size * (2.0 * np.arange(count + 1) - count)).ravel()
-        chances = np.outer(chances, _fair_coins(count)).ravel()
-    seen = abs(float(units.sum()))
-    return min(1.0, float(chances[np.abs(sums) >= seen - 1e-9].sum()))
-
-
-def _fair_coins(n: int) -> Floats:
-    """Return the chance of 0..n heads in n throws, (n + 1,)."""
-    gammaln, heads = special().gammaln, np.arange(n + 1)
-    log = gammaln(n + 1) - gammaln(heads + 1) - gammaln(n - heads + 1) - n * np.log(2)
-    return np.asarray(np.exp(log), dtype=np.float64)
-
-
-def _tails(moves: Floats) -> Floats:
-    """Return the two-sided p of the sum of each row of moves under random signs, by Lugannani and Rice (1980).
-
-    With K(t) = sum_i log cosh(t m_i) and K'(t) = s: w = sqrt(2 (t s - K)), u = sinh(t h) / h sqrt(K''), and the tail is
-    1 - Phi(w) + phi(w) (1 / u - 1 / w). Sums of equal moves come in steps of twice a move, so s is h, the smallest
-    move, below the sum (Daniels 1987, his second correction; for h near 0 it is none). Far out the relative error is a
-    few per cent; near the middle draws are used.
-
-    Args:
-        moves: what each item adds to the difference, (pairs, items).
-    """
-    moves = moves / np.abs(moves).max(axis=1, keepdims=True)
-    seen, most = np.abs(moves.sum(axis=1)), np.abs(moves).sum(axis=1)
-    extreme = seen > (1 - 1e-9) * most  # all in one direction: the chance is known exactly
-    least = np.where(moves == 0, np.inf, np.abs(moves)).min(axis=1)
-    seen = np.where(extreme, 0.5 * most, np.maximum(seen - least, 0.1 * seen))
-    at = seen / (moves**2).sum(axis=1)
-    for _ in range(60):
-        tanh = np.tanh(at[:, None] * moves)
-        step = ((moves * tanh).sum(axis=1) - seen) / (moves**2 * (1 - tanh**2)).sum(axis=1)
-        at = np.clip(at - step, 0.5 * at, 2 * at)
-        if float(np.abs(step / at).max()) < 1e-9:
-            break
-    size = np.abs(at[:, None] * moves)
-    cumulant = (size + np.log1p(np.exp(-2 * size)) - np.log(2)).sum(axis=1)
-    bend = (moves**2 * (1 - np.tanh(size) ** 2)).sum(axis=1)
-    w = np.sqrt(2 * np.maximum(at * seen - cumulant, 1e-12))
-    u = np.sinh(at * least) / least * np.sqrt(bend)
-    density = np.exp(-(w**2) / 2) / np.sqrt(2 * np.pi)
-    tail = np.maximum(special().ndtr(-w) + density * (1 / u - 1 / w), np.finfo(float).tiny)
-    exact = 0.5 ** np.count_nonzero(moves, axis=1)
-    return np.asarray(np.minimum(1.0, 2 * np.where(extreme, exact, tail)), dtype=np.float64)
-
-
-def _flipped(
-    strata: Sequence[Floats], pairs: Sequence[tuple[int, int]], draws: int, seeds: Sequence[Sequence[int]]
-) -> list[float]:
-    """The p of each pair over random signs of items."""
-    # Another stream than the bootstrap's; drawn in equal pieces whatever is compared.
-    generators = [np.random.default_rng([*seed, 1]) for seed in seeds]
-    news, olds = np.array([new for new, _ in pairs]), np.array([old for _, old in pairs])
-    totals = np.sum([stratum.sum(axis=0) for stratum in strata], axis=0)
-    # Rounding must not part sums that are equal; the smallest step of 0/1 scores is far larger.
-    nought = 1e-12 * float(np.sum([np.abs(stratum).sum(axis=0) for stratum in strata], axis=0).max())
-    seen = np.abs(totals[news] - totals[olds]) - nought
-    beyond = np.zeros(len(pairs), dtype=np.int64)
-    step = min(1024, max(1, _CELLS // max(len(stratum) for stratum in strata)))
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
-        sums = np.zeros((size, len(totals)))
-        for generator, stratum in zip(generators, strata, strict=True):
-            signs = generator.integers(0, 2, size=(size, len(stratum)), dtype=np.int8)
-            sums += (2.0 * signs - 1.0) @ stratum
-        beyond += (np.abs(sums[:, news] - sums[:, olds]) >= seen).sum(axis=0)
-    return [(int(count) + 1) / (draws + 1) for count in beyond]
-
-
-def stream(seed: int, items: Sequence[str]) -> list[int]:
-    """Return the random stream of an item set: equal items are resampled together, others independently."""
-    return [seed, crc32("\n".join(items).encode("utf-8", "surrogatepass"))]
-
-
-def resampled_means(columns: Floats, weights: Floats, resamples: int, seed: Sequence[int]) -> Floats:
-    """Return bootstrap draws of the weighted mean of each column, items resampled with replacement.
-
-    Deviations from the mean are widened by sqrt(n / (n - 1)) t / z, so that percentiles of the draws keep
-    their level when items are few (Hesterberg 2015).
-
-    Args:
-        columns: one score an item and column, (n, columns).
-        weights: (n,).
-        resamples: number of draws.
-        seed: from `stream`; equal seeds give equal draws.
-
-    Returns:
-        Draws, (resamples, columns).
-    """
-    n = len(weights)
-    means = weights @ columns / weights.sum()
-    if n < 2:  # one item says nothing about chance; as wide as can be said is not at all
-        return np.full((resamples, columns.shape[1]), np.nan)
-    stacked = np.column_stack([weights[:, None] * columns, weights])
-    generator = np.random.default_rng(seed)
-    sums = np.concatenate(
-        [
-            _counts(generator, min(step, resamples - start), n) @ stacked
-            for step in [max(1, _CELLS // n)]
-            for start in range(0, resamples, step)
-        ]
-    )
-    draws = sums[:, :-1] / np.maximum(sums[:, -1:], np.finfo(float).tiny)
-    return np.asarray(means + _wider(n) * (draws - means), dtype=np.float64)
-
-
-def resampled_ratios(sums: Floats, weights: Floats, resamples: int, seed: Sequence[int]) -> Floats:
-    """Return bootstrap draws of the ratio of two columns' sums, for many pairs at once and from the same resamples.
-
-    As `resampled_means`, for means with other weights in each group of columns.
-
-    Args:
-        sums: one value an item and column, (n, groups, columns).
-        weights: of each item in each group, (n, groups).
-        resamples: number of draws.
-        seed: from `stream`.
-
-    Returns:
-        Draws, (resamples, groups, columns); NaN where n < 2 or a group has no weight.
-    """
-    n, groups, columns = sums.shape
-    if n < 2:
-        return np.full((resamples, groups, columns), np.nan)
-    stacked = np.concatenate([sums, weights[:, :, None]], axis=2).reshape(n, -1)
-    generator = np.random.default_rng(seed)
-    step = max(1, _CELLS // n)
-    drawn = np.concatenate(
-        [_counts(generator, min(step, resamples - start), n) @ stacked for start in range(0, resamples, step)]
-    ).reshape(resamples, groups, columns + 1)
-    with np.errstate(invalid="ignore"):
-        draws = drawn[:, :, :-1] / drawn[:, :, -1:]
-        means = sums.sum(axis=0) / weights.sum(axis=0)[:, None]
-    return np.asarray(means + _wider(n) * (draws - means), dtype=np.float64)
-
-
-def _wider(n: int) -> float:
-    """Return what deviations of n items' means are widened by."""
-    return float(np.sqrt(n / (n - 1)) * special().stdtrit(n - 1, 0.975) / special().ndtri(0.975))
-
-
-def _counts(generator: np.random.Generator, draws: int, n: int) -> Floats:
-    """How often each item falls into each resample, (draws, n)."""
-    picks = generator.integers(0, n, size=(draws, n))
-    picks += np.arange(draws)[:, None] * n
-    return np.bincount(picks.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
-
-
-def draws_interval(draws: Floats) -> tuple[float, float, float]:
-    """Return (low, high, se) of a difference from its bootstrap draws: percentiles and spread."""
-    if np.isnan(draws).any():
-        return float("-inf"), float("inf"), float("inf")
-    low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
-    return low, high, float(draws.std(ddof=1))
 
 
 def _from_draws(new: Sample, old: Sample, draws: Floats, p: float) -> Comparison:

@@ -6,7 +6,7 @@ The rule, in one place:
     overall    unweighted mean over abilities of the run's mean on each, averaged over seeds
     leader     the run with the best overall; the base model takes part
     tests      one ability: exact McNemar test for 0/1 scores of one seed; else sign flips of the paired
-               differences, item by item within each ability; intervals by bootstrap
+               differences, item by item, over several abilities studentised; intervals by bootstrap
     better     Holm-corrected p < 0.05 over *all* pairs of runs, and the same sign in every seed. All pairs,
                because the leader was picked by the same numbers: correcting its own pairs alone would claim
                differences among equal runs far more often than 5 % of the time.
@@ -23,23 +23,19 @@ from itertools import combinations
 
 import numpy as np
 
+from cuvee.analyses._bootstrap import draws_interval, resampled_means
+from cuvee.analyses._chance import Floats, draws_for, stream
 from cuvee.analyses._results import BASE, LEVEL, Measure, Scale, listed, measures
 from cuvee.analyses._stats import (
     Comparison,
-    Floats,
     Sample,
     compare_all,
-    draws_for,
-    draws_interval,
     estimate,
     holm,
-    resampled_means,
     seed_differences,
-    share_of_mean,
-    sign_flip,
-    stream,
     unit_of,
 )
+from cuvee.analyses._studentised import Stratum, studentised_flips
 from cuvee.protocols import Result
 
 Samples = Mapping[str, Mapping[Measure, Sample]]
@@ -261,12 +257,14 @@ def _overall_draws(complete: Sequence[Sequence[Sample]], resamples: int, seed: i
 
 
 def _overall_p(
-    complete: Sequence[Sequence[Sample]], columns: Sequence[tuple[int, int]], draws: int, seed: int
+    complete: Sequence[Sequence[Sample]], pairs: Sequence[tuple[int, int]], draws: int, seed: int
 ) -> list[float]:
     """The p of each pair of runs: signs of items flipped within each ability, which counts as one of all."""
-    by_ability = list(zip(*complete, strict=True))
-    strata = [np.stack([share_of_mean(part) for part in parts], axis=1) / len(by_ability) for parts in by_ability]
-    return sign_flip(strata, columns, draws, [stream(seed, parts[0].items) for parts in by_ability])
+    strata = [
+        Stratum(np.stack([part.scores for part in parts], axis=1), parts[0].weights, stream(seed, parts[0].items))
+        for parts in zip(*complete, strict=True)
+    ]
+    return studentised_flips(strata, pairs, draws)
 
 
 def _overall_by_seed(parts: Sequence[Sample]) -> dict[int, float]:
@@ -404,13 +402,10 @@ def reservations(verdict: Verdict) -> list[str]:
 
 def _test_words(verdict: Verdict) -> str:
     exact = verdict.others[0].comparison.method == "mcnemar"
-    test = "exact McNemar test" if exact else "paired permutation test (signs of items flipped within each ability)"
-    interval = (
-        "intervals are 95 % each, uncorrected"
-        if exact
-        else "intervals are 95 % each, from a bootstrap, uncorrected; the reading goes by p, which sees less than they "
-        "do where two runs are far ahead of each other on different abilities"
-    )
+    flips = "signs of items flipped within each ability" + (", studentised" if len(verdict.measures) > 1 else "")
+    test = "exact McNemar test" if exact else f"paired permutation test ({flips})"
+    drawn = "" if exact else ", from a bootstrap"
+    interval = f"intervals are 95 % each{drawn}, uncorrected; the reading goes by p"
     return (
         f"Differences are the leader minus the run on the same items; {test}; p Holm-corrected over all "
         f"{verdict.pairs} pairs of runs, because the leader was picked by the same numbers; {interval}."

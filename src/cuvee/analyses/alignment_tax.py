@@ -23,21 +23,12 @@ from typing import Any
 import numpy as np
 
 from cuvee.analyses import _loss_ratio, _results
+from cuvee.analyses._bootstrap import resampled_means
+from cuvee.analyses._chance import draws_for, stream
 from cuvee.analyses._draws import FEWEST_ITEMS
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import LEVEL, Measure
-from cuvee.analyses._stats import (
-    Comparison,
-    Sample,
-    bonett_price,
-    comparable,
-    compare_all,
-    draws_for,
-    estimate,
-    holm,
-    resampled_means,
-    stream,
-)
+from cuvee.analyses._stats import Comparison, Sample, bonett_price, comparable, compare_all, estimate, holm
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure, Result, Table
 

@@ -22,12 +22,13 @@ import numpy as np
 
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen, setting
+from cuvee.analyses._chance import Floats
 from cuvee.analyses._draws import cloud, interval
 from cuvee.analyses._fits import MISFIT, line, misfit, weights_of
 from cuvee.analyses._paired import BETTER, SIGNS, WORSE, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import Measure
-from cuvee.analyses._stats import Floats, Sample, estimate
+from cuvee.analyses._stats import Sample, estimate
 from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuvee.analyses import _results
+from cuvee.analyses._chance import draws_for
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import LEVEL, Measure
-from cuvee.analyses._stats import Comparison, Estimate, Sample, compare_all, draws_for, estimate, holm
+from cuvee.analyses._stats import Comparison, Estimate, Sample, compare_all, estimate, holm
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure, Result, Table
 

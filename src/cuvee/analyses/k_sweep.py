@@ -21,10 +21,11 @@ from pydantic import Field
 
 from cuvee import canonical
 from cuvee.analyses import _results, _verdict
+from cuvee.analyses._chance import draws_for
 from cuvee.analyses._knee import Choice, Knee, knee
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import LEVEL, Measure, Panel
-from cuvee.analyses._stats import Comparison, Sample, compare_all, draws_for, estimate, holm
+from cuvee.analyses._stats import Comparison, Sample, compare_all, estimate, holm
 from cuvee.protocols import NOTHING_SELECTED, Figure, Result, RunInfo, Table
 
 VERSION = 3

@@ -19,12 +19,13 @@ import numpy as np
 from cuvee import canonical
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import Seen, seen, setting
+from cuvee.analyses._chance import Floats
 from cuvee.analyses._draws import Cloud, cloud, interval
 from cuvee.analyses._fits import Fit, fit
 from cuvee.analyses._paired import SIGNS, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import Measure
-from cuvee.analyses._stats import Floats, Sample, estimate
+from cuvee.analyses._stats import Sample, estimate
 from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1

@@ -28,8 +28,9 @@ from pydantic import Field
 
 from cuvee import protocols
 from cuvee.analyses import _results
+from cuvee.analyses._bootstrap import resampled_ratios
+from cuvee.analyses._chance import RESAMPLES, stream
 from cuvee.analyses._draws import FEWEST_ITEMS
-from cuvee.analyses._stats import RESAMPLES, resampled_ratios, stream
 from cuvee.protocols import Figure, Result, Table
 
 VERSION = 1
