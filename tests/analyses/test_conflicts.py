@@ -71,7 +71,9 @@ def test_one_pair_is_compared_and_has_no_crossing():
     (found,) = conflicts.conflicts(study([0.3] * 5, [0.5] * 5)[:2], FAST)
     assert found.reading == "mixing helps"
     assert found.crossing is None
-    assert "1 amounts are too few" in found.refusal
+    (first, *_) = conflicts.table(study([0.3] * 5, [0.5] * 5)[:2], FAST)
+    assert first.notes[0] == "math (exact_answer), compared at one amount alone: mixing helps."
+    assert "1 amount is too few" in found.refusal
 
 
 def test_nothing_to_pair_says_what_to_add(result):
@@ -79,8 +81,11 @@ def test_nothing_to_pair_says_what_to_add(result):
     assert "Add {strategy: single" in found.notes[0]
 
 
-def ratios(own, other, items=1500):
-    """Math and general: their accuracies grow by `own` with a doubling of their own rows, by `other` with the rest."""
+def ratios(own, other, items=1500, bend=0.0, seed=0):
+    """Math and general: their accuracies grow by `own` with a doubling of their own rows, by `other` with the rest.
+
+    `bend` adds a part that leaves both ends where they are, so that no straight line holds.
+    """
     runs = []
     for special, general in [(s, 1) for s in SHARES] + [(1, s) for s in SHARES[:-1]]:
         rows = {"math": int(2560 * special), "general": int(2560 * general)}
@@ -90,14 +95,33 @@ def ratios(own, other, items=1500):
             "math": 0.7 + own * logs["math"] + other * logs["general"],
             "general": 0.7 + own * logs["general"] + other * logs["math"],
         }
+        middle = bend * (0 < -logs["math"] - logs["general"] < 8)
+        level = {name: value + middle for name, value in level.items()}
         runs.append((planted.run(f"r {special} {general}", rows, strategy="ratio", params=params), level))
-    return planted.results(runs, items)
+    return planted.results(runs, items, seed)
 
 
 def test_amount_matters_more_than_ratio_where_it_was_planted():
     found = ratio_effect.contrasts(ratio_effect.effects(ratios(0.05, 0.002), ratio_effect.Params(resamples=2000)))
     assert [each.reading for each in found] == ["amount", "amount"]
     assert found[0].own == pytest.approx(0.05, abs=0.01)
+
+
+def test_amount_and_ratio_are_compared_where_no_straight_line_holds():
+    effects = ratio_effect.effects(ratios(0.04, 0.0, bend=0.2), ratio_effect.Params(resamples=2000))
+    assert not any(each.fitted.holds for each in effects)
+    found = ratio_effect.contrasts(effects)
+    assert [each.reading for each in found] == ["amount", "amount"]
+    assert all(each.low < 0.04 < each.high and each.low > 0 for each in found)
+
+
+def test_amount_minus_ratio_lies_in_its_interval_about_95_times_in_100():
+    inside = 0
+    for number in range(100):
+        results = ratios(0.05, 0.01, items=100, bend=0.1, seed=number)
+        found = ratio_effect.contrasts(ratio_effect.effects(results, ratio_effect.Params(resamples=2000)))
+        inside += sum(each.low <= 0.04 <= each.high for each in found)
+    assert 0.90 <= inside / 200 <= 0.98
 
 
 def test_ratio_matters_more_where_it_was_planted():

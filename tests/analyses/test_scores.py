@@ -299,3 +299,23 @@ def test_when_all_runs_score_the_same_nobody_leads(result):
     found = verdict([result(run, "math", line("math", 0)) for run in ("multi_task", "dmt k=1/4")])
     assert found.title
     assert any("No run leads: all have the same overall" in note for note in (found.title, *found.notes))
+
+
+def test_runs_with_the_same_models_are_compared_once_and_named(result):
+    """The graph gave two runs one model: they have one grade stage, and are no tie."""
+    from dataclasses import replace
+
+    levels = {"all": "1" * 30 + "0" * 10, "all again": "1" * 30 + "0" * 10, "none": "0" * 40}
+    ids = {"all": "grade-1", "all again": "grade-1", "none": "grade-2"}
+    results = [replace(result(run, "math", right), stage_id=ids[run]) for run, right in levels.items()]
+    verdict, *_ = scores.table(results, scores.Params())
+    assert verdict.notes[0].startswith("all leads (overall 75.0 points); better than none")
+    assert "all again: the same model as all, compared once." in verdict.notes
+    assert [row["run"] for row in verdict.rows] == ["all", "all again", "none"]
+    twin = verdict.rows[1]
+    assert (twin["overall (points ↑)"], twin["p (Holm)"], twin["reading"]) == (75.0, None, "the same model as all")
+    apart = [replace(each, stage_id="") for each in results]
+    assert (
+        "all leads (overall 75.0 points); not separable from all again"
+        in scores.table(apart, scores.Params())[0].notes[0]
+    )

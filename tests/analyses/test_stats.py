@@ -333,3 +333,27 @@ def test_many_comparisons_ask_for_no_more_draws_than_the_most():
     assert _chance.draws_for(100) == 10_000
     assert _chance.draws_for(200) == 16_000
     assert _chance.draws_for(20_000) == _chance.MOST_DRAWS
+
+
+def test_equal_0_and_1_scores_of_several_seeds_do_not_say_that_there_is_no_difference(result):
+    """All wrong in both models and every seed: the next item may be right in one of them."""
+    both = [sample([result(name, "x", "0" * 100, seed=seed) for seed in range(3)]) for name in ("new", "old")]
+    found = compare(*both)
+    assert (found.low, found.high) == pytest.approx(_stats.bonett_price(0, 0, 100))
+    assert found.p == 1.0
+    assert found.se > 0
+    alone = estimate(both[0])
+    assert (alone.low, alone.high) == pytest.approx(_stats.wilson(0, 100))
+
+
+def test_few_differing_items_of_several_seeds_have_an_interval_that_covers(result):
+    """Two seeds, 60 items of which about 2 are ever right: intervals hold the truth 95 times in 100 or more."""
+    random = np.random.default_rng(4)
+    inside = 0
+    for _ in range(200):
+        shared = random.random(60) < 0.04
+        new = [result("new", "x", shared.astype(float), seed=seed) for seed in range(2)]
+        old = [result("old", "x", np.zeros(60), seed=seed) for seed in range(2)]
+        found = compare(sample(new), sample(old), resamples=2000)
+        inside += found.low <= 0.04 <= found.high
+    assert inside / 200 >= 0.93

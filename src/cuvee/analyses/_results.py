@@ -163,6 +163,20 @@ def seeds_joined(results: Iterable[Result]) -> Sample:
     return sample([by_seed[seed] for seed in sorted(by_seed)])
 
 
+def same_models(results: Iterable[Result]) -> dict[str, str]:
+    """Return, for each run whose final models are those of an earlier run in every seed, that run.
+
+    Equal models are one stage of the graph, so that their grades are one stage too.
+    """
+    graded: dict[str, set[tuple[int, str]]] = {}
+    for result in results:
+        if result.final:
+            graded.setdefault(result.run.name, set()).add((result.run.seed, result.stage_id))
+    first: dict[frozenset[tuple[int, str]], str] = {}
+    owners = {run: first.setdefault(frozenset(ids), run) for run, ids in graded.items() if all(id for _, id in ids)}
+    return {run: owner for run, owner in owners.items() if run != owner}
+
+
 def final_samples(results: Sequence[Result]) -> dict[str, dict[Measure, Sample]]:
     """Return the final models' samples by run and measure, seeds joined, the base as the row `BASE`."""
     found: dict[str, dict[Measure, list[Result]]] = {}

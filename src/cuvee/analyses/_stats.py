@@ -13,7 +13,8 @@ tests go over those.
     paired     others: sign-flip permutation test (Fisher 1935), which keeps its level with few discordant items
                T = sum_i w_i (new_i - old_i) / sum_i w_i; p is the chance of |T| or more when each item's
                difference had the other sign as easily; exact where the signs can be enumerated
-               interval by bootstrap over items, widened for few as in Hesterberg (2015), section 5.3
+               interval by bootstrap over items, widened for few as in Hesterberg (2015), section 5.3; with
+               0/1 scores that hardly differ at least that of Bonett and Price
     many       Holm (1979); beyond 250 comparisons small p come from a saddlepoint (`_flips`)
 
     both = compare(sample([new]), sample([old]))   # both.difference, both.low, both.high, both.p
@@ -32,6 +33,10 @@ from cuvee.analyses._chance import RESAMPLES, Floats, special, stream
 from cuvee.analyses._flips import sign_flip
 from cuvee.errors import UsageError
 from cuvee.protocols import Result
+
+_FEW_ITEMS = 10
+"""0/1 scores that differ on fewer items than this (from each other, or from all right or all wrong) leave a bootstrap
+little to draw from, or nothing: averages over seeds then have at least the interval of one seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,10 +196,13 @@ def estimate(of: Sample) -> Estimate:
     low, high = of.value - reach, of.value + reach
     if hits is not None:  # an average of 0/1 scores stays between 0 and 1
         low, high = max(low, 0.0), min(high, 1.0)
+        if min(np.count_nonzero(of.scores), np.count_nonzero(of.scores < 1)) < _FEW_ITEMS:
+            ends = wilson(of.value * n, n)
+            low, high = min(low, ends[0]), max(high, ends[1])
     return Estimate(of.value, se, low, high, of.measured, hits, trials, len(of.seeds), seed_sd)
 
 
-def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval for a proportion `hits / n`."""
     z = float(special().ndtri(0.5 + level / 2))
     middle = (hits + z * z / 2) / (n + z * z)
@@ -288,7 +296,7 @@ def mcnemar_p(up: int, down: int) -> float:
     return min(1.0, 2 * float(special().bdtr(min(up, down), up + down, 0.5))) if up + down else 1.0
 
 
-def bonett_price(up: int, down: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def bonett_price(up: float, down: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the interval of Bonett and Price for the paired difference `(up - down) / n`."""
     z = float(special().ndtri(0.5 + level / 2))
     a, b = (up + 1) / (n + 2), (down + 1) / (n + 2)
@@ -309,6 +317,11 @@ def unit_of(new: Sample, old: Sample) -> float:
 def _from_draws(new: Sample, old: Sample, draws: Floats, p: float) -> Comparison:
     low, high, se = draws_interval(draws)
     n, by_seed = len(new.items), _by_seed(new, old)
+    moves = new.scores - old.scores
+    if new.zero_one and old.zero_one and np.count_nonzero(moves) < _FEW_ITEMS:
+        up, down = float(moves[moves > 0].sum()), -float(moves[moves < 0].sum())
+        ends = bonett_price(up, down, n)
+        low, high, se = min(low, ends[0]), max(high, ends[1]), max(se, float(np.sqrt(up + down + 2)) / (n + 2))
     return Comparison(new.value - old.value, low, high, p, se, n, "permutation", None, by_seed, unit_of(new, old))
 
 

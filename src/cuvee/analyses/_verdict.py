@@ -25,7 +25,7 @@ import numpy as np
 
 from cuvee.analyses._bootstrap import draws_interval, resampled_means
 from cuvee.analyses._chance import Floats, draws_for, stream
-from cuvee.analyses._results import BASE, LEVEL, Measure, Scale, listed, measures
+from cuvee.analyses._results import BASE, LEVEL, Measure, Scale, listed, measures, same_models
 from cuvee.analyses._stats import (
     Comparison,
     Sample,
@@ -86,7 +86,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Standings from best to worst, the others against the first, what the first one costs."""
+    """Standings from best to worst, the others against the first, what the first one costs.
+
+    `same` are runs that have no standing of their own, since their models are those of another run.
+    """
 
     measures: tuple[Measure, ...]
     standings: tuple[Standing, ...] = ()
@@ -96,6 +99,7 @@ class Verdict:
     pairs: int = 0
     metric: str = "auto"
     passed_over: str = ""
+    same: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def leader(self) -> str:
@@ -113,6 +117,8 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
         resamples, seed: of the bootstrap and the permutations.
     """
     known = measures(result for result in results if result.final)
+    same = same_models(results)
+    samples = {run: by for run, by in samples.items() if run not in same}
     chosen = primary(known, metric)
     complete, left_out = _complete(samples, chosen)
     passed_over = ""
@@ -124,7 +130,7 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
             chosen = primary(others)
             complete, left_out = _complete(samples, chosen)
     if not chosen or not complete:
-        return Verdict(chosen, left_out=left_out, metric=metric)
+        return Verdict(chosen, left_out=left_out, metric=metric, same=same)
     order, standings, p_values, comparisons = _ranked(complete, chosen, resamples, seed)
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     alpha = LEVEL / max(1, len(p_values))
@@ -132,7 +138,7 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
     against = [Against(run, comparisons[run], corrected[leader, run], alpha) for run in order[1:]]
     costs = _costs(leader, samples, every_ability(known, chosen), resamples, seed)
     return Verdict(
-        chosen, tuple(standings), tuple(against), tuple(costs), left_out, len(p_values), passed_over=passed_over
+        chosen, tuple(standings), tuple(against), tuple(costs), left_out, len(p_values), metric, passed_over, same
     )
 
 
@@ -374,7 +380,7 @@ def _cost_words(costs: Sequence[Cost]) -> str:
 
 
 def reservations(verdict: Verdict) -> list[str]:
-    """Return what limits the verdict: rule, smallest visible difference, seeds, what is left out."""
+    """Return what limits the verdict: rule, smallest visible difference, seeds, what is left out or counted once."""
     if not verdict.standings:
         return []
     to = verdict.measures[0].scale
@@ -396,8 +402,16 @@ def reservations(verdict: Verdict) -> list[str]:
                 "(by pair) would be missed more than one time in five; 'not separable' does not mean equal."
             )
     words.append(_seed_words(verdict.standings))
+    words.extend(_same_words(verdict.same))
     words.extend(f"{run} is not in the verdict: it {reason}." for run, reason in verdict.left_out.items())
     return words
+
+
+def _same_words(same: Mapping[str, str]) -> list[str]:
+    by_owner: dict[str, list[str]] = {}
+    for run, owner in same.items():
+        by_owner.setdefault(owner, []).append(run)
+    return [f"{listed(runs, most=5)}: the same model as {owner}, compared once." for owner, runs in by_owner.items()]
 
 
 def _test_words(verdict: Verdict) -> str:

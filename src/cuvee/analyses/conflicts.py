@@ -14,6 +14,7 @@ interval that has no end says that these runs do not bound it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,7 +193,8 @@ def _conflict(
         rows = np.array([alone.rows_of(measure.ability) for alone, _ in pairs])
         crossing = crossing_of(rows, sign * (new - old), sign * (new_draws - old_draws))
     elif not refusal:
-        refusal = f"{len(pairs)} amounts are too few for a crossing point (3 are needed)"
+        several = "amounts are" if len(pairs) > 1 else "amount is"
+        refusal = f"{len(pairs)} {several} too few for a crossing point (3 are needed)"
     return Conflict(measure, match.mixed, pairs, tests, crossing, both, refusal)
 
 
@@ -248,8 +250,9 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     pairs = [_pair(each, place) for each in found for place in range(len(each.pairs))]
     figures = [_figure(each, base, several) for each in found if len(each.pairs) > 1]
     tests = sum(len(each.tests) for each in found)
+    sentences = [*_curve_sentences(found), *_single_sentences(found)]
     notes = [
-        *(f"{each.measure.ability} ({each.measure.evaluator}): {_sentence(each)}" for each in found),
+        *sentences,
         "Mixed runs see the same rows of the ability and those of the other sources besides: equal in this ability's "
         "data, not in compute.",
         "The crossing point is where a straight line through (mixed minus alone) against log2(rows) passes 0, and its "
@@ -259,7 +262,7 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
         test_note(tests),
     ]
     return [
-        Table(title, list(rows[0]), rows, notes, figures, answers=len(found)),
+        Table(title, list(rows[0]), rows, notes, figures, answers=len(sentences)),
         Table(f"{title}, every pair", list(pairs[0]), pairs),
     ]
 
@@ -306,6 +309,25 @@ def crossing_words(crossing: Crossing | None) -> str | None:
     high = "no upper end" if crossing.high is None else f"{crossing.high:,.0f}"
     at = "outside these amounts" if crossing.at is None else f"{crossing.at:,.0f}"
     return f"{at} ({low}..{high})"
+
+
+def _curve_sentences(found: Sequence[Conflict]) -> list[str]:
+    """A sentence a curve of several amounts."""
+    curves = [each for each in found if len(each.tests) > 1]
+    return [f"{each.measure.ability} ({each.measure.evaluator}): {_sentence(each)}" for each in curves]
+
+
+def _single_sentences(found: Sequence[Conflict]) -> list[str]:
+    """A sentence a measure about all comparisons at one amount only."""
+    words = []
+    for measure in dict.fromkeys(each.measure for each in found):
+        seen = Counter(each.reading for each in found if each.measure == measure and len(each.tests) == 1)
+        count = seen.total()
+        if count:
+            many = "compared at one amount alone" if count == 1 else f"compared {count} times at one amount each"
+            counted = ", ".join(f"{reading} ({times})" if count > 1 else reading for reading, times in seen.items())
+            words.append(f"{measure.ability} ({measure.evaluator}), {many}: {counted}.")
+    return words
 
 
 def _sentence(each: Conflict) -> str:

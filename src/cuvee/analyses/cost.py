@@ -85,6 +85,7 @@ def _of_base(own: Sequence[Result], params: Params, title: str) -> Table:
     samples = _results.final_samples(own)
     found = _verdict.judge(own, samples, metric="auto", resamples=params.resamples, seed=params.seed)
     overall = {each.run: each for each in found.standings}
+    overall |= {run: overall[owner] for run, owner in found.same.items() if owner in overall}
     if not took:
         return Table(title, ["run"], [], ["Nothing to show: no run says what its trainings took."])
     to = found.measures[0].scale if found.standings else None
@@ -110,7 +111,7 @@ def _of_base(own: Sequence[Result], params: Params, title: str) -> Table:
 
 def _beaten(run: str, took: Mapping[str, Spent], found: Verdict) -> str | None:
     """Return the leader where it took no more than a run and is better than it."""
-    against = next((each for each in found.others if each.run == run), None)
+    against = next((each for each in found.others if each.run == found.same.get(run, run)), None)
     if against is None or found.leader == BASE or found.leader not in took:
         return None
     cheaper = took[found.leader].supervised_tokens <= took[run].supervised_tokens

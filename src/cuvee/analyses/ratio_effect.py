@@ -3,7 +3,8 @@
 Dong et al., arXiv 2310.05492, section 3.4 and table 4 (RQ3), hold one side fixed and let the other grow: general data
 fixed, special data fixed, and a small general set fixed. Their reading is that the amount matters and the ratio hardly.
 In each such setup the side that grows shows what an ability's own amount does; the side that is held shows what the
-ratio alone does to it. Both are measured as the change per doubling of what grows.
+ratio alone does to it. Both are measured as the mean change per doubling of what grows, from its least amount to its
+most: a number that needs no law. A straight line against log2(rows) is fitted besides, and shown where it holds.
 
     analyses: [ratio_effect]    # runs: ratio with a list of special_share, and one with a list of general_share
 """
@@ -74,19 +75,23 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """One setup on one measure: the change per doubling of what grows."""
+    """One setup on one measure: what the side that grows does.
+
+    Args:
+        own: whether the side that grows is the ability's own.
+        mean: change per doubling from the least amount to the most; None where there is no right to an interval.
+        draws: of the mean, (resamples,).
+        fitted: straight line against log2(rows).
+    """
 
     measure: Measure
     setup: Setup
     own: bool
+    mean: float | None
+    draws: Floats
     fitted: Fit | None
     test: Tested | None
     samples: tuple[Sample, ...]
-
-    @property
-    def slope(self) -> float | None:
-        """Change of the score with each doubling."""
-        return None if self.fitted is None else float(self.fitted.parameters[1])
 
 
 @dataclass(frozen=True)
@@ -96,21 +101,20 @@ class Contrast:
     Args:
         measure: the ability's.
         own, ratio: size of the mean change per doubling of its own data, and of the other side's.
-        difference: own minus ratio, with its 95 % interval; None where there is no right to one.
+        difference: own minus ratio.
+        low, high: its 95 % interval.
     """
 
     measure: Measure
     own: float
     ratio: float
     difference: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
     @property
     def reading(self) -> str:
         """Which of both does more."""
-        if self.low is None or self.high is None:
-            return "no interval"
         return "amount" if self.low > 0 else "ratio" if self.high < 0 else "not separable"
 
 
@@ -183,33 +187,29 @@ def effects(own: Sequence[Result], params: Params) -> list[Effect]:
 def _effect(measure: Measure, each: Setup, of: Cloud, test: Tested | None, members: Sequence[Sample]) -> Effect:
     teaches_general = each.points[0].abilities.get(each.general) == measure.ability
     own = teaches_general == (each.held == "special")
-    fitted = None
-    if not of.refusal and not of.left_out:
-        values, draws = of.take([point.run for point in each.points])
-        fitted = fit("logarithmic", np.array(each.grown), values, draws)
-    return Effect(measure, each, own, fitted, test, tuple(members))
+    if of.refusal or of.left_out:
+        return Effect(measure, each, own, None, np.empty(0), None, test, tuple(members))
+    values, draws = of.take([point.run for point in each.points])
+    doublings = float(np.log2(each.grown[-1] / each.grown[0]))
+    mean, drawn = (values[-1] - values[0]) / doublings, (draws[:, -1] - draws[:, 0]) / doublings
+    fitted = fit("logarithmic", np.array(each.grown), values, draws)
+    return Effect(measure, each, own, float(mean), drawn, fitted, test, tuple(members))
 
 
 def contrasts(found: Sequence[Effect]) -> list[Contrast]:
     """Return for each measure with both kinds of setup how much more the own amount does than the ratio."""
     contrasted = []
     for measure in dict.fromkeys(each.measure for each in found):
-        fitted = {
-            own: [e.fitted for e in found if e.measure == measure and e.own == own and e.fitted]
-            for own in (True, False)
-        }
-        if not fitted[True] or not fitted[False]:
+        of = [each for each in found if each.measure == measure and each.mean is not None]
+        own, ratio = ([each for each in of if each.own == kind] for kind in (True, False))
+        if not own or not ratio:
             continue
-        own, ratio = (abs(_mean([f.parameters[None, 1] for f in fitted[kind]]))[0] for kind in (True, False))
-        draws = abs(_mean([f.draws[:, 1] for f in fitted[True]])) - abs(_mean([f.draws[:, 1] for f in fitted[False]]))
-        holds = all(f.holds for kind in fitted.values() for f in kind)
-        ends = interval(draws) if holds else (None, None)
-        contrasted.append(Contrast(measure, float(own), float(ratio), float(own - ratio), *ends))
+        sizes = [abs(float(np.mean([each.mean for each in kind]))) for kind in (own, ratio)]
+        draws = [abs(np.mean([each.draws for each in kind], axis=0)) for kind in (own, ratio)]
+        low, high = interval(draws[0] - draws[1])
+        if low is not None and high is not None:
+            contrasted.append(Contrast(measure, sizes[0], sizes[1], sizes[0] - sizes[1], low, high))
     return contrasted
-
-
-def _mean(parts: Sequence[Floats]) -> Floats:
-    return np.asarray(np.mean(parts, axis=0), dtype=np.float64)
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -225,9 +225,9 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     sentences = [*(_sentence(each) for each in known), *_without_contrast(found, known)]
     notes = [
         *sentences,
-        "Size of the change per doubling: of the ability's own rows while the others are held (amount), and of the "
-        "others' rows while its own are held (ratio); setups of one kind are averaged.",
-        "A change per doubling has an interval only where a straight line against log2(rows) holds within the noise.",
+        "Size of the mean change per doubling from the least amount to the most: of the ability's own rows while the "
+        "others are held (amount), and of the others' rows while its own are held (ratio); setups of one kind are "
+        "averaged.",
         "Intervals are 95 %, from a bootstrap over items"
         + (" (one seed: another training could give something else)." if _one_seed(found) else " and seeds."),
     ]
@@ -250,13 +250,10 @@ def _sentence(each: Contrast) -> str:
         "amount": "the amount of its own data does more than the ratio",
         "ratio": "the ratio does more than the amount of its own data",
         "not separable": "amount and ratio cannot be told apart",
-        "no interval": "amount and ratio are not compared, since no straight line against log2(rows) holds",
     }
-    known = each.low is not None and each.high is not None
-    span = f", {to.span(each.low or 0.0, each.high or 0.0)}" if known else ""
     return (
         f"{each.measure.ability} ({each.measure.evaluator}): {words[each.reading]} (amount minus ratio "
-        f"{to.signed(each.difference)} {to.unit} a doubling{span})."
+        f"{to.signed(each.difference)} {to.unit} a doubling, {to.span(each.low, each.high)})."
     )
 
 
@@ -276,7 +273,6 @@ def _without_contrast(found: Sequence[Effect], known: Sequence[Contrast]) -> lis
 
 def _contrast_row(each: Contrast) -> Mapping[str, Any]:
     to = each.measure.scale
-    known = each.low is not None and each.high is not None
     return {
         "ability": each.measure.ability,
         "evaluator": each.measure.evaluator,
@@ -284,7 +280,7 @@ def _contrast_row(each: Contrast) -> Mapping[str, Any]:
         "own amount, per doubling": to.text(each.own),
         "ratio, per doubling": to.text(each.ratio),
         "amount minus ratio": to.signed(each.difference),
-        "95 % interval": f"{to.signed(each.low or 0.0)}..{to.signed(each.high or 0.0)}" if known else None,
+        "95 % interval": f"{to.signed(each.low)}..{to.signed(each.high)}",
         "what does more": each.reading,
     }
 
@@ -293,6 +289,8 @@ def _effect_row(each: Effect) -> Mapping[str, Any]:
     to, fitted = each.measure.scale, each.fitted
     low, high = interval(fitted.draws[:, 1]) if fitted and fitted.holds else (None, None)
     span = f" ({to.signed(low)}..{to.signed(high)})" if low is not None and high is not None else ""
+    if fitted and not fitted.holds:
+        span = " (does not hold)"
     first, last = estimate(each.samples[0]), estimate(each.samples[-1])
     change = f"{to.signed(each.test.comparison.difference)} {SIGNS[each.test.reading]}" if each.test else None
     return {
@@ -302,7 +300,8 @@ def _effect_row(each: Effect) -> Mapping[str, Any]:
         "unit": to.short,
         "what grows is": "its own data" if each.own else "the others' data",
         "rows that grow": f"{each.setup.grown[0]:,.0f} to {each.setup.grown[-1]:,.0f}",
-        "per doubling": None if each.slope is None else f"{to.signed(each.slope)}{span}",
+        "per doubling": None if each.mean is None else to.signed(each.mean),
+        "by a straight line": None if fitted is None else f"{to.signed(float(fitted.parameters[1]))}{span}",
         "at the least": _results.cell(first, to),
         "at the most": _results.cell(last, to),
         "change": change,

@@ -12,7 +12,7 @@ The verdict's rule is stated in `_verdict`; tests and intervals in `_stats`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cuvee.analyses import _results, _verdict
@@ -77,7 +77,10 @@ def _verdict_table(found: Verdict, title: str) -> Table:
     to = found.measures[0].scale
     seeds = any(each.seed_sd is not None for each in found.standings)
     against = {each.run: each for each in found.others}
-    rows = [_standing_row(each, against.get(each.run), to) for each in found.standings]
+    rows = []
+    for each in found.standings:
+        rows.append(_standing_row(each, against.get(each.run), to))
+        rows += [_twin_row(rows[-1], run, each) for run, owner in found.same.items() if owner == each.run]
     columns = [name for name in rows[0] if seeds or not name.startswith("SD between seeds")]
     return Table(title, columns, [{name: row[name] for name in columns} for row in rows], notes, answers=1)
 
@@ -96,6 +99,16 @@ def _standing_row(standing: Standing, against: Against | None, to: Scale) -> dic
         f"smallest visible ({to.unit})": both and against and _results.in_unit(both.smallest(against.alpha), to),
         "reading": _reading(against),
     }
+
+
+_OWN = ("run", "overall", "standard error", "SD between seeds")
+"""Columns about a run's own models; the others are about a comparison."""
+
+
+def _twin_row(row: Mapping[str, Any], run: str, of: Standing) -> dict[str, Any]:
+    """The row of a run that has another run's models: its numbers, and no comparison of its own."""
+    own = {name: value if name.startswith(_OWN) else None for name, value in row.items()}
+    return own | {"run": run, "reading": f"the same model as {of.run}"}
 
 
 def _reading(against: Against | None) -> str:

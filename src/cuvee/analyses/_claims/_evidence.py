@@ -123,9 +123,11 @@ class Evidence:
         return [c for c in ratio_effect.contrasts(ratio_effect.effects(self.own, params)) if c.measure in self.measures]
 
     def runs(self, *strategies: str) -> list[RunInfo]:
-        """Return the measured runs of some strategies, in the order of the recipe."""
+        """Return the measured runs of some strategies, in the order of the recipe, those with equal models once."""
         found = _results.runs(result for result in self.own if result.final)
-        return [run for run in found.values() if run.strategy in strategies and run.name != BASE]
+        own = [run for run in found.values() if run.strategy in strategies and run.name != BASE]
+        same = _results.same_models(r for r in self.own if r.run.strategy in strategies)
+        return [run for run in own if run.name not in same]
 
     def sample(self, run: RunInfo, measure: Measure) -> Sample | None:
         """Return a run's final sample."""

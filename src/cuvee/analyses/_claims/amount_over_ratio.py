@@ -9,18 +9,16 @@ SOURCE = "Dong et al., arXiv 2310.05492, section 3.4, table 4"
 NEEDS = "{strategy: ratio, ...} with three or more values of special_share, and of general_share"
 
 MORE = "more items, amounts further apart, or seeds"
-STRAIGHT = "amounts along which the change per doubling is constant within the noise, or seeds: so far it is not"
 
 
 def outcomes(evidence: Evidence) -> list[Outcome]:
-    """Return one outcome an ability: change per doubling of its own data against that of the rest."""
+    """Return one outcome an ability: mean change per doubling of its own data against that of the rest."""
     words = {"amount": SUPPORTED, "ratio": CONTRADICTED}
     found = []
     for each in evidence.contrasts:
         to, verdict = each.measure.scale, words.get(each.reading, UNDECIDED)
-        known = each.low is not None and each.high is not None
-        interval = f"{to.signed(each.low or 0.0)}..{to.signed(each.high or 0.0)}" if known else "no interval"
+        interval = f"{to.signed(each.low)}..{to.signed(each.high)}"
         effect = f"{to.signed(each.difference)} {to.unit} a doubling, amount minus ratio"
-        needed = (MORE if known else STRAIGHT) if verdict == UNDECIDED else ""
+        needed = MORE if verdict == UNDECIDED else ""
         found.append(Outcome(each.measure.ability, verdict, effect, interval, None, needed))
     return found
