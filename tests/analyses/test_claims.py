@@ -267,3 +267,25 @@ def test_few_selected_rows_beat_all_where_they_do(level, verdict):
         (replace(chosen, recipe_select="lobass(folds=3) 3/50"), {"math": level}),
     ]
     assert verdicts(planted.results(taken_away, 2000), "selected_beats_all") == [verdict]
+
+
+def test_seeds_that_disagree_are_asked_for_instead_of_items():
+    """A clear difference on average, against which one of two seeds stands."""
+    random = np.random.default_rng(0)
+    first, second = (planted.samples(levels, 1000, random) for levels in ([0.5, 0.9], [0.55, 0.5]))
+    old, new = (
+        replace(a, by_seed=np.concatenate([a.by_seed, b.by_seed]), seeds=(0, 1))
+        for a, b in zip(first, second, strict=True)
+    )
+    evidence = claims.Evidence([], 0.01, None, 2000, 0)
+    test = evidence.test(Measure("exact_answer", "math", "accuracy", True), new, old)
+    assert evidence.rises(test) == "undecided"
+    assert evidence.needed(test) == "more seeds: of 2 some contradict the sign of the others"
+
+
+def test_a_test_at_its_floor_decides_nothing():
+    """No item right in either of both models, in three seeds."""
+    old, new = planted.samples([0.0, 0.0], 100, np.random.default_rng(0), seeds=3)
+    evidence = claims.Evidence([], 0.01, None, 2000, 0)
+    test = evidence.test(Measure("exact_answer", "math", "accuracy", True), new, old)
+    assert {evidence.rises(test), evidence.falls(test), evidence.stays(test)} == {"undecided"}

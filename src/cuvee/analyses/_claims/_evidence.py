@@ -203,6 +203,8 @@ class Evidence:
     def needed(self, test: Tested) -> str:
         """Return how many items would show an effect as large as the one seen, or rule out one of `margin`."""
         both = test.comparison
+        if both.p < LEVEL and not both.one_direction:
+            return f"more seeds: of {len(both.by_seed)} some contradict the sign of the others"
         reach = NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(POWER)
         wished = max(abs(test.gain), self.margin)
         if not np.isfinite(both.se) or not both.se > 0:
