@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from cuvee.analyses import _results, _verdict
+from cuvee.analyses import _results, _verdict, _verdict_words
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import BASE, LEVEL, Measure
 from cuvee.analyses._verdict import Verdict
@@ -124,7 +124,7 @@ def _notes(found: Verdict) -> list[str]:
         "machine at the time; tokens are exact.",
         "Runs that see more tokens are not compute-matched: a better score may be the price of more training. 'Beaten "
         "by' names the leading run where it took no more supervised tokens and is better by the verdict's test.",
-        *([] if found.standings else [_verdict.conclusion(found)]),
+        *([] if found.standings else [_verdict_words.conclusion(found)]),
     ]
 
 

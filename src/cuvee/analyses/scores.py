@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from cuvee.analyses import _results, _verdict
+from cuvee.analyses import _results, _verdict, _verdict_words
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import BASE, Panel, Scale
 from cuvee.analyses._stats import Estimate, estimate
@@ -71,7 +71,7 @@ def table(results: Sequence[Result], params: Params) -> list[Table]:
 
 
 def _verdict_table(found: Verdict, title: str) -> Table:
-    notes = [_verdict.conclusion(found), *_verdict.reservations(found)]
+    notes = [_verdict_words.conclusion(found), *_verdict_words.reservations(found)]
     if not found.standings:
         return Table(title, ["run"], [], notes, answers=1)
     to = found.measures[0].scale
