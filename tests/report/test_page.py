@@ -12,7 +12,7 @@ import pytest
 from cuvee.errors import UsageError
 from cuvee.protocols import Table
 from cuvee.report import page
-from cuvee.report.data import ReportData
+from cuvee.report.data import Node, ReportData
 from cuvee.report.page import escape_markdown, html, markdown, write
 from cuvee.report.sections import sections
 
@@ -73,7 +73,7 @@ def test_the_page_is_well_formed_and_its_contents_exist(text):
     assert not found.wrong
     assert not found.open
     assert len(found.ids) == len(set(found.ids))
-    assert len(found.links) == 11
+    assert len(found.links) == 12
     assert {link.removeprefix("#") for link in found.links} <= set(found.ids)
 
 
@@ -327,3 +327,21 @@ def test_a_column_of_mixed_types_becomes_text(tmp_path):
 def test_several_seeds_show_their_spread(make_report):
     scores = make_report((0, 1)).tables["scores"]
     assert "SD between seeds (points)" in scores[0].columns
+
+
+def test_the_lineage_is_a_tree_in_both_pages(report):
+    """A base with two trainings, of which one has a merge below it and is the end of two runs."""
+    merged = Node("linear of 2 (e5f6): a1b2, c3d4", "run <3>")
+    tree = Node("base (0000)", children=(Node("math (a1b2)", "run 1, run 2", (merged,)), Node("code (c3d4)")))
+    data = replace(report, lineage=[tree])
+    lines = markdown(data).splitlines()
+    start = lines.index("- base (0000)")
+    assert lines[start + 1 : start + 4] == [
+        "  - math (a1b2) → run 1, run 2",
+        "    - linear of 2 (e5f6): a1b2, c3d4 → run &lt;3&gt;",
+        "  - code (c3d4)",
+    ]
+    found = html(data)
+    assert '<li>math (a1b2) <span class="end">→ run 1, run 2</span><ul>' in found.replace("\n", "")
+    assert "→ run &lt;3&gt;" in found
+    assert '<details class="tree" open><summary>base (0000)</summary>' in found

@@ -16,6 +16,7 @@ from cuvee.plan import Plan
 from cuvee.protocols import Result, Table
 from cuvee.report.accounting import checks, costs, data_tables, stages
 from cuvee.report.data import Curve, ReportData
+from cuvee.report.lineage import lineage
 from cuvee.report.naming import base_names, ingredients, part_names, run_name, training_names
 from cuvee.report.results import finite, judged_everywhere, read_results, with_overlap
 from cuvee.store import Store
@@ -48,6 +49,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
         costs=costs(plan, manifests),
         curves=curves,
         source_curves=by_source,
+        lineage=lineage(plan, manifests),
         failures=failures,
         notes=list(dict.fromkeys([*failed, *missing, *left_out, *_notes(plan, store, manifests)])),
         versions=next(iter(manifests.values()))["versions"],

@@ -21,6 +21,15 @@ Curve = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
+class Node:
+    """A model of the lineage tree: what it is, the runs whose final model it is (may be empty), what comes from it."""
+
+    text: str
+    ends: str = ""
+    children: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything a report shows. No clock and no store is asked: equal data give equal pages.
 
@@ -38,6 +47,7 @@ class ReportData:
             keys are shown as they are.
         curves: training loss by name of a training.
         source_curves: training loss of each source, by name of a training and source.
+        lineage: the models of the runs as trees, each base a root.
         failures: why an analysis has no tables, by its name.
         notes: what the reader must know about this very report: failed stages, caveats.
         versions: software by name.
@@ -51,6 +61,7 @@ class ReportData:
     costs: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     source_curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    lineage: Sequence[Node] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cuvee.protocols import Figure, Table
-from cuvee.report.data import Curve, ReportData
+from cuvee.report.data import Curve, Node, ReportData
 from cuvee.report.figures import Drawn, Spot, draw
 from cuvee.report.numbers import is_number, seconds, show
 
@@ -107,6 +107,7 @@ class Section:
     folded_title: str = ""
     preformatted: str = ""
     points: Sequence[str] = ()
+    trees: Sequence[Node] = ()
 
     @property
     def anchor(self) -> str:
@@ -165,6 +166,7 @@ def sections(data: ReportData) -> list[Section]:
         _curves(make, data),
         _accounting(make, data),
         _cost(make, data),
+        _lineage(data),
         Section("recipe", "Recipe", text=_not_asked(order), preformatted=data.recipe_text),
         _ids(make, data),
         Section("how-to-read", "How to read", points=_HOW_TO_READ),
@@ -368,6 +370,13 @@ def _saving(costs: Mapping[str, Any]) -> list[str]:
     if done is None or alone is None:
         return []
     return [f"{done} trainings instead of {alone}: equal stages were trained once, which saved {alone - done}."]
+
+
+def _lineage(data: ReportData) -> Section:
+    if not data.lineage:
+        return Section("lineage", "Lineage", text=["Nothing here: the recipe has no model."])
+    text = "Each model below the one that it was trained or merged from; an arrow names the runs that end with it."
+    return Section("lineage", "Lineage", text=[text], trees=data.lineage)
 
 
 def _ids(make: Maker, data: ReportData) -> Section:
