@@ -12,7 +12,7 @@ groups). On one ability whose items weigh the same it is the p of `_flips`: |T*|
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,9 @@ _EQUAL = 1e-9
 
 _ENOUGH = 400
 """Draws as far out as what was seen, after which no more are needed: they give p to a twentieth."""
+
+_TOGETHER = 512
+"""Pairs whose moves on every item are held at once."""
 
 _HOPELESS = 1e-5
 """A p by Student's t of which `MOST_DRAWS` would not show one draw."""
@@ -100,7 +103,13 @@ def studentised_flips(strata: Sequence[Stratum], pairs: Sequence[Pair], draws: i
     draws = max(draws, RESAMPLES)
     left = [index for index in range(len(pairs)) if index not in found]
     if left and draws >= MOST_DRAWS:
-        tails = dict(zip(left, _student(parts, [pairs[index] for index in left]), strict=True))
+        tails = {
+            index: tail
+            for start in range(0, len(left), _TOGETHER)
+            for index, tail in _student(
+                parts, {index: pairs[index] for index in left[start : start + _TOGETHER]}
+            ).items()
+        }
         found.update({index: tail for index, tail in tails.items() if tail < _HOPELESS})
         left = [index for index in left if index not in found]
     if left:
@@ -196,13 +205,13 @@ class _Block:
         self.drawn[at] += draws
 
 
-def _student(parts: Sequence[_Part], pairs: Sequence[Pair]) -> list[float]:
-    """Return the p of T / sqrt(V) by Student's t, at least the chance that all signs are alike.
+def _student(parts: Sequence[_Part], asked: Mapping[int, Pair]) -> dict[int, float]:
+    """Return the p of each pair's T / sqrt(V) by Student's t, at least the chance that all signs are alike.
 
     Sums of items with random signs, divided by their own size, have tails no heavier than the normal distribution's
     (Hoeffding 1963), however a few large items stand out.
     """
-    moves = [part.moves(pairs) for part in parts]
+    moves = [part.moves(list(asked.values())) for part in parts]
     totals, variances = np.array([part.seen(own) for part, own in zip(parts, moves, strict=True)]).transpose(1, 0, 2)
     freedom = np.array([[max(1, len(part.shares) - 1)] for part in parts])
     total, variance = totals.sum(axis=0), variances.sum(axis=0)
@@ -210,4 +219,4 @@ def _student(parts: Sequence[_Part], pairs: Sequence[Pair]) -> list[float]:
         degrees = np.nan_to_num(variance**2 / (variances**2 / freedom).sum(axis=0), nan=float(freedom.sum()))
         p = 2 * special().stdtr(degrees, -np.abs(total) / np.sqrt(variance))
     alike = 2.0 ** (1 - np.minimum(np.sum([np.count_nonzero(own, axis=0) for own in moves], axis=0), 1000))
-    return np.maximum(p, alike).tolist()  # type: ignore[no-any-return]
+    return dict(zip(asked, np.maximum(p, alike).tolist(), strict=True))
