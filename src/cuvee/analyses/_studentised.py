@@ -219,4 +219,4 @@ def _student(parts: Sequence[_Part], asked: Mapping[int, Pair]) -> dict[int, flo
         degrees = np.nan_to_num(variance**2 / (variances**2 / freedom).sum(axis=0), nan=float(freedom.sum()))
         p = 2 * special().stdtr(degrees, -np.abs(total) / np.sqrt(variance))
     alike = 2.0 ** (1 - np.minimum(np.sum([np.count_nonzero(own, axis=0) for own in moves], axis=0), 1000))
-    return dict(zip(asked, np.maximum(p, alike).tolist(), strict=True))
+    return dict(zip(asked, np.maximum(np.nan_to_num(p, nan=1.0), alike).tolist(), strict=True))
