@@ -72,7 +72,8 @@ def _read(asked: Asked, store: Store, held: bool) -> Representation:
     missing = [ingredient.name for ingredient, stage in asked.stages if not store.has("embed", stage.id)]
     if missing:
         why = f"its hidden states on {', '.join(missing)} are not there"
-        return Representation(**about, names=(), abilities=(), source=np.zeros(0, np.int16), missing=why)
+        none = np.zeros((0, 0), np.float32)
+        return Representation(**about, names=(), abilities=(), source=np.zeros(0, np.int16), vectors=none, missing=why)
     found = [vectors.read(store.path("embed", stage.id))["vector"] for _, stage in asked.stages]
     return Representation(
         **about,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cuvee import needs, planner, recipe
+from cuvee import needs, planner, recipe, representing
+from cuvee.analyses import representations
 from cuvee.errors import RecipeError
 from cuvee.pins import Pins
 from cuvee.store import Store
@@ -90,3 +91,15 @@ def test_more_runs_than_can_be_seen_side_by_side_must_be_named(plan: Callable[..
     runs = [{"strategy": "multi_task", "share": [f"1/{n}" for n in range(1, 11)]}]
     with pytest.raises(RecipeError, match="there are 10; name at most 8"):
         plan("representations", runs=runs)
+
+
+def test_hidden_states_that_are_not_there_yet_are_told_and_do_not_stop_the_report(
+    plan: Callable[..., planner.Plan], tmp_path: Path
+) -> None:
+    found = plan({"representations": {"runs": ["multi_task"]}})
+    params = representations.Params(runs=("multi_task",))
+    gathered = representing.gather(found, Store(tmp_path / "empty"), params)
+    assert [one.missing for one in gathered] == ["its hidden states on math, general are not there"] * 2
+    (table,) = representations.table(gathered, params)
+    assert not table.rows
+    assert any("multi_task" in note and "not there" in note for note in table.notes)

@@ -255,7 +255,7 @@ class Representation:
         layer, pooling: of the hidden states, see `engine.embeddings`.
         names, abilities: of the sources.
         source: number of each row's source, (n,).
-        vectors: (n, width) float32, of length 1.
+        vectors: (n, width) float32, of length 1; no rows where they are missing.
         heldout: whether no model has trained on the rows.
         missing: why there are no vectors; empty where there are.
     """
@@ -267,7 +267,7 @@ class Representation:
     names: Sequence[str]
     abilities: Sequence[str]
     source: NDArray[np.int16]
-    vectors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    vectors: NDArray[np.float32]
     heldout: bool = True
     missing: str = ""
 
