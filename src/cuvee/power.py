@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuvee.cost import Costs
+from cuvee.errors import UsageError
 from cuvee.plan import Evaluated, Plan
 from cuvee.stage import Stage
 from cuvee.store import Store
@@ -30,6 +31,9 @@ LEVEL, POWER = 0.05, 0.8
 
 CHANGED = 0.2
 """Assumed share of 0/1 items that differ between two models."""
+
+LEAST_WISH = 1e-6
+"""Least difference that can be wished for: no benchmark has the items for a smaller one."""
 
 MODELS = 12
 """Models of which the variance is measured: enough for a median."""
@@ -76,7 +80,11 @@ def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None
 
     Args:
         detect: a wished difference, in the metric's own unit.
+
+    Raises:
+        UsageError: no number of items shows such a difference.
     """
+    _check_wish(plan, detect)
     runs = len({run.info.name for run in plan.runs})
     pairs, seeds = runs * (runs - 1) // 2, len(plan.located.recipe.seeds)
     grouped: dict[Key, list[Evaluated]] = {}
@@ -95,6 +103,24 @@ def describe(plan: Plan, costs: Costs, store: Store, detect: float | None = None
         "detect": detect,
         "measures": [asdict(each) for each in found] if pairs else [],
     }
+
+
+def _check_wish(plan: Plan, detect: float | None) -> None:
+    """Refuse what is no difference, and what no two shares of solved items can differ by."""
+    if detect is None:
+        return
+    if not (math.isfinite(detect) and detect >= LEAST_WISH):
+        raise UsageError(f"--detect {detect:g} is no difference that can be shown; {LEAST_WISH:g} is the least")
+    if detect > 1 and all(_counted(item.metric) for item in plan.evaluated):
+        raise UsageError(
+            f"--detect {detect:g}: a share of solved items cannot change by more than 1; say {detect / 100:g} for "
+            f"{detect:g} points"
+        )
+
+
+def _counted(metric: str) -> bool:
+    """Whether the metric is a share of items that are solved."""
+    return metric == "accuracy" or metric.startswith("pass")
 
 
 def _replies(item: Evaluated) -> Stage:
@@ -121,13 +147,16 @@ def _power(
 ) -> Power:
     basis = f"measured on {models} models"
     if variance is None:
-        counted = key[2] == "accuracy" or key[2].startswith("pass")
+        counted = _counted(key[2])
         variance = CHANGED if counted else None
         basis = f"assumed: {CHANGED:.0%} of the items change" if counted else "until two models are measured"
     luck = 2 * (seed_sd or 0.0) ** 2 / seeds
     if variance is None:
         return Power(*key, items, None, basis, seed_sd, None, None)
-    needed = _needed(detect, variance, seed_sd, seeds) if detect else (None, None)
+    needed: tuple[int | None, int | None] = (None, None)
+    if detect and not (_counted(key[2]) and detect > 1):
+        # A difference of d between shares of solved items needs at least that share of them to change.
+        needed = _needed(detect, max(variance, detect) if _counted(key[2]) else variance, seed_sd, seeds)
     if items is None:
         return Power(*key, None, variance, basis, seed_sd, None, None, *needed)
     error = math.sqrt(variance / max(1, items) + luck)

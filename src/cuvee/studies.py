@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ from cuvee.pins import Pins
 from cuvee.runtime import Runtime
 from cuvee.store import Store
 
-SHARES = "[1, 1/4, 1/16, 1/64, 1/256]"
+SHARES = ("1", "1/4", "1/16", "1/64", "1/256")
+
+SURELY = Fraction(6, 5)
+"""Rows of the smallest source at a share that a study uses; rows are estimates before the data is read."""
 
 BUILTIN = """\
 base: builtin:tiny                # a Hugging Face folder, a hub id such as org/name@revision, builtin:smollm2
@@ -67,6 +71,12 @@ class Head:
     def special(self) -> list[str]:
         """The other sources, in order."""
         return [name for name in self.sources if name != self.general]
+
+    @property
+    def shares(self) -> list[str]:
+        """Those of the paper's shares at which every source still has a row; all where rows are not known."""
+        least = min(self.rows.values(), default=None)
+        return [share for share in SHARES if least is None or Fraction(share) * least >= SURELY] or list(SHARES[:1])
 
 
 @dataclass(frozen=True)
@@ -125,19 +135,20 @@ def _with_sources(head: Head, sources: Mapping[str, Any], note: str) -> str:
 
 
 def _amount(head: Head) -> list[str]:
-    return [f"{{strategy: single, source: {_list(head.sources)}, share: {SHARES}}}"]
+    return [f"{{strategy: single, source: {_list(head.sources)}, share: {_flow(head.shares)}}}"]
 
 
 def _mixing(head: Head) -> list[str]:
-    return [*_amount(head), f"{{strategy: multi_task, share: {SHARES}}}"]
+    return [*_amount(head), f"{{strategy: multi_task, share: {_flow(head.shares)}}}"]
 
 
 def _ratio(head: Head) -> list[str]:
-    general = f"strategy: ratio, general: {_quoted(head.general)}"
+    general, shares = f"strategy: ratio, general: {_quoted(head.general)}", _flow(head.shares)
+    little = "1/64" if "1/64" in head.shares else head.shares[-1]
     return [
-        f"{{{general}, special_share: {SHARES}}}                      # all of general, special grows",
-        f"{{{general}, general_share: {SHARES}}}                      # all of special, general grows",
-        f"{{{general}, general_share: 1/64, special_share: {SHARES}}}    # a little general, special grows",
+        f"{{{general}, special_share: {shares}}}                      # all of general, special grows",
+        f"{{{general}, general_share: {shares}}}                      # all of special, general grows",
+        f"{{{general}, general_share: {little}, special_share: {shares}}}    # a little general, special grows",
     ]
 
 
@@ -148,7 +159,7 @@ def _strategies(head: Head) -> list[str]:
         "{strategy: multi_task}",
         f"{{strategy: sequential, order: {_list(_order(head))}}}",
         f"{{strategy: mixed_sequential, general: {general}}}",
-        f"{{strategy: dmt, general: {general}, k: 1/256}}",
+        f"{{strategy: dmt, general: {general}, k: {head.shares[-1]}}}",
     ]
 
 
@@ -157,7 +168,7 @@ def _k_sweep(head: Head) -> list[str]:
     return [
         "{strategy: multi_task}                                       # the line to compare with",
         f"{{strategy: mixed_sequential, general: {general}}}              # k = 0",
-        f"{{strategy: dmt, general: {general}, k: [1/256, 1/64, 1/16, 1/4, 1]}}",
+        f"{{strategy: dmt, general: {general}, k: {_flow(head.shares[::-1])}}}",
     ]
 
 
@@ -165,14 +176,13 @@ def _without_tagged(head: Head) -> list[str]:
     others = "".join(f"{_quoted(name)}: {{}}, " for name in head.special)
     drop = f'{{{others}{_quoted(head.general)}: {{drop: {{tags: "code|math"}}}}}}'
     return [
-        f"{{strategy: multi_task, share: {SHARES}}}",
-        f"{{strategy: multi_task, name: without tagged, share: {SHARES},\n     sources: {drop}}}",
+        f"{{strategy: multi_task, share: {_flow(head.shares)}}}",
+        f"{{strategy: multi_task, name: without tagged, share: {_flow(head.shares)},\n     sources: {drop}}}",
     ]
 
 
 def _tagged_pairs(head: Head) -> dict[str, str]:
-    shares = [share.strip() for share in SHARES.strip("[]").split(",")]
-    return {f"without tagged share={share}": f"multi_task share={share}" for share in shares}
+    return {f"without tagged share={share}": f"multi_task share={share}" for share in head.shares}
 
 
 def _equal_amount(head: Head) -> list[str]:
@@ -338,6 +348,7 @@ def write(name: str, head: Head) -> str:
     lines = [
         f"# Study {name}. {study.asks}",
         f"# {study.source}.",
+        *_left_out(head),
         "#   cuvee plan THIS.yaml       what it comes to, what it costs, what it can show",
         "#   cuvee run THIS.yaml        do it, and write the report",
         "",
@@ -350,6 +361,15 @@ def write(name: str, head: Head) -> str:
         "keep_models: none                 # scores stay; all keeps every model's weights",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _left_out(head: Head) -> list[str]:
+    """Say which of the paper's shares would leave a source without a row."""
+    without = [share for share in SHARES if share not in head.shares]
+    if not without:
+        return []
+    least = min(head.rows, key=lambda name: head.rows[name])
+    return [f"# Of the paper's shares {', '.join(without)} left out: {least} has about {head.rows[least]:,} rows."]
 
 
 def find(name: str) -> str:
@@ -422,6 +442,10 @@ def _without(text: str, keys: Sequence[str]) -> str:
 
 def _list(names: Iterable[str]) -> str:
     return f"[{', '.join(_quoted(name) for name in names)}]"
+
+
+def _flow(values: Iterable[str]) -> str:
+    return f"[{', '.join(values)}]"
 
 
 def _quoted(name: str) -> str:

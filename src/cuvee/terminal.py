@@ -112,11 +112,17 @@ def _smallest(each: Mapping[str, Any]) -> str:
 
 
 def _wished(each: Mapping[str, Any], power: Mapping[str, Any]) -> str:
-    if power["detect"] is None or each["needed_items"] is None:
+    if power["detect"] is None:
         return ""
+    if each["needed_items"] is None:
+        wish = power["detect"]
+        told = each["smallest"] is not None and wish > 1
+        return f"; {wish:g} is more than all of it: {wish:g} points are {wish / 100:g}" if told else ""
     more = max(0, each["needed_items"] - each["items"]) if each["items"] is not None else 0
     seeds = f" and {each['needed_seeds']} seeds" if each["needed_seeds"] > power["seeds"] else ""
-    return f"; {power['detect']:g} needs {each['needed_items']:,} items{seeds}" + (f", {more:,} more" if more else "")
+    alone = " by one comparison" if power["comparisons"] > 1 else ""
+    needs = f"; {power['detect']:g} needs {each['needed_items']:,} items{seeds}{alone}"
+    return needs + (f", {more:,} more" if more else "")
 
 
 def _model_branch(branch: Tree, stage: Mapping[str, Any], by_id: Mapping[str, Any], seen: set[str]) -> Tree:

@@ -36,6 +36,20 @@ def test_the_luck_of_seeds_asks_for_seeds() -> None:
     assert power.reach() * error == pytest.approx(0.02, rel=0.01)
 
 
+def test_a_large_difference_needs_as_many_items_to_change() -> None:
+    half = power._power(("quiz", "math", "accuracy"), 200, None, 0, None, 1, 1, 0.5)
+    assert half.needed_items == math.ceil(0.5 * (power.reach() / 0.5) ** 2)
+    assert power._power(("quiz", "math", "accuracy"), 200, None, 0, None, 1, 1, 2.0).needed_items is None
+    assert power._power(("quiz", "math", "loss"), 200, 0.1, 2, None, 1, 1, 2.0).needed_items == 1
+
+
+@pytest.mark.parametrize("wish", [math.nan, math.inf, 1e-9])
+def test_a_wish_that_no_items_show_is_refused(cuvee: Cuvee, place: Path, wish: float) -> None:
+    refused = cuvee("plan", "r.yaml", "--detect", str(wish))
+    assert refused.returncode == 2
+    assert "is no difference that can be shown" in refused.stderr
+
+
 def test_the_items_of_a_judged_evaluator_are_questions_however_often_the_judge_is_asked(place: Path) -> None:
     shutil.copytree(Path(__file__).parents[2] / "examples" / "judged", place / "judged")
     judge = {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "judge"}, "repeats": 5}

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cuvee import planner, studies
+from cuvee import cost, planner, studies
 from cuvee.analyses._claims.average_suffices import merger
 from cuvee.errors import UsageError
 from cuvee.pins import Pins
 from cuvee.plan import Plan
 from cuvee.recipe import Located, Recipe, parse, validate
+from cuvee.runtime import Runtime
+from cuvee.store import Store
 from tests.conftest import Cuvee
 
 MINE = """\
@@ -101,6 +103,18 @@ def test_equal_amounts_have_as_many_rows_as_equal_proportions(tmp_path: Path) ->
     lopsided = studies.Head("base: x", {"a": {}, "general": {}}, "general", {"a": 64000, "general": 3})
     with pytest.raises(UsageError, match="the smallest source has 3 of 64,003 rows"):
         studies.write("equal_amount", lopsided)
+
+
+@pytest.mark.parametrize("name", ["amount", "mixing", "ratio", "strategies", "k_sweep", "without_tagged", "dmt"])
+def test_shares_that_would_leave_a_small_source_without_a_row_are_left_out(name: str, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(MINE.replace("count: 300", "count: 90"), encoding="utf-8")
+    head = studies.counted(studies.head(tmp_path / "my.yaml"), tmp_path, Store(tmp_path / "store"))
+    text = studies.write(name, head)
+    assert head.shares == ["1", "1/4", "1/16", "1/64"]
+    assert "# Of the paper's shares 1/256 left out: sums has about 90 rows." in text
+    assert "1/256" not in text.split("runs:")[1]
+    plan = planned(text, tmp_path)
+    assert cost.estimate(plan, Store(tmp_path / "store"), Runtime(tmp_path / "store")).todo
 
 
 def test_rows_are_selected_from_whole_sources(tmp_path: Path) -> None:

@@ -17,4 +17,4 @@ class Resampled(Params):
     """
 
     resamples: Annotated[int, Field(ge=2000)] = RESAMPLES
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0

@@ -17,7 +17,7 @@ from cuvee.cli.options import (
     takes_runtime,
 )
 from cuvee.cli.steps import echo, open_recipe, prepare, print_schema
-from cuvee.errors import UsageError, WorkFailed, did_you_mean
+from cuvee.errors import CuveeError, UsageError, WorkFailed, did_you_mean
 from cuvee.runtime import Runtime
 
 
@@ -65,8 +65,12 @@ def _study(name: str, source: Path | None, general: str | None, path: Path, stor
             f"paths in {source} are relative to its folder; write the study there: {source.parent / path.name}"
         )
     head = studies.head(source, general)
-    if name == "equal_amount":
+    try:
         head = studies.counted(head, path.resolve().parent, Store(store))
+    except CuveeError:
+        # Files may come later, and `cuvee plan` says what is wrong with them; equal counts need to know them now.
+        if name == "equal_amount":
+            raise
     return studies.write(name, head).replace("THIS.yaml", str(path))
 
 
