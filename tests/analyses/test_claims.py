@@ -11,6 +11,7 @@ from tests.analyses import planted
 
 from cuvee.analyses import claims
 from cuvee.analyses._results import Measure
+from cuvee.errors import UsageError
 from cuvee.protocols import Portion, TrainingInfo
 
 FAST = claims.Params(resamples=2000, margin=0.03)
@@ -44,6 +45,11 @@ def test_what_the_recipe_does_not_have_is_not_tested_and_says_what_to_add(result
     (table,) = claims.table([result("other", "math", "1101")], FAST)
     assert {row["verdict"] for row in table.rows} == {"not tested"}
     assert all(row["what would decide it"].startswith("add {strategy:") for row in table.rows)
+
+
+def test_a_general_source_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match="Did you mean 'math'"):
+        claims.table(alone("math", (0.2, 0.3, 0.4, 0.5), items=40), claims.Params(general="maths"))
 
 
 @pytest.mark.parametrize(

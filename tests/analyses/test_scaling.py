@@ -70,6 +70,17 @@ def test_constant_scores_have_no_law_and_no_band():
     assert not any("law" in name for name in tables[0].figures[0].series)
 
 
+def test_an_amount_at_which_nothing_is_solved_leaves_the_law_without_an_interval():
+    """0 of 40 resampled is 0 of 40: the draws would call the point certain."""
+    tables = scaling.table(amounts([0.0, 0.0, 0.1, 0.2, 0.4], items=40), FAST)
+    (row,) = tables[0].rows
+    assert ".." not in row["per doubling"]
+    assert "law does not hold" not in row["per doubling"]
+    assert "(no interval: at 10, 40 rows every item has the same score)" in tables[0].notes[0]
+    bands = [points for name, points in tables[0].figures[0].series.items() if "law" in name]
+    assert all(point["low"] is None for points in bands for point in points)
+
+
 def test_few_items_have_no_law():
     (row,) = scaling.table(amounts([0.2, 0.4, 0.6, 0.6, 0.6], items=12), FAST)[0].rows
     assert row["per doubling"] is None

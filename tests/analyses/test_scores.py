@@ -319,3 +319,18 @@ def test_runs_with_the_same_models_are_compared_once_and_named(result):
         "all leads (overall 75.0 points); not separable from all again"
         in scores.table(apart, scores.Params())[0].notes[0]
     )
+
+
+def test_a_column_of_equal_scores_has_no_best(result):
+    results = [
+        result("a", "math", "1100"),
+        result("b", "math", "0011"),
+        result("a", "code", "1"),
+        result("b", "code", "0"),
+    ]
+    panels = [table for table in scores.table(results, FAST) if table.title.startswith("Scores")]
+    cells = {
+        name: str(cell) for table in panels for row in table.rows for name, cell in row.items() if "★" in str(cell)
+    }
+    assert all("code" in name for name in cells)
+    assert cells

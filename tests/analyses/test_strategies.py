@@ -91,7 +91,19 @@ def test_scores_that_are_all_the_same_recommend_no_k(result):
     results = sweep(result, {"0": {"math": 200}, "1/16": {"math": 200}})
     tables = k_sweep.table(results, k_sweep.Params(resamples=2000))
     (found,) = [each for each in tables if each.title.endswith("which k")]
-    assert found.notes[0] == "No k is recommended: every item has the same score in every run."
+    assert found.notes[0] == "No k is recommended: math by exact_answer: every item has the same score in every run."
+
+
+def test_an_ability_that_says_nothing_is_named_and_can_be_left_out(result):
+    results = sweep(result, {"0": {"math": 60, "general": 0}, "1": {"math": 122, "general": 0}})
+
+    def said(**weights):
+        tables = k_sweep.table(results, k_sweep.Params(resamples=2000, weights=weights))
+        return next(each.notes[0] for each in tables if each.title.endswith("which k"))
+
+    assert "general by exact_answer: every item has the same score" in said()
+    assert "weights: {general: 0} leaves it out" in said()
+    assert said(general=0).startswith("k = 1 is recommended")
 
 
 def test_items_learned_kept_lost_and_relearned_are_counted(result):

@@ -11,7 +11,7 @@ Zhang et al., arXiv 2402.17193 (fine-tuning data), fit losses so; for accuracies
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class Fit:
     def at(self, x: Floats) -> tuple[Floats, Floats]:
         """Return the curve at some x, (k,), and its draws, (resamples, k)."""
         return _curve(self.parameters[None, :], x)[0], _curve(self.draws, x)
+
+    def without_noise(self) -> Fit:
+        """Return the law alone, where draws cannot say how far off its points are: no interval, no band, no misfit."""
+        return replace(self, draws=np.repeat(self.parameters[None, :], len(self.draws), axis=0), p=1.0)
 
     @property
     def determined(self) -> bool:

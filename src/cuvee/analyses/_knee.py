@@ -62,17 +62,19 @@ def knee(
         runs: by k.
         samples: final models' by run and measure.
         measures: one an ability, all of one metric.
-        weights: by ability; 1 for those that are not named.
+        weights: by ability; 1 for those that are not named; what has 0 is not looked at.
     """
-    chosen = tuple(measures)
-    share = {m.ability: float(weights.get(m.ability, 1.0)) for m in chosen}
+    share = {m.ability: float(weights.get(m.ability, 1.0)) for m in measures}
+    chosen = tuple(m for m in measures if share[m.ability] > 0)
     there = {k: run for k, run in runs.items() if all(m in samples.get(run, {}) for m in chosen)}
     total = sum(share.values())
     if len(there) < 2 or total <= 0:
         why = "no ability has a weight" if total <= 0 else "fewer than two k are measured on every ability"
         return Knee(chosen, share, refusal=why)
     clouds = [cloud({run: samples[run][m] for run in there.values()}, resamples, seed) for m in chosen]
-    why = next((of.refusal or _other_items(of) for of in clouds if of.refusal or of.left_out), "")
+    whys = {m: of.refusal or _other_items(of) for m, of in zip(chosen, clouds, strict=True)}
+    out = "; weights: {{{}: 0}} leaves it out" if len(chosen) > 1 else ""
+    why = next((f"{m.ability} by {m.evaluator}: {each}{out.format(m.ability)}" for m, each in whys.items() if each), "")
     if why:
         return Knee(chosen, share, refusal=why)
     sign = 1 if chosen[0].higher_is_better else -1
@@ -86,7 +88,7 @@ def knee(
 
 
 def _other_items(of: Cloud) -> str:
-    return f"{', '.join(of.left_out)} measured on other items"
+    return f"{', '.join(of.left_out)} measured on other items" if of.left_out else ""
 
 
 def _choices(ks: Sequence[Fraction], values: Floats, draws: Floats, sign: int) -> tuple[Choice, ...]:

@@ -22,6 +22,7 @@ from pydantic import Field
 from cuvee.analyses import _results
 from cuvee.analyses._claims._evidence import UNTESTED, Evidence, Outcome
 from cuvee.analyses._resampled import Resampled
+from cuvee.errors import UsageError, did_you_mean
 from cuvee.protocols import Result, Table
 
 VERSION = 1
@@ -45,7 +46,14 @@ def findings() -> dict[str, ModuleType]:
 
 
 def table(results: Sequence[Result], params: Params) -> list[Table]:
-    """Return for each base model the ledger: every finding with what the runs say."""
+    """Return for each base model the ledger: every finding with what the runs say.
+
+    Raises:
+        UsageError: no training has seen the source that is called general.
+    """
+    known = {portion.source for result in results for training in result.run.trainings for portion in training.portions}
+    if params.general is not None and known and params.general not in known:
+        raise UsageError(f"there is no source '{params.general}'.{did_you_mean(params.general, known)}")
     names = _results.bases(results)
     tables = [
         _ledger(

@@ -43,7 +43,8 @@ class Params(Resampled):
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """One curve on one measure: laws, tests between its amounts, the plateau."""
+    """One curve on one measure: laws, tests between its amounts, the plateau; `still` are the places of amounts at
+    which every item has the same score."""
 
     measure: Measure
     curve: AmountCurve
@@ -51,6 +52,7 @@ class Scaled:
     fits: Mapping[str, Fit]
     steps: Mapping[tuple[int, int], Tested]
     refusal: str = ""
+    still: tuple[int, ...] = ()
 
     @property
     def best(self) -> Fit | None:
@@ -123,7 +125,10 @@ def _scaled(
     values, draws = of.take([point.run for point in measured])
     x = np.array([point.rows_of(curve.ability) for point in measured])
     fits = {law: found for law in ("logarithmic", "power") if (found := fit(law, x, values, draws))}
-    return Scaled(measure, curve, members, fits, steps)
+    still = [place for place, of in enumerate(members) if (of.by_seed == of.by_seed[0, 0]).all()]
+    # Resampled, 0 of n stays 0 of n: draws would call certain what is least known.
+    fits = {law: found.without_noise() if still else found for law, found in fits.items()}
+    return Scaled(measure, curve, members, fits, steps, still=tuple(still))
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -200,7 +205,7 @@ def plateau_words(each: Scaled) -> str:
     if place == len(curve.points) - 1:
         return "none: the largest amount is still better than the one before"
     could = each.missed(place)
-    more = f", a gain of {to.text(max(0.0, could))} not ruled out" if could is not None else ""
+    more = f", a gain of {to.text(max(0.0, could))} {to.unit} not ruled out" if could is not None else ""
     start = f"from {curve.rows[place]:,.0f} rows" if place else "no amount is better than the least"
     return f"{start}{more}"
 
@@ -214,11 +219,18 @@ def _sentences(every: Sequence[Scaled]) -> list[str]:
             ends = interval(log.draws[:, 1]) if log.holds else (None, None)
             known = ends[0] is not None and ends[1] is not None
             span = f", 95 % {to.signed(ends[0] or 0.0)}..{to.signed(ends[1] or 0.0)}" if known else " on average"
+            span += f" (no interval: {_still(each)})" if each.still else ""
             gain = f"{to.signed(float(log.parameters[1]))} {to.unit} a doubling{span}; "
         else:
             gain = f"no law is fitted: {each.refusal or _few(each)}; "
         words.append(f"{who}: {gain}plateau: {plateau_words(each)}.")
     return words
+
+
+def _still(each: Scaled) -> str:
+    """Say at which amounts every item has the same score."""
+    at = ", ".join(f"{each.curve.rows[place]:,.0f}" for place in each.still)
+    return f"at {at} rows every item has the same score"
 
 
 def _few(each: Scaled) -> str:

@@ -161,7 +161,8 @@ def _panel_table(panel: Panel, samples: Samples, title: str) -> Table:
     for run, by in cells.items():
         row: dict[str, Any] = {"run": run}
         for m, name in header.items():
-            best = m in by and by[m].value == _best([each[m].value for each in cells.values() if m in each], to)
+            values = [each[m].value for each in cells.values() if m in each]
+            best = m in by and by[m].value == _best(values, to) and (len(values) == 1 or min(values) < max(values))
             row[name] = _results.cell(by[m], to) + (BEST if best else "") if m in by else "not measured"
         rows.append(row)
     return Table(title, ["run", *header.values()], rows, _panel_notes(panel, samples), [_figure(panel, cells, title)])
