@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from cuvee.analyses._results import Measure
 from cuvee.analyses._verdict import primary
 from cuvee.analyses.scores import Params
 from cuvee.errors import UsageError
+from cuvee.protocols import Portion, TrainingInfo
 
 FAST = Params(resamples=2000)
 
@@ -195,7 +198,7 @@ def test_the_scores_table_is_as_it_was(result):
     )
     panel = next(table for table in found if table.title.startswith("Scores"))
     assert [tuple(row.values()) for row in panel.rows] == [
-        ("base (untrained)", "0.0 ± 0.0 (0/4)", "not measured"),
+        ("base (untrained)", "0.0 (0/4)", "not measured"),
         ("multi_task", "75.0 ± 21.7 (3/4) ★", "20.0 ± 17.9 (1/5)"),
         ("dmt", "50.0 ± 25.0 (2/4)", "40.0 ± 21.9 (2/5) ★"),
     ]
@@ -334,3 +337,19 @@ def test_a_column_of_equal_scores_has_no_best(result):
     }
     assert all("code" in name for name in cells)
     assert cells
+
+
+def test_where_nothing_is_solved_no_run_leads_and_no_error_is_called_zero(result):
+    tables = scores.table([result(name, "math", "0" * 30) for name in ("a", "b")], FAST)
+    assert [row["reading"] for row in tables[0].rows] == ["as good as the others", "not separable"]
+    assert tables[0].rows[0]["standard error (points)"] is None
+    assert not any(table.title == "What the leading run costs" for table in tables)
+    assert "±" not in str(tables[1].rows)
+
+
+def test_an_ability_that_was_trained_on_and_is_not_measured_is_named(result):
+    portions = (Portion("sums", "math", 10, 100, 10), Portion("chat", "general", 10, 100, 10))
+    training = TrainingInfo("t", 1, 5, 200, 400, 1.0, portions)
+    made = result("multi_task", "math", "1100")
+    (first, *_) = scores.table([replace(made, run=replace(made.run, trainings=(training,)))], FAST)
+    assert any(note.startswith("Trained on and measured by nothing: general.") for note in first.notes)

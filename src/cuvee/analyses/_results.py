@@ -211,8 +211,11 @@ def count(of: Estimate) -> str:
 
 
 def cell(of: Estimate, to: Scale) -> str:
-    """Return an estimate as a table's cell: value, standard error, m/n."""
-    se = "" if of.se is None else f" ± {to.text(of.se)}"
+    """Return an estimate as a table's cell: value, standard error, m/n.
+
+    Items that all have one score do not say how far their mean is off: no error stands there, rather than 0.
+    """
+    se = "" if not of.se else f" ± {to.text(of.se)}"
     return f"{to.text(of.value)}{se} ({count(of)})"
 
 

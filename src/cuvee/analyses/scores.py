@@ -58,8 +58,8 @@ def table(results: Sequence[Result], params: Params) -> list[Table]:
         samples = _results.final_samples(own)
         found = _verdict.judge(own, samples, metric=params.metric, resamples=params.resamples, seed=params.seed)
         several = len(names) > 1
-        tables.append(_verdict_table(found, _results.titled("Verdict", base, several)))
-        if found.costs:
+        tables.append(_verdict_table(found, _unmeasured(own), _results.titled("Verdict", base, several)))
+        if found.costs and not _all_equal(found):
             tables.append(_cost_table(found, _results.titled("What the leading run costs", base, several)))
         for panel in _results.panels(result for result in own if result.final or result.stage == 0):
             title = _results.titled(f"Scores: {panel.title}", base, several)
@@ -70,8 +70,22 @@ def table(results: Sequence[Result], params: Params) -> list[Table]:
 # ------------------------------------------------------------------------------------------------- verdict
 
 
-def _verdict_table(found: Verdict, title: str) -> Table:
-    notes = [_verdict_words.conclusion(found), *_verdict_words.reservations(found)]
+def _unmeasured(own: Sequence[Result]) -> list[str]:
+    """Name the abilities that runs were trained on and no evaluator asks about: what they lose is not seen."""
+    seen = {result.ability for result in own}
+    trained = {portion.ability for of in own for training in of.run.trainings for portion in training.portions}
+    missing = sorted(trained - seen)
+    if not missing:
+        return []
+    return [f"Trained on and measured by nothing: {', '.join(missing)}. What a run gains or loses there is not seen."]
+
+
+def _all_equal(found: Verdict) -> bool:
+    return len({each.overall for each in found.standings}) == 1 and len(found.standings) > 1
+
+
+def _verdict_table(found: Verdict, unmeasured: Sequence[str], title: str) -> Table:
+    notes = [_verdict_words.conclusion(found), *unmeasured, *_verdict_words.reservations(found)]
     if not found.standings:
         return Table(title, ["run"], [], notes, answers=1)
     to = found.measures[0].scale
@@ -81,6 +95,8 @@ def _verdict_table(found: Verdict, title: str) -> Table:
     for each in found.standings:
         rows.append(_standing_row(each, against.get(each.run), to))
         rows += [_twin_row(rows[-1], run, each) for run, owner in found.same.items() if owner == each.run]
+    if _all_equal(found):
+        rows[0]["reading"] = "as good as the others"
     columns = [name for name in rows[0] if seeds or not name.startswith("SD between seeds")]
     return Table(title, columns, [{name: row[name] for name in columns} for row in rows], notes, answers=1)
 
@@ -90,7 +106,7 @@ def _standing_row(standing: Standing, against: Against | None, to: Scale) -> dic
     return {
         "run": standing.run,
         f"overall ({to.short})": standing.overall * to.factor,
-        f"standard error ({to.unit})": _results.in_unit(standing.se, to),
+        f"standard error ({to.unit})": _results.in_unit(standing.se or None, to),
         f"SD between seeds ({to.unit})": _results.in_unit(standing.seed_sd, to),
         f"difference: leader minus run ({to.unit})": both and _results.in_unit(both.difference, to),
         f"low ({to.unit})": both and _results.in_unit(both.low, to),
