@@ -504,7 +504,12 @@ def raise_if_failed(outcome: Outcome) -> None:
             "checkpoints kept; the same command goes on"
         )
     if outcome.failed:
+        unchecked = any(name.startswith("preflight-") for name in outcome.skipped)
+        together = (
+            ". No training starts before all sources are checked together: to go on without a source that cannot be "
+            "read, leave it and its runs out of the recipe; equal trainings stay what they are"
+        )
         raise WorkFailed(
             f"{len(outcome.failed)} stage(s) failed and {len(outcome.skipped)} were not tried; the rest is done and "
-            "kept. Mend the cause and run the same command again"
+            f"kept. Mend the cause and run the same command again{together if unchecked else ''}"
         )

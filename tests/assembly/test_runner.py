@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cuvee import api, collect_garbage, runner
+from cuvee.errors import WorkFailed
 from cuvee.recipe import load
 from cuvee.runtime import Runtime
 from cuvee.store import Store
@@ -65,6 +66,15 @@ def test_a_failed_branch_does_not_stop_the_others(place: Path) -> None:
     assert done == {"multi_task": True, "mixed_sequential": False, "dmt k=1/4": True, "dmt k=1": True}
     assert list((place / ".cuvee" / "render").glob("*/rows.arrow"))
     assert journal(place / ".cuvee", "failed")
+
+
+def test_a_source_that_cannot_be_read_says_why_other_trainings_wait_and_how_to_go_on_without_it() -> None:
+    unread = runner.Outcome(failed={"load-1": "broken"}, skipped={"preflight-2": "load-1", "train-3": "load-1"})
+    with pytest.raises(WorkFailed, match="leave it and its runs out of the recipe"):
+        runner.raise_if_failed(unread)
+    untrained = runner.Outcome(failed={"train-1": "broken"}, skipped={"score-2": "train-1"})
+    with pytest.raises(WorkFailed, match="run the same command again$"):
+        runner.raise_if_failed(untrained)
 
 
 def test_stages_wait_for_their_inputs_and_the_longest_way_goes_first(place: Path) -> None:
