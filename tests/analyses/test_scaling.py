@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -49,6 +50,24 @@ def test_a_power_law_is_found_where_it_was_planted():
     assert found.parameters[2] == pytest.approx(0.5, abs=0.15)
     assert found.parameters[0] == pytest.approx(0.8, abs=0.04)
     assert each.best is found
+
+
+def test_a_law_can_be_of_supervised_tokens():
+    """Where rows grow longer with their number, doubling the tokens is less than doubling the rows."""
+    results = amounts([0.1, 0.2, 0.3, 0.4, 0.5], items=2000)
+    longer = []
+    for each in results:
+        trainings = [
+            replace(t, portions=tuple(replace(p, supervised_tokens=p.rows**2) for p in t.portions))
+            for t in each.run.trainings
+        ]
+        longer.append(replace(each, run=replace(each.run, trainings=tuple(trainings))))
+    (rows,) = scaling.scaled(longer, FAST)
+    (tokens,) = scaling.scaled(longer, Params(resamples=2000, against="tokens"))
+    assert tokens.fits["logarithmic"].parameters[1] == pytest.approx(rows.fits["logarithmic"].parameters[1] / 2)
+    (figure,) = scaling.table(longer, Params(resamples=2000, against="tokens"))[0].figures
+    assert figure.x_label == "supervised tokens of math, one epoch"
+    assert max(point["x"] for points in figure.series.values() for point in points) == pytest.approx(2560**2)
 
 
 def test_the_plateau_is_the_amount_after_which_nothing_was_gained():

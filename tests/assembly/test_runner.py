@@ -73,7 +73,7 @@ def test_a_source_that_cannot_be_read_says_why_other_trainings_wait_and_how_to_g
     with pytest.raises(WorkFailed, match="leave it and its runs out of the recipe"):
         runner.raise_if_failed(unread)
     untrained = runner.Outcome(failed={"train-1": "broken"}, skipped={"score-2": "train-1"})
-    with pytest.raises(WorkFailed, match="run the same command again$"):
+    with pytest.raises(WorkFailed, match=r"run the same command again$"):
         runner.raise_if_failed(untrained)
 
 

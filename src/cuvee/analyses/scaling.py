@@ -5,6 +5,7 @@ comes with about a thousand rows and then hardly moves. They draw single runs; h
 power law with bootstrap bands, and every pair of amounts a paired test.
 
     analyses: [scaling]     # runs: {strategy: single, source: [math], share: [1, 1/4, 1/16, 1/64]}
+    analyses: [scaling, {scaling: {against: tokens}}]
 
 A curve is made of runs of one training that differ in amount alone. Plateau: the least amount that no larger one is
 measurably better than (Holm over all pairs of the table); with it stands what gain could have been missed.
@@ -13,9 +14,9 @@ measurably better than (Holm over all pairs of the table); with it stands what g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from cuvee.analyses._draws import Cloud, cloud, interval
 from cuvee.analyses._fits import Fit, fit
 from cuvee.analyses._paired import BETTER, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
-from cuvee.analyses._results import Measure, Scale
+from cuvee.analyses._results import Measure
 from cuvee.analyses._stats import Sample, estimate
 from cuvee.protocols import Figure, Result, Table
 
@@ -38,7 +39,11 @@ ASK = (
 
 
 class Params(Resampled):
-    """Of the resampling alone."""
+    """Args:
+    against: what the laws and figures have below: the ability's ``rows``, or its supervised ``tokens``.
+    """
+
+    against: Literal["rows", "tokens"] = "rows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,12 @@ class Scaled:
     steps: Mapping[tuple[int, int], Tested]
     refusal: str = ""
     still: tuple[int, ...] = ()
+    against: str = "rows"
+
+    def amount(self, point: Seen) -> float:
+        """Return how much of the ability's data a run saw, as the laws count it."""
+        ability = self.curve.ability
+        return point.tokens_of(ability) if self.against == "tokens" else point.rows_of(ability)
 
     @property
     def best(self) -> Fit | None:
@@ -107,28 +118,25 @@ def scaled(own: Sequence[Result], params: Params) -> list[Scaled]:
     }
     tests, _ = tested(pairs, params.resamples, params.seed)
     return [
-        _scaled(measure, curve, members, clouds[measure], {key[1:]: t for key, t in tests.items() if key[0] == number})
-        for number, (measure, curve, members) in enumerate(found)
+        _fitted(Scaled(m, curve, members, {}, _of(number, tests), against=params.against), clouds[m])
+        for number, (m, curve, members) in enumerate(found)
     ]
 
 
-def _scaled(
-    measure: Measure,
-    curve: AmountCurve,
-    members: Sequence[Sample],
-    of: Cloud,
-    steps: Mapping[tuple[int, int], Tested],
-) -> Scaled:
+def _of(number: int, tests: Mapping[tuple[int, int, int], Tested]) -> dict[tuple[int, int], Tested]:
+    return {key[1:]: test for key, test in tests.items() if key[0] == number}
+
+
+def _fitted(bare: Scaled, of: Cloud) -> Scaled:
     if of.refusal:
-        return Scaled(measure, curve, members, {}, steps, of.refusal)
-    measured = [point for point in curve.points if point.run in of.values]
+        return replace(bare, refusal=of.refusal)
+    measured = [point for point in bare.curve.points if point.run in of.values]
     values, draws = of.take([point.run for point in measured])
-    x = np.array([point.rows_of(curve.ability) for point in measured])
+    x = np.array([bare.amount(point) for point in measured])
     fits = {law: found for law in ("logarithmic", "power") if (found := fit(law, x, values, draws))}
-    still = [place for place, of in enumerate(members) if (of.by_seed == of.by_seed[0, 0]).all()]
+    still = tuple(place for place, one in enumerate(bare.samples) if (one.by_seed == one.by_seed[0, 0]).all())
     # Resampled, 0 of n stays 0 of n: draws would call certain what is least known.
-    fits = {law: found.without_noise() if still else found for law, found in fits.items()}
-    return Scaled(measure, curve, members, fits, steps, still=tuple(still))
+    return replace(bare, fits={law: f.without_noise() if still else f for law, f in fits.items()}, still=still)
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -136,7 +144,8 @@ def _scaled(
 
 def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) -> list[Table]:
     every = scaled(own, params)
-    title = _results.titled("Scaling with data", base, several)
+    what = "supervised tokens" if params.against == "tokens" else "data"
+    title = _results.titled(f"Scaling with {what}", base, several)
     if not every:
         return [Table(title, ["ability"], [], [ASK, *missing(own)])]
     measures = dict.fromkeys(each.measure for each in every)
@@ -240,14 +249,14 @@ def _few(each: Scaled) -> str:
 
 
 def _notes(every: Sequence[Scaled], tests: int) -> list[str]:
-    seeds = min(len(of.seeds) for each in every for of in each.samples)
+    seeds, x = min(len(of.seeds) for each in every for of in each.samples), every[0].against
     luck = (
         "One seed: bands hold what other items would have given, not what another training would."
         if seeds == 1
         else f"{seeds} seeds: bands hold what other items and other trainings would have given."
     )
     return [
-        "Logarithmic: score = a + b log2(rows), b is the gain per doubling. Power: score = a + s rows^-exponent, a is "
+        f"Logarithmic: score = a + b log2({x}), b is the gain per doubling. Power: score = a + s {x}^-exponent, a is "
         "what it tends to. 'Off by' is the root mean square error at each amount when the law is fitted to the others; "
         "the figure draws the law that is less off.",
         "A law does not hold where the points are further off it than their noise allows (p < 0.01): it is drawn "
@@ -286,20 +295,23 @@ def _figure(members: Sequence[Scaled], base: str, several: bool) -> Figure:
     for each in members:
         name = each.curve.label
         series[name] = [
-            _results.point(point.rows_of(each.curve.ability), estimate(of), to)
+            _results.point(each.amount(point), estimate(of), to)
             for point, of in zip(each.curve.points, each.samples, strict=True)
         ]
         if each.best is not None:
-            series[f"{name}, {each.best.law} law"] = band(each.best, each.curve.points, each.curve.ability, to, name)
-    title = _results.titled(f"{measure.ability} against its data ({measure.evaluator})", base, several)
+            series[f"{name}, {each.best.law} law"] = band(each, each.best, name)
+    tokens = members[0].against == "tokens"
+    x = "supervised tokens" if tokens else "rows"
+    data = "its supervised tokens" if tokens else "its data"
+    title = _results.titled(f"{measure.ability} against {data} ({measure.evaluator})", base, several)
     y_label = f"{measure.metric} ({to.label})"
-    return Figure("points", title, f"rows of {measure.ability}, one epoch", y_label, series, "log")
+    return Figure("points", title, f"{x} of {measure.ability}, one epoch", y_label, series, "log")
 
 
-def band(found: Fit, points: Sequence[Seen], ability: str, to: Scale, like: str) -> list[Mapping[str, Any]]:
+def band(each: Scaled, found: Fit, like: str) -> list[Mapping[str, Any]]:
     """Return a law as points of a line with its 95 % band, in the colour of the series it belongs to."""
-    rows = [point.rows_of(ability) for point in points]
-    xs = np.geomspace(rows[0], rows[-1], 41)
+    to, points = each.measure.scale, each.curve.points
+    xs = np.geomspace(each.amount(points[0]), each.amount(points[-1]), 41)
     middle, draws = found.at(xs)
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     flat = bool((low == high).all()) or not found.holds
