@@ -130,12 +130,13 @@ def _of(number: int, tests: Mapping[tuple[int, int, int], Tested]) -> dict[tuple
 def _fitted(bare: Scaled, of: Cloud) -> Scaled:
     if of.refusal:
         return replace(bare, refusal=of.refusal)
-    measured = [point for point in bare.curve.points if point.run in of.values]
+    places = [place for place, point in enumerate(bare.curve.points) if point.run in of.values]
+    measured = [bare.curve.points[place] for place in places]
     values, draws = of.take([point.run for point in measured])
     x = np.array([bare.amount(point) for point in measured])
     fits = {law: found for law in ("logarithmic", "power") if (found := fit(law, x, values, draws))}
-    still = tuple(place for place, one in enumerate(bare.samples) if (one.by_seed == one.by_seed[0, 0]).all())
-    # Resampled, 0 of n stays 0 of n: draws would call certain what is least known.
+    # Resampled, 0 of n stays 0 of n: draws would call certain what is least known. Seeds' luck, where known, moves it.
+    still = tuple(place for place, moved in zip(places, np.ptp(draws, axis=0), strict=True) if moved < 1e-9)
     return replace(bare, fits={law: f.without_noise() if still else f for law, f in fits.items()}, still=still)
 
 
