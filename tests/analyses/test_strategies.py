@@ -144,3 +144,10 @@ def test_runs_without_a_described_training_have_no_cost():
     (found,) = cost.table(results, cost.Params(resamples=2000))
     assert found.rows == []
     assert "no run says what its trainings took" in found.notes[0]
+
+
+def test_what_was_never_solved_cannot_be_forgotten(result):
+    path = ["0" * 30, "0" * 30]
+    results = [result("sequential", "math", scores, stage=stage, final=stage == 1) for stage, scores in enumerate(path)]
+    said = forgetting.table(results, forgetting.Params(resamples=2000))[0].notes[0]
+    assert said.endswith("of math no model solved an item, so there was nothing to lose.")

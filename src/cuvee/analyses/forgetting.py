@@ -225,6 +225,16 @@ def _stage(step: Step) -> str:
     return "0: base" if step.stage == 0 else f"{step.stage}: {step.label}"
 
 
+def _nothing(panel: Sequence[Measure], paths: Sequence[Sequence[Step]]) -> str:
+    """Name the abilities of which no model has solved an item: there was nothing to lose."""
+    solved: dict[str, bool] = {}
+    for step in (step for path in paths for step in path if step.measure in panel):
+        counted = step.measure.higher_is_better and step.sample.zero_one
+        solved[step.measure.ability] = solved.get(step.measure.ability, False) or not counted or step.sample.value > 0
+    never = [ability for ability, any_one in solved.items() if not any_one]
+    return f"; of {_results.listed(never)} no model solved an item, so there was nothing to lose" if never else ""
+
+
 def _overview(
     panel: Sequence[Measure],
     paths: Sequence[Sequence[Step]],
@@ -242,7 +252,7 @@ def _overview(
             row["stages"] = max(row["stages"], " → ".join(_stage(step) for step in path), key=len)
             row[header[path[0].measure]] = _line(path, changes)
     own = [sentence for sentence in summary if sentence.startswith(f"{panel[0].evaluator}: ")]
-    verdict = own or [f"{panel[0].evaluator}: no loss was found at any stage."]
+    verdict = own or [f"{panel[0].evaluator}: no loss was found at any stage{_nothing(panel, paths)}."]
     rest = [sentence for sentence in summary if "is left out" in sentence or "not compared" in sentence]
     notes = [
         *verdict,
