@@ -147,7 +147,7 @@ def test_a_finding_about_every_ability_is_not_supported_while_one_is_not_measure
     )
     assert (found["verdict"], found["what would decide it"]) == (
         "undecided",
-        "general: measured on the same items in both runs",
+        "general has to be measured, on the same items in both runs",
     )
     worse = ledger(
         planted.results([(mixed, {"math": 0.5}), (better, {"math": 0.3})], 1000), "dmt_beats_mixed_sequential"
@@ -202,7 +202,7 @@ def test_what_was_tested_comes_first():
 def test_a_loss_is_better_when_it_is_lower(result):
     """Signs follow the metric: a lower loss is an improvement."""
     info, _ = final("mixed_sequential", "mixed_sequential", {})
-    better, _ = final("dmt k=1/4", "dmt", {}, k=Fraction(1, 4))
+    better, _ = final("dmt k=1/16", "dmt", {}, k=Fraction(1, 16))
     random = np.random.default_rng(0)
     items = random.random(500) + 1
     found = []
@@ -211,7 +211,7 @@ def test_a_loss_is_better_when_it_is_lower(result):
             made = planted.result(run, ability, (items + shift + 0.05 * random.random(500)).tolist())
             found.append(replace(made, evaluator="heldout_loss", metric="loss", higher_is_better=False))
     (table,) = claims.table(found, FAST)
-    (row,) = [row for row in table.rows if row["on"] == "k = 1/4 minus mixed_sequential"]
+    (row,) = [row for row in table.rows if row["on"] == "k = 1/16 minus mixed_sequential"]
     assert row["verdict"] == "supported"
     assert row["effect (+ is better)"].startswith("math +0.2")
 
@@ -295,3 +295,12 @@ def test_a_test_at_its_floor_decides_nothing():
     evidence = claims.Evidence([], 0.01, None, 2000, 0)
     test = evidence.test(Measure("exact_answer", "math", "accuracy", True), new, old)
     assert {evidence.rises(test), evidence.falls(test), evidence.stays(test)} == {"undecided"}
+    assert "another evaluator such as the loss: both score the same on every item" in evidence.needed(test)
+
+
+def test_a_large_k_says_nothing_about_a_small_one():
+    mixed = final("mixed", "mixed_sequential", {"math": 0.4, "general": 0.4}, general="general")
+    large = final("dmt", "dmt", {"math": 0.6, "general": 0.6}, general="general", k="1/4")
+    small = final("dmt", "dmt", {"math": 0.6, "general": 0.6}, general="general", k="1/16")
+    assert verdicts(planted.results([mixed, large], 1000), "dmt_beats_mixed_sequential") == ["not tested"]
+    assert verdicts(planted.results([mixed, small], 1000), "dmt_beats_mixed_sequential") == ["supported"]

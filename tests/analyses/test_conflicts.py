@@ -156,3 +156,29 @@ def test_differences_that_follow_no_line_say_between_which_amounts_the_sign_chan
     assert not found.crossing.holds
     assert (found.crossing.low, found.crossing.high) == (None, None)
     assert conflicts.crossing_words(found.crossing).endswith("no straight line")
+
+
+def test_amounts_at_which_nothing_is_solved_leave_the_crossing_without_a_line():
+    """0 of 30 in both runs, resampled, is 0 of 30 again: such an amount would pin the line where least is known."""
+    (found,) = conflicts.conflicts(study([0.0, 0.0, 0.0, 0.3, 0.6], [0.0, 0.0, 0.1, 0.5, 0.9], items=30), FAST)
+    assert found.crossing is None
+    assert "at 10 rows both runs have equal scores on every item" in found.refusal
+
+
+def test_an_end_at_which_nothing_is_solved_leaves_amount_and_ratio_uncompared():
+    effects = ratio_effect.effects(ratios(0.0875, 0.0), ratio_effect.Params(resamples=2000))
+    assert {each.own for each in effects if each.mean is None} == {True}
+    (first, *_) = ratio_effect.table(ratios(0.0875, 0.0), ratio_effect.Params(resamples=2000))
+    assert any("at an end of one of them every item has the same score" in note for note in first.notes)
+
+
+def test_a_tie_by_the_corrected_p_says_so_where_its_own_interval_leaves_out_0():
+    from cuvee.analyses import _verdict, _verdict_words
+    from cuvee.analyses._stats import Comparison
+
+    both = Comparison(0.089, 0.030, 0.148, 0.01, 0.03, 300, "permutation", None, (0.089,))
+    to = _verdict.Measure("exact_answer", "math", "accuracy", True).scale
+    words = _verdict_words._against([_verdict.Against("x", both, 0.9, 0.05)], to, 91)
+    assert (
+        words[0] == "not separable from x (difference +8.9 points, 95 % +3.0..+14.8 before the correction for 91 pairs)"
+    )

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cuvee.analyses._bootstrap import resampled_means
 from cuvee.analyses._chance import Floats, stream
@@ -104,6 +105,14 @@ def _luck(samples: Sequence[Sample], shape: tuple[int, ...], seed: Sequence[int]
     spread = np.sqrt(variance * degrees / random.chisquare(degrees, size=(shape[0], 1)))
     seeds = np.array([len(of.seeds) for of in samples])
     return np.asarray(random.standard_normal(shape) * spread / np.sqrt(seeds), dtype=np.float64)
+
+
+def unmoved(draws: Floats) -> NDArray[np.bool_]:
+    """Return which columns resampling leaves where they are: 0 of n stays 0 of n, which says nothing of its noise.
+
+    The luck of seeds, where there are several, moves them.
+    """
+    return np.asarray(np.ptp(draws, axis=0) < 1e-9)
 
 
 def interval(draws: Floats) -> tuple[float, float] | tuple[None, None]:

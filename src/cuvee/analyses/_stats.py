@@ -125,6 +125,7 @@ class Comparison:
         discordant: items only `new` and only `old` solved, for 0/1 scores.
         by_seed: the difference in each seed that both have.
         unit: the least that one item can change the difference; 0 where scores are continuous.
+        moved: items on which the two differ; None where items of several abilities are joined.
     """
 
     difference: float
@@ -137,6 +138,7 @@ class Comparison:
     discordant: tuple[int, int] | None = None
     by_seed: tuple[float, ...] = ()
     unit: float = 0.0
+    moved: int | None = None
 
     @property
     def one_direction(self) -> bool:
@@ -288,6 +290,7 @@ def mcnemar(new: Sample, old: Sample) -> Comparison:
         discordant=(only_new, only_old),
         by_seed=_by_seed(new, old),
         unit=1 / n,
+        moved=only_new + only_old,
     )
 
 
@@ -318,11 +321,12 @@ def _from_draws(new: Sample, old: Sample, draws: Floats, p: float) -> Comparison
     low, high, se = draws_interval(draws)
     n, by_seed = len(new.items), _by_seed(new, old)
     moves = new.scores - old.scores
-    if new.zero_one and old.zero_one and np.count_nonzero(moves) < _FEW_ITEMS:
+    moved, unit = int(np.count_nonzero(moves)), unit_of(new, old)
+    if new.zero_one and old.zero_one and moved < _FEW_ITEMS:
         up, down = float(moves[moves > 0].sum()), -float(moves[moves < 0].sum())
         ends = bonett_price(up, down, n)
         low, high, se = min(low, ends[0]), max(high, ends[1]), max(se, float(np.sqrt(up + down + 2)) / (n + 2))
-    return Comparison(new.value - old.value, low, high, p, se, n, "permutation", None, by_seed, unit_of(new, old))
+    return Comparison(new.value - old.value, low, high, p, se, n, "permutation", None, by_seed, unit, moved)
 
 
 def _by_seed(new: Sample, old: Sample) -> tuple[float, ...]:

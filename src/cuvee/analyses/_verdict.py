@@ -59,13 +59,17 @@ class Against:
 
 @dataclass(frozen=True)
 class Cost:
-    """The leader on one measure against the best run for it; `against` is None when it is the best."""
+    """The leader on one measure against the best run for it; `against` is None when none is better.
+
+    `tied` is whether another run is as good.
+    """
 
     measure: Measure
     value: float
     best: str
     best_value: float
     against: Against | None
+    tied: bool = False
 
     @property
     def paid(self) -> bool:
@@ -314,5 +318,5 @@ def _cost(measure: Measure, leader: str, samples: Samples, against: Mapping[tupl
     sign = 1 if measure.higher_is_better else -1
     best = max(rivals, key=lambda run: sign * rivals[run])
     if sign * rivals[best] <= sign * value:
-        return Cost(measure, value, leader, value, None)
+        return Cost(measure, value, leader, value, None, tied=rivals[best] == value)
     return Cost(measure, value, best, rivals[best], against[measure, best])

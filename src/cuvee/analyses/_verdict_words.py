@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cuvee.analyses._results import BASE, Scale, listed
+from cuvee.analyses._results import BASE, LEVEL, Scale, listed
 from cuvee.analyses._verdict import Against, Cost, Standing, Verdict
 
 
@@ -24,7 +24,7 @@ def conclusion(verdict: Verdict) -> str:
             f"{verdict.leader} is the only run that can be judged (overall "
             f"{to.text(verdict.standings[0].overall)} {to.unit}), so there is nothing to compare it with."
         )
-    return "; ".join([head, *_against(verdict.others, to), _cost_words(verdict.costs)]) + "."
+    return "; ".join([head, *_against(verdict.others, to, verdict.pairs), _cost_words(verdict.costs)]) + "."
 
 
 def _why(verdict: Verdict) -> str:
@@ -33,12 +33,20 @@ def _why(verdict: Verdict) -> str:
     return "; ".join(f"{run} {reason}" for run, reason in verdict.left_out.items())
 
 
-def _against(others: Sequence[Against], to: Scale) -> list[str]:
+def _although(each: Against, pairs: int) -> str:
+    """Why a difference whose own interval leaves out 0 is none; empty where it does not."""
+    both = each.comparison
+    if both.low <= 0 <= both.high:
+        return ""
+    return ", one seed against it" if each.p < LEVEL else f" before the correction for {pairs} pairs"
+
+
+def _against(others: Sequence[Against], to: Scale, pairs: int) -> list[str]:
     tied = [each for each in others if not each.differs]
     beaten = [each.run for each in others if each.differs]
     words = []
     if tied:
-        shown = [f"{each.run} (difference {_difference(each, to)})" for each in tied[:2]]
+        shown = [f"{each.run} (difference {_difference(each, to)}{_although(each, pairs)})" for each in tied[:2]]
         shown += [f"{len(tied) - 2} more"] if len(tied) > 2 else []
         words.append(f"not separable from {listed(shown)}")
     if beaten and tied:

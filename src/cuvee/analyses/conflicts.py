@@ -24,7 +24,7 @@ import numpy as np
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen, setting
 from cuvee.analyses._chance import Floats
-from cuvee.analyses._draws import cloud, interval
+from cuvee.analyses._draws import cloud, interval, unmoved
 from cuvee.analyses._fits import MISFIT, line, misfit, weights_of
 from cuvee.analyses._paired import BETTER, SIGNS, WORSE, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
@@ -191,7 +191,13 @@ def _conflict(
         old, old_draws = of.take([alone.run for alone, _ in pairs])
         new, new_draws = of.take([mixed.run for _, mixed in pairs])
         rows = np.array([alone.rows_of(measure.ability) for alone, _ in pairs])
-        crossing = crossing_of(rows, sign * (new - old), sign * (new_draws - old_draws))
+        still = unmoved(new_draws - old_draws)
+        if still.any():
+            refusal = (
+                f"at {rows[still][0]:,.0f} rows both runs have equal scores on every item, so their noise is not known"
+            )
+        else:
+            crossing = crossing_of(rows, sign * (new - old), sign * (new_draws - old_draws))
     elif not refusal:
         several = "amounts are" if len(pairs) > 1 else "amount is"
         refusal = f"{len(pairs)} {several} too few for a crossing point (3 are needed)"

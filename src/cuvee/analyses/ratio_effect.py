@@ -21,7 +21,7 @@ from cuvee import canonical
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import Seen, seen, setting
 from cuvee.analyses._chance import Floats
-from cuvee.analyses._draws import Cloud, cloud, interval
+from cuvee.analyses._draws import Cloud, cloud, interval, unmoved
 from cuvee.analyses._fits import Fit, fit
 from cuvee.analyses._paired import SIGNS, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
@@ -190,9 +190,13 @@ def _effect(measure: Measure, each: Setup, of: Cloud, test: Tested | None, membe
     if of.refusal or of.left_out:
         return Effect(measure, each, own, None, np.empty(0), None, test, tuple(members))
     values, draws = of.take([point.run for point in each.points])
+    fitted = fit("logarithmic", np.array(each.grown), values, draws)
+    if fitted and unmoved(draws).any():
+        fitted = fitted.without_noise()
+    if unmoved(draws[:, [0, -1]]).any():
+        return Effect(measure, each, own, None, np.empty(0), fitted, test, tuple(members))
     doublings = float(np.log2(each.grown[-1] / each.grown[0]))
     mean, drawn = (values[-1] - values[0]) / doublings, (draws[:, -1] - draws[:, 0]) / doublings
-    fitted = fit("logarithmic", np.array(each.grown), values, draws)
     return Effect(measure, each, own, float(mean), drawn, fitted, test, tuple(members))
 
 
@@ -263,7 +267,7 @@ def _without_contrast(found: Sequence[Effect], known: Sequence[Contrast]) -> lis
     for measure in dict.fromkeys(e.measure for e in found if all(e.measure != c.measure for c in known)):
         own, other = (any(e.own == kind for e in found if e.measure == measure) for kind in (True, False))
         why = (
-            "its score does not move along one of them, or has too few items"
+            "at an end of one of them every item has the same score, or the items are too few"
             if own and other
             else "it needs runs in which its own data grows, and runs in which the others' grows"
         )

@@ -22,7 +22,7 @@ import numpy as np
 
 from cuvee.analyses import _results
 from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen
-from cuvee.analyses._draws import Cloud, cloud, interval
+from cuvee.analyses._draws import Cloud, cloud, interval, unmoved
 from cuvee.analyses._fits import Fit, fit
 from cuvee.analyses._paired import BETTER, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
@@ -135,8 +135,7 @@ def _fitted(bare: Scaled, of: Cloud) -> Scaled:
     values, draws = of.take([point.run for point in measured])
     x = np.array([bare.amount(point) for point in measured])
     fits = {law: found for law in ("logarithmic", "power") if (found := fit(law, x, values, draws))}
-    # Resampled, 0 of n stays 0 of n: draws would call certain what is least known. Seeds' luck, where known, moves it.
-    still = tuple(place for place, moved in zip(places, np.ptp(draws, axis=0), strict=True) if moved < 1e-9)
+    still = tuple(place for place, stays in zip(places, unmoved(draws), strict=True) if stays)
     return replace(bare, fits={law: f.without_noise() if still else f for law, f in fits.items()}, still=still)
 
 

@@ -158,8 +158,14 @@ def _cost_row(cost: Cost, leader: str) -> dict[str, Any]:
         "95 % interval": both and f"{to.signed(both.low)}..{to.signed(both.high)}",
         "p (Holm)": against and against.p,
         "smallest visible": both and against and to.text(both.smallest(against.alpha)),
-        "reading": "is the best run" if against is None else "a cost" if cost.paid else "no cost seen",
+        "reading": _cost_reading(cost),
     }
+
+
+def _cost_reading(cost: Cost) -> str:
+    if cost.against is None:
+        return "as good as any" if cost.tied else "is the best run"
+    return "a cost" if cost.paid else "no cost seen"
 
 
 # -------------------------------------------------------------------------------------------------- scores

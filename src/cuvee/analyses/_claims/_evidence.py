@@ -205,6 +205,8 @@ class Evidence:
         both = test.comparison
         if both.p < LEVEL and not both.one_direction:
             return f"more seeds: of {len(both.by_seed)} some contradict the sign of the others"
+        if both.moved == 0:
+            return "other items, or another evaluator such as the loss: both score the same on every item"
         reach = NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(POWER)
         wished = max(abs(test.gain), self.margin)
         if not np.isfinite(both.se) or not both.se > 0:
@@ -221,7 +223,7 @@ class Evidence:
         """
         outcomes = [(name, self.outcome(about, verdict, test)) for name, verdict, test in parts]
         needs = [f"{name}: {each.needed}" for name, each in outcomes if each.needed]
-        needs += [f"{name}: measured on the same items in both runs" for name in absent]
+        needs += [f"{name} has to be measured, on the same items in both runs" for name in absent]
         verdicts = {verdict for _, verdict, _ in parts}
         verdict = CONTRADICTED if CONTRADICTED in verdicts else UNDECIDED if needs else SUPPORTED
         return Outcome(
