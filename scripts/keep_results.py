@@ -23,7 +23,8 @@ from cuvee.plan import Plan
 from cuvee.recipe import load
 from cuvee.report import collect
 from cuvee.report.page import escape_markdown as md
-from cuvee.report.sections import Block, Drawing, Section, sections
+from cuvee.report.parts import Block, Drawing, Section
+from cuvee.report.sections import sections
 from cuvee.runtime import Runtime
 from cuvee.store import Store
 

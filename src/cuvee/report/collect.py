@@ -17,7 +17,7 @@ from cuvee.protocols import Result, Table
 from cuvee.report.accounting import checks, costs, data_tables, stages
 from cuvee.report.data import Curve, ReportData
 from cuvee.report.lineage import lineage
-from cuvee.report.naming import base_names, ingredients, part_names, run_name, training_names
+from cuvee.report.naming import base_names, ingredients, part_names, run_name, training_names, training_seeds
 from cuvee.report.results import finite, judged_everywhere, read_results, with_overlap
 from cuvee.store import Store
 
@@ -50,6 +50,7 @@ def collect(plan: Plan, store: Store) -> ReportData:
         curves=curves,
         source_curves=by_source,
         lineage=lineage(plan, manifests),
+        curve_seeds=_curve_seeds(plan),
         failures=failures,
         notes=list(dict.fromkeys([*failed, *missing, *left_out, *_notes(plan, store, manifests)])),
         versions=next(iter(manifests.values()))["versions"],
@@ -142,6 +143,11 @@ def _curves(
         curves[name] = [(r["step"], r["loss"]) for r in records]
         by_source[name] = _source_curves(records, part_names(mixes[stage_id], known))
     return curves, by_source
+
+
+def _curve_seeds(plan: Plan) -> dict[str, int]:
+    seeds = training_seeds(plan)
+    return {name: seeds[stage_id] for stage_id, name in training_names(plan).items()}
 
 
 def _source_curves(records: list[dict[str, Any]], names: Sequence[str]) -> dict[str, Curve]:

@@ -48,6 +48,7 @@ class ReportData:
         curves: training loss by name of a training.
         source_curves: training loss of each source, by name of a training and source.
         lineage: the models of the runs as trees, each base a root.
+        curve_seeds: the seed of each training, by its name.
         failures: why an analysis has no tables, by its name.
         notes: what the reader must know about this very report: failed stages, caveats.
         versions: software by name.
@@ -62,6 +63,7 @@ class ReportData:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     source_curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     lineage: Sequence[Node] = ()
+    curve_seeds: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

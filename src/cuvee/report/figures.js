@@ -1,7 +1,18 @@
 // Figures answer: a tip at the point nearest to the pointer, or with the arrow keys; legend entries hide their series.
+// Numbers are told with four digits; whole ones as they are.
+const told = (value) => (typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(4))) : value ?? "–");
+// The data behind a figure as CSV, so that a page sent alone gives it away too.
+const csv = (series, columns, points) => {
+  const cell = (value) => (/[",\n]/.test(value ?? "") ? `"${String(value).replaceAll('"', '""')}"` : value ?? "");
+  const row = (number, values) => [series[number], ...values, ...Array(columns.length - 1 - values.length)];
+  const rows = [columns, ...points.map(([number, , , ...values]) => row(number, values))];
+  return rows.map((each) => each.map(cell).join(",") + "\n").join("");
+};
 for (const figure of document.querySelectorAll("figure.drawn")) {
   const svg = figure.querySelector("svg");
-  const { series, x, y, points } = JSON.parse(figure.querySelector("script").textContent);
+  const { series, columns, points } = JSON.parse(figure.querySelector("script").textContent);
+  const link = figure.querySelector("a[download]");
+  link.href = `data:text/csv;charset=utf-8,${encodeURIComponent(csv(series, columns, points))}`;
   const hidden = new Set();
   let current = -1;
   const tip = figure.appendChild(document.createElement("div"));
@@ -18,10 +29,11 @@ for (const figure of document.querySelectorAll("figure.drawn")) {
     ring.classList.add("off");
   };
   const show = (place) => {
-    const [number, left, top, panel, at, value, low, high] = points[place];
+    const [number, left, top, at, value, ...more] = points[place];
     current = place;
-    const range = low === undefined ? "" : ` (95 %: ${low} to ${high})`;
-    tip.textContent = `${series[number]}${panel ? `, ${panel}` : ""}\n${x}: ${at}\n${y}: ${value}${range}`;
+    const panel = columns[3] === "panel" && more.length ? `, ${more[0]}` : "";
+    const range = more.length === 2 ? ` (95 %: ${told(more[0])} to ${told(more[1])})` : "";
+    tip.textContent = `${series[number]}${panel}\n${columns[1]}: ${told(at)}\n${columns[2]}: ${told(value)}${range}`;
     tip.hidden = false;
     ring.setAttribute("cx", left);
     ring.setAttribute("cy", top);
@@ -43,7 +55,7 @@ for (const figure of document.querySelectorAll("figure.drawn")) {
     let least = (24 * Math.max(1, scale)) ** 2;
     points.forEach(([number, px, py], place) => {
       const distance = (px - left) ** 2 + (py - top) ** 2;
-      if (!hidden.has(number) && distance < least) [found, least] = [place, distance];
+      if (px !== null && !hidden.has(number) && distance < least) [found, least] = [place, distance];
     });
     return found;
   };
@@ -60,7 +72,7 @@ for (const figure of document.querySelectorAll("figure.drawn")) {
   const step = (forward) => {
     for (let tried = 1, place = current; tried <= points.length; tried++) {
       place = current < 0 && !forward ? points.length - tried : (current + (forward ? tried : -tried) + 2 * points.length) % points.length;
-      if (!hidden.has(points[place][0])) return show(place);
+      if (points[place][1] !== null && !hidden.has(points[place][0])) return show(place);
     }
   };
   if (points.length) {
@@ -87,7 +99,7 @@ for (const figure of document.querySelectorAll("figure.drawn")) {
       entry.setAttribute("aria-pressed", String(!off));
       hide();
     };
-    entry.setAttribute("class", "entry");
+    entry.classList.add("entry");
     entry.setAttribute("role", "button");
     entry.setAttribute("aria-pressed", "true");
     entry.setAttribute("aria-label", `show ${name}`);

@@ -1,9 +1,10 @@
 """Figures as SVG text: equal figures give equal text, readable at 720 px, safe for colour-blind readers.
 
 Kinds: ``points`` (error bars, one series a colour and marker; a series whose points say ``band`` is a line with its
-band), ``lines`` (curves of many points), ``matrix`` (a heat map with its numbers), ``scatter`` (clouds, one axes a
-`panel` of the points). Colours are Okabe and Ito's, without the yellow that vanishes on white; series past the seventh
-differ by line style and marker too. The background is white, so that a page may be dark.
+band; more than `CROWDED` series stand in rows, one axes a category, or bear numbers), ``lines`` (curves of many
+points), ``matrix`` (a heat map with its numbers), ``scatter`` (clouds, one axes a `panel` of the points). Colours are
+Okabe and Ito's, without the yellow that vanishes on white; series past the seventh differ by line style and marker
+too. The background is white, so that a page may be dark.
 
     points = [{"x": "math", "y": 40.1, "low": 38, "high": 42}]
     svg(Figure("points", "title", "ability", "accuracy (points)", {"dmt": points}))
@@ -13,9 +14,8 @@ from __future__ import annotations
 
 import io
 import math
-import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure
+from cuvee.report.svg_text import compact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,11 +37,13 @@ LINES = ("-", "--", ":")
 WIDTH = 7.5
 """Inches: 540 pt, which a browser shows at 720 px."""
 
-WIDEST_LABEL = 50
-"""Characters of a line beside the vertical axis; longer labels take two."""
+WIDEST_LABEL, WIDEST_TITLE = 50, 72
+"""Characters of a line beside the vertical axis and of the title; longer ones take two."""
+
+CROWDED = 12
+"""Series that can be told apart by colour and marker, side by side; more need another drawing."""
 
 _INK, _GRID = "#222222", "#d9d9d9"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def draw(figure: Figure, *, name: str = "figure", pixels: bool = True) -> Drawn:
         matplotlib.rcdefaults()  # a user's own style must not change a report
         matplotlib.rcParams.update(_settings())
         canvas = Canvas(figsize=(WIDTH, _height(figure)), layout="constrained", dpi=72)
-        marks = _clouds(canvas, figure) if figure.kind == "scatter" else _one_axes(canvas, figure)
+        marks = _drawer(figure)(canvas, figure)
         text, image = io.StringIO(), io.BytesIO()
         backend: Any = FigureCanvasSVG(canvas)
         backend.print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -105,7 +108,7 @@ def draw(figure: Figure, *, name: str = "figure", pixels: bool = True) -> Drawn:
             canvas.set_dpi(200)
             agg: Any = FigureCanvasAgg(canvas)
             agg.print_png(image, metadata={"Software": None})
-    return Drawn(_tidy(text.getvalue(), figure, name), image.getvalue(), spots)
+    return Drawn(compact(text.getvalue(), prefix=name, said=_said(figure)), image.getvalue(), spots)
 
 
 Mark = tuple[int, "Axes", float, float, Mapping[str, Any]]
@@ -153,51 +156,78 @@ def _settings() -> Any:
     }
 
 
+def _drawer(figure: Figure) -> Callable[[Canvas, Figure], list[Mark]]:
+    if figure.kind == "scatter":
+        return _clouds
+    return _rows if _in_rows(figure) else _one_axes
+
+
 def _one_axes(canvas: Canvas, figure: Figure) -> list[Mark]:
     axes = canvas.add_subplot()
     marks: list[Mark] = {"points": _points, "lines": _curves, "matrix": _matrix}[figure.kind](axes, figure)
-    axes.set_title(figure.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
+    _title(canvas, figure)
+    if figure.kind == "matrix":
+        axes.set_xlabel("; in the cells: ".join(label for label in (figure.x_label, figure.y_label) if label))
+        return marks
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(textwrap.fill(figure.y_label, WIDEST_LABEL))
-    if figure.kind != "matrix":
-        _legend(canvas, axes, list(figure.series))
+    _legend(canvas, axes, figure)
     return marks
+
+
+def _title(canvas: Canvas, figure: Figure) -> None:
+    canvas.suptitle(textwrap.fill(figure.title, WIDEST_TITLE), x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
 def _height(figure: Figure) -> float:
     if figure.kind == "scatter":
         return 0.9 + 3.0 * math.ceil(len(_panels(figure)) / _ACROSS)
     if figure.kind == "matrix":
-        return 1.6 + 0.42 * len(figure.series)
-    return 3.5 + 0.19 * math.ceil(len(figure.series) / _columns(list(figure.series)))
+        return 1.6 + (0.42 if len(figure.series) <= CROWDED else 0.24) * len(figure.series)
+    if _in_rows(figure):
+        return 0.7 + (0.7 + 0.17 * len(figure.series)) * math.ceil(len(_categories(figure)) / _BESIDE)
+    plot, line = (3.5, 0.19) if _few(figure) else (4.2, 0.17)
+    return plot + line * math.ceil(len(figure.series) / _columns(figure))
 
 
-def _columns(names: Sequence[str]) -> int:
-    """How many legend columns fit the width: about 6 pt a letter and 40 pt for the handle."""
-    longest = max((len(name) for name in names), default=1)
-    return max(1, min(len(names), int(WIDTH * 72 / (40 + 6 * longest))))
+def _few(figure: Figure) -> bool:
+    return len(figure.series) <= CROWDED
 
 
-def _legend(canvas: Canvas, axes: Axes, order: Sequence[str]) -> None:
-    """Below the axes, where it covers no point."""
-    order = [_label(name) for name in order]
+def _columns(figure: Figure) -> int:
+    """How many legend columns fit the width: so many points a letter, and 40 for the handle."""
+    longest = max((len(name) for name in figure.series), default=1)
+    room = WIDTH * 72 / (40 + (6 if _few(figure) else 5) * longest)
+    return max(1, min(len(figure.series), int(room)))
+
+
+def _legend(canvas: Canvas, axes: Axes, figure: Figure) -> None:
+    """Below the axes, where it covers no point; where points bear numbers, it says whose these are."""
+    order = [_label(name) for name in figure.series]
     by_name = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     # matplotlib lists lines before points with bars; the series' own order keeps what belongs together.
     names = [name for name in order if name in by_name]
-    handles = [by_name[name] for name in names]
     if names:
+        numbers = _numbers(figure)
         legend = canvas.legend(
-            handles,
-            names,
+            [by_name[name] for name in names],
+            [f"{numbers[name]}  {name}" if name in numbers else name for name in names],
             loc="outside lower center",
-            ncols=_columns(names),
+            ncols=_columns(figure),
             frameon=False,
-            handlelength=2.6,
+            handlelength=2.6 if _few(figure) else 1.2,
             columnspacing=1.4,
-            fontsize=9,
+            fontsize=9 if _few(figure) else 8,
         )
         for name, entry in zip(names, legend.get_texts(), strict=True):
             entry.set_gid(f"legend-{order.index(name)}")
+
+
+def _numbers(figure: Figure) -> dict[str, int]:
+    """Numbers to print beside the points of a crowded figure, by label; none where series have several points."""
+    if _few(figure) or figure.kind != "points" or any(len(points) > 1 for points in figure.series.values()):
+        return {}
+    return {_label(name): number for number, name in enumerate(figure.series, 1)}
 
 
 def _label(name: str) -> str:
@@ -232,6 +262,7 @@ def _points(axes: Axes, figure: Figure) -> list[Mark]:
     bands = {name for name, points in figure.series.items() if points and points[0].get("band")}
     moving = [name for name in figure.series if name not in levels | bands]
     places = _places(figure, moving)
+    numbers = _numbers(figure)
     marks: list[Mark] = []
     for number, (name, points, style) in enumerate(_styles(figure)):
         with _series(axes, number):
@@ -242,7 +273,7 @@ def _points(axes: Axes, figure: Figure) -> list[Mark]:
                 continue
             if name in bands:
                 _band(axes, _label(name), points, style["color"])
-                marks += [(number, axes, point["x"], point["y"], point) for point in _some(points)]
+                marks += [(number, axes, point["x"], point["y"], point) for point in points]
                 continue
             xs = [places[name, index] for index in range(len(points))]
             ys = [point["y"] for point in points]
@@ -251,23 +282,18 @@ def _points(axes: Axes, figure: Figure) -> list[Mark]:
                 ys,
                 yerr=_bars(points),
                 label=_label(name),
-                capsize=2.5,
+                capsize=2.5 if _few(figure) else 0,
                 markersize=5,
                 elinewidth=1.1,
-                linewidth=1.2 if figure.x_scale != "category" else 0,
-                **style,
+                linewidth=1.2,
+                **(style if figure.x_scale != "category" else {**style, "linestyle": "none"}),
             )
+            if _label(name) in numbers:
+                said = str(numbers[_label(name)])
+                axes.annotate(said, (xs[0], ys[0]), (4, 3), textcoords="offset points", fontsize=7)
             marks += [(number, axes, x, point["y"], point) for x, point in zip(xs, points, strict=True)]
     _x_axis(axes, figure, moving)
     return marks
-
-
-SPOTS = 60
-"""Points of a curve that answer a pointer; a figure of eight curves of 300 would else weigh more than its drawing."""
-
-
-def _some(points: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    return points[:: math.ceil(len(points) / SPOTS) or 1]
 
 
 def _band(axes: Axes, label: str, points: Sequence[Mapping[str, Any]], colour: str) -> None:
@@ -336,7 +362,8 @@ def _x_axis(axes: Axes, figure: Figure, moving: Sequence[str]) -> None:
     elif figure.x_scale == "log":
         axes.set_xscale("log")
         axes.minorticks_off()
-        axes.set_xticks([x or _edge(figure) for x in xs], [_fraction(x) for x in xs])
+        shown = xs if len(xs) <= _TICKS else [*(xs[:1] if xs[0] == 0 else []), *_powers(xs)]
+        axes.set_xticks([x or _edge(figure) for x in shown], [_fraction(x) for x in shown])
         if len(xs) > 1 and xs[0] == 0:  # 0 has no place on a logarithmic axis: a line parts it from the rest
             between = math.sqrt(_edge(figure) * xs[1])
             axes.axvline(between, color="#aaaaaa", linewidth=0.8, linestyle=(0, (2, 2)))
@@ -353,9 +380,67 @@ def _category_axis(axes: Axes, names: Sequence[str]) -> None:
         axes.axvline(place - 0.5, color=_GRID, linewidth=0.8)
 
 
+_TICKS = 10
+"""Values of a logarithmic axis that are written one by one; of more the powers of ten are."""
+
+
+def _powers(xs: Sequence[float]) -> list[float]:
+    low, high = min(x for x in xs if x > 0), max(xs)
+    inside = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    return inside if len(inside) > 1 else [low, high]
+
+
 def _fraction(x: float) -> str:
+    """A share as a fraction, a larger number as digits."""
+    if x > 1:
+        return f"{x:,.0f}" if x >= 100 or float(x).is_integer() else f"{x:.3g}"
     near = Fraction(x).limit_denominator(4096)
     return str(near) if math.isclose(float(near), x, rel_tol=1e-9, abs_tol=1e-12) else f"{x:.3g}"
+
+
+# ---------------------------------------------------------------------------------------------------- rows
+
+
+_BESIDE = 4
+"""Axes side by side where series stand in rows."""
+
+
+def _in_rows(figure: Figure) -> bool:
+    points = [point for each in figure.series.values() for point in each]
+    plain = all(point.get("x") is not None and not point.get("band") for point in points)
+    return figure.kind == "points" and figure.x_scale == "category" and not _few(figure) and plain
+
+
+def _rows(canvas: Canvas, figure: Figure) -> list[Mark]:
+    """One row a series and one axes a category: a place in a list tells dozens of series apart, colours cannot."""
+    names, categories = list(figure.series), _categories(figure)
+    across = min(_BESIDE, len(categories))
+    grid = canvas.subplots(math.ceil(len(categories) / across), across, sharex=True, sharey=True, squeeze=False).ravel()
+    _title(canvas, figure)
+    marks: list[Mark] = []
+    for axes, category in zip(grid, categories, strict=False):
+        own = [
+            (row, point) for row, name in enumerate(names) for point in figure.series[name] if point["x"] == category
+        ]
+        found = [point for _, point in own]
+        axes.errorbar(
+            [point["y"] for point in found],
+            [row for row, _ in own],
+            xerr=_bars(found),
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            elinewidth=1.1,
+            color=COLOURS[0],
+        )
+        axes.set_title(str(category), fontsize=9.5)
+        marks += [(row, axes, point["y"], row, point) for row, point in own]
+    grid[0].set_yticks(range(len(names)), [_label(name) for name in names], fontsize=8)
+    grid[0].set_ylim(len(names) - 0.4, -0.6)
+    for axes in grid[len(categories) :]:
+        axes.set_axis_off()
+    canvas.supxlabel(figure.y_label, fontsize=9.5)
+    return marks
 
 
 # ---------------------------------------------------------------------------------------- curves and matrix
@@ -370,10 +455,12 @@ def _curves(axes: Axes, figure: Figure) -> list[Mark]:
                 [point["y"] for point in points],
                 label=_label(name),
                 linewidth=1.4,
+                marker="o" if len(points) == 1 else "",
+                markersize=4,
                 color=COLOURS[number % len(COLOURS)],
                 linestyle=LINES[number // len(COLOURS) % len(LINES)],
             )
-        marks += [(number, axes, point["x"], point["y"], point) for point in _some(points)]
+        marks += [(number, axes, point["x"], point["y"], point) for point in points]
     return marks
 
 
@@ -390,7 +477,7 @@ def _clouds(canvas: Canvas, figure: Figure) -> list[Mark]:
     panels = _panels(figure) or [""]
     across = min(_ACROSS, len(panels))
     grid = canvas.subplots(math.ceil(len(panels) / across), across, squeeze=False).ravel()
-    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    _title(canvas, figure)
     marks: list[Mark] = []
     for axes, panel in zip(grid, panels, strict=False):
         axes.set_title(panel, fontsize=9.5)
@@ -404,7 +491,7 @@ def _clouds(canvas: Canvas, figure: Figure) -> list[Mark]:
         axes.set(xticks=[], yticks=[], xlabel=figure.x_label, ylabel=figure.y_label)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    _legend(canvas, canvas.axes[0], list(figure.series))
+    _legend(canvas, canvas.axes[0], figure)
     return marks
 
 
@@ -420,6 +507,7 @@ def _matrix(axes: Axes, figure: Figure) -> list[Mark]:
     present = [v for row in values for v in row if not math.isnan(v)] or [0.0]
     signed = min(present) < 0 < max(present)
     top = max(abs(v) for v in present) or 1.0
+    digits = max(0, 2 - math.floor(math.log10(max(map(abs, present)) or 1.0)))
     low, high = (
         (-top, top) if signed else (min(present), max(present) if max(present) > min(present) else min(present) + 1)
     )
@@ -432,13 +520,13 @@ def _matrix(axes: Axes, figure: Figure) -> list[Mark]:
                 axes.text(
                     column + 0.5,
                     row + 0.5,
-                    f"{value:.3g}",
+                    f"{round(value, digits) + 0.0:.{digits}f}",
                     ha="center",
                     va="center",
                     color="black" if pale else "white",
                     fontsize=9,
                 )
-    axes.set_yticks([row + 0.5 for row in range(len(rows))], rows)
+    axes.set_yticks([row + 0.5 for row in range(len(rows))], rows, fontsize=9.5 if _few(figure) else 8)
     names = [str(column) for column in columns]
     crowded = max(map(len, names), default=0) * 6 > WIDTH * 50 / max(1, len(names))
     style: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
@@ -452,19 +540,12 @@ def _matrix(axes: Axes, figure: Figure) -> list[Mark]:
 # ---------------------------------------------------------------------------------------------------- text
 
 
-def _tidy(text: str, figure: Figure, name: str) -> str:
-    """Make ids unique to the figure, drop the metadata, name the figure for screen readers."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
-    prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
-    text = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
-    text = text.replace("'DejaVu Sans'", _FONT).replace('"DejaVu Sans"', _FONT)
-    text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
-    said = _escape(f"{figure.title}. {figure.y_label} against {figure.x_label}; series: {', '.join(figure.series)}.")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{said}" ', 1)
+SAID = 12
+"""Series that a figure's description names; of more it says how many."""
 
 
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+def _said(figure: Figure) -> str:
+    """What a screen reader says of a figure."""
+    names = list(figure.series)
+    more = f" and {len(names) - SAID} more" if len(names) > SAID else ""
+    return f"{figure.title}. {figure.y_label} against {figure.x_label}; series: {', '.join(names[:SAID])}{more}."

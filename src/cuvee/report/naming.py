@@ -94,6 +94,15 @@ def bases_of(plan: Plan) -> dict[str, list[str]]:
     return found
 
 
+def training_seeds(plan: Plan) -> dict[str, int]:
+    """Return the seed of each training: that of its first run."""
+    found: dict[str, int] = {}
+    for run in plan.runs:
+        for stage in run.trainings:
+            found.setdefault(stage.id, run.info.seed)
+    return found
+
+
 def training_names(plan: Plan) -> dict[str, str]:
     """Return a name for each training: its first run, its number there, and how many runs share it."""
     runs_of: dict[str, list[str]] = {}

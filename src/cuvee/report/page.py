@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cuvee.errors import UsageError
 from cuvee.protocols import Table
+from cuvee.report import curves
 from cuvee.report.data import ReportData
-from cuvee.report.sections import Section, sections
+from cuvee.report.parts import Section
+from cuvee.report.sections import sections
 
 CONTENTS = frozenset({"report.html", "report.md", "figures", "tables", "stamp.json"})
 """What a report folder holds; a folder with anything else in it is never replaced."""
@@ -117,6 +119,8 @@ def _fill(data: ReportData, work: Path) -> None:
             write_parquet(drawing.table, (work / drawing.file).with_suffix(".parquet"))
         for block in section.blocks:
             write_parquet(block.table, work / block.file)
+    if data.curves or data.source_curves:
+        curves.write(data, work / curves.FILE)
 
 
 def _take_place(work: Path, folder: Path) -> None:
@@ -160,6 +164,8 @@ def environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
     )
     made.filters["md"] = escape_markdown
+    made.filters["md_prose"] = markdown_prose
+    made.filters["prose"] = html_prose
     return made
 
 
@@ -170,10 +176,28 @@ def _inline(svg: str) -> Markup:
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, in a paragraph and in a table's cell."""
+    return re.sub(r"\s+", " ", _escaped(text)).strip()
+
+
+def _escaped(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|])", r"\\\1", text)
-    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
-    return re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+CODE = re.compile(r"`([^`\n]+)`")
+
+
+def html_prose(text: str) -> Markup:
+    """Return a sentence for HTML, what stands between backticks as code."""
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704  escaped first
+
+
+def markdown_prose(text: str) -> str:
+    """Return a sentence for Markdown, what stands between backticks as it is."""
+    parts = CODE.split(re.sub(r"\s+", " ", text))
+    spaced = [f"`{part}`" if number % 2 else _escaped(part) for number, part in enumerate(parts)]
+    return "".join(spaced).strip()
 
 
 def _fence(text: str) -> str:

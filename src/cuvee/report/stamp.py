@@ -10,7 +10,7 @@ from cuvee.plan import Plan, display_name
 from cuvee.store import Store
 
 FILE = "stamp.json"
-VERSION = 4
+VERSION = 5
 """Raised when reports look or read differently, so that old ones are written anew."""
 
 
