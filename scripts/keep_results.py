@@ -97,7 +97,7 @@ def _section(section: Section, kept: set[str]) -> Iterator[str]:
         yield f"\n### {md(block.title)}\n"
         yield from _table(block)
         yield ""
-        yield from (f"- {md(note)}" for note in block.notes)
+        yield from (f"- {md(note)}" for note in (*block.further, *block.notes))
         yield ""
         yield from _drawn(block.drawings, kept)
 

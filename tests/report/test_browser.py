@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import itertools
 import json
 import os
@@ -164,12 +165,33 @@ def test_a_pointer_on_a_point_gets_its_numbers(page: Browser) -> None:
     page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     tip = page.value("document.querySelector('figure.drawn .tip').textContent")
     assert tip.startswith(series)
-    assert value in tip
+    assert f"{value:.4g}" in tip
     # The point's own mark lies there: what is told is what is drawn.
     drawn = page.value(
         f"document.elementsFromPoint({x}, {y}).some(e => e.closest && e.closest('[id*=\"-series-0-\"]') !== null)"
     )
     assert drawn
+
+
+def test_the_data_travels_with_the_page(page: Browser) -> None:
+    """What a click gives away is what lies in the folder, also where the page was sent alone."""
+    links = page.value(
+        "[...document.querySelectorAll('figure.drawn a[download]')].map(a => [a.download, a.href.split(',')[0], "
+        "decodeURIComponent(a.href.slice(a.href.indexOf(',') + 1))])"
+    )
+    folder = Path(page.value("decodeURIComponent(location.pathname)")).parent / "figures"
+    assert len(links) >= 5
+    for name, kind, text in links:
+        assert kind == "data:text/csv;charset=utf-8"
+        told, stored = (list(csv.reader(each.splitlines())) for each in (text, (folder / name).read_text("utf-8")))
+        assert [[_value(cell) for cell in row] for row in told] == [[_value(cell) for cell in row] for row in stored]
+
+
+def _value(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
 
 
 def test_a_legend_entry_hides_and_shows_its_series(page: Browser) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from cuvee.errors import UsageError
 from cuvee.protocols import Figure
-from cuvee.report.figures import svg
+from cuvee.report.figures import draw, svg
+from cuvee.report.svg_text import compact
 
 
 def points(series, x_scale="category"):
@@ -120,5 +121,86 @@ def test_a_law_is_a_line_with_its_band_in_the_colour_of_its_points():
     points = [{"x": x, "y": x, "low": x - 1, "high": x + 1} for x in (1.0, 100.0)]
     text = svg(Figure("points", "t", "x", "y", {"alone": points, "alone, law": line}, "log"))
     assert "#0072b2" in text
-    assert "fill-opacity: 0.15" in text
+    assert "fill-opacity:0.15" in text
     assert "#d55e00" not in text
+
+
+def test_more_series_than_can_be_told_apart_stand_in_rows():
+    """Names are the rows' labels, each category has its own axes, and every point says where it is."""
+    names = [f"run {number}" for number in range(30)]
+    series = {name: [{"x": x, "y": 1.0 + n} for n, x in enumerate(("math", "code"))] for name in names}
+    drawn = draw(points(series), pixels=False)
+    assert [label for label in re.findall(r">([^<]+)</text>", drawn.svg) if label in names] == names
+    assert "legend" not in drawn.svg
+    assert len(drawn.spots) == 60
+    math = [spot for spot in drawn.spots if spot.point["x"] == "math"]
+    assert len({spot.x for spot in math}) == 1
+    assert [spot.y for spot in math] == sorted(spot.y for spot in math)
+    assert all(spot.x < other.x for spot, other in zip(drawn.spots, drawn.spots[30:], strict=False))
+
+
+def test_rows_grow_with_the_series_and_not_with_their_square():
+    small, large = (len(svg(points(some(number)))) for number in (50, 100))
+    assert large < 2.2 * small
+
+
+def test_many_single_points_bear_numbers_that_the_legend_explains():
+    series = {f"run {number}": [{"x": 10.0 * (number + 1), "y": float(number)}] for number in range(20)}
+    text = svg(points(series, "log"))
+    shown = re.findall(r">([^<]+)</text>", text)
+    assert all(str(number) in shown and f"{number}  run {number - 1}" in shown for number in range(1, 21))
+
+
+def test_many_values_on_a_log_axis_get_powers_of_ten_and_no_fractions():
+    xs = [136 / 3 * 1.4**number for number in range(25)]
+    shown = re.findall(r">([^<]+)</text>", svg(points({"math": [{"x": x, "y": 1.0} for x in xs]}, "log")))
+    assert [label for label in shown if label[0].isdigit() and "." not in label] == [
+        "100",
+        "1,000",
+        "10,000",
+        "100,000",
+    ]
+    assert not any("/" in label for label in shown)
+
+
+def test_cells_of_a_matrix_have_equal_digits_and_no_negative_zero():
+    series = {"a": [{"x": "math", "y": 7.861}, {"x": "code", "y": -0.0004}]}
+    text = svg(Figure("matrix", "Differences", "ability", "difference (nats)", series))
+    assert ">7.86<" in text
+    assert ">0.00<" in text
+    assert ">ability; in the cells: difference (nats)<" in text
+
+
+def test_a_curve_of_one_step_is_a_dot():
+    text = svg(Figure("lines", "t", "x", "y", {"short": [{"x": 1, "y": 2.0}]}, "linear"), name="f")
+    part = text.partition('id="f-series-0-0-0"')[2].partition("</g>")[0]
+    assert "<use " in part
+
+
+SMALL = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="9pt">
+ <metadata>who</metadata>
+ <g id="axes_1">
+  <g id="series-0-0-1"><path d="M 0 1.234567
+L -0.0001 5.999999
+z
+" style="fill: none; stroke: #abc" clip-path="url(#p)"/></g>
+  <g id="text_1"><text style="font-family: 'DejaVu Sans'; fill: #abc" x="1.000" transform="rotate(-0 1 2)">a  b &lt;</text></g>
+  <defs><clipPath id="p"><rect width="1.5" /></clipPath></defs>
+  <use xlink:href="#p" style="fill: #abc"/>
+ </g>
+</svg>"""
+
+
+def test_a_compact_drawing_says_the_same_with_less():
+    text = compact(SMALL, prefix="f1", said='of "this" & that')
+    root = ElementTree.fromstring(text)
+    assert root.get("aria-label") == 'of "this" & that'
+    assert "who" not in text
+    assert 'd="M0 1.23L0 6z"' in text
+    assert 'id="f1-series-0-0-1"' in text
+    assert "axes_1" not in text
+    assert ">a  b &lt;</text>" in text
+    assert "transform" not in text
+    assert text.count("fill:#abc") == 1
+    ids = set(re.findall(r'\bid="([^"]+)"', text))
+    assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', text)) <= ids

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ import pytest
 
 from cuvee.errors import UsageError
 from cuvee.protocols import Table
-from cuvee.report import page
+from cuvee.report import curves, page
 from cuvee.report.data import Node, ReportData
 from cuvee.report.page import escape_markdown, html, markdown, write
 from cuvee.report.sections import sections
@@ -25,6 +26,7 @@ class Checker(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.ids, self.links, self.loads, self.tags, self.wrong = [], [], [], [], set(), []
+        self.files = []
 
     def handle_starttag(self, tag, attrs):
         found = dict(attrs)
@@ -37,7 +39,7 @@ class Checker(HTMLParser):
             self.links.append(found["href"])
         self.loads += [value for name, value in attrs if name in ("src", "srcset", "data", "action", "poster")]
         refers = [value for name, value in attrs if name in ("href", "xlink:href") and not value.startswith("#")]
-        self.loads += [value for value in refers if not value.startswith("data:text/csv")]
+        (self.files if "download" in found else self.loads).extend(refers)
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
@@ -189,10 +191,81 @@ def test_a_section_opens_with_what_its_tables_found():
     data = ReportData("t", "", "today", tables={"scaling": [first, second]})
     section = next(each for each in sections(data) if each.id == "analysis-scaling")
     assert section.lead == [f"Base model one: {notes[0]}", f"Base model one: {notes[1]}", *notes[:6]]
-    assert [block.notes for block in section.blocks] == [notes[2:3], notes[6:]]
+    assert [block.further for block in section.blocks] == [[], notes[6:]]
+    assert [block.notes for block in section.blocks] == [notes[2:3], []]
     for text in (html(data), markdown(data)):
         assert text.index("sentence 5.") < text.index("sentence 6.") < text.index("sentence 11.")
     assert "- **Base model one: sentence 1.**\n- **sentence 0.**" in markdown(data)
+
+
+def answering(name, answers, notes=0):
+    said = [f"{name} {number}." for number in range(answers + notes)]
+    return Table(f"Scores, base model {name}", ["a"], [{"a": 1}], said, answers=answers)
+
+
+def lead(*tables):
+    data = ReportData("t", "", "today", tables={"conflicts": tables})
+    return next(each.lead for each in sections(data) if each.id == "analysis-conflicts")
+
+
+def test_base_models_share_the_sentences_that_open_a_section():
+    assert lead(answering("one", 72), answering("two", 72)) == [
+        *(f"Base model one: one {number}." for number in range(4)),
+        *(f"Base model two: two {number}." for number in range(4)),
+    ]
+
+
+def test_what_one_table_does_not_say_another_may():
+    found = lead(answering("one", 1), answering("two", 0, notes=3), answering("three", 9), answering("four", 2))
+    assert [each.split()[3] for each in found] == ["one", *5 * ["three"], *2 * ["four"]]
+
+
+def test_of_more_tables_than_places_the_first_speak():
+    assert [each.split()[3] for each in lead(*(answering(str(n), 3) for n in range(20)))] == list("01234567")
+
+
+def test_answers_that_do_not_open_the_section_stand_below_their_table():
+    data = ReportData("t", "", "today", tables={"conflicts": [answering("one", 30, notes=2), answering("two", 30)]})
+    for text in (html(data), markdown(data)):
+        for name, number in [("one", 4), ("one", 29), ("one", 31), ("two", 4), ("two", 29)]:
+            assert text.count(f"{name} {number}.") == 1
+    inside = html(data).partition('id="analysis-conflicts"')[2].partition("</section>")[0]
+    assert "<summary>Show 26 further answers</summary>" in inside
+    assert "one 31." in inside.partition("</details>")[2]  # how it was tested is not folded away
+
+
+def long_report(rows):
+    stages = [{"kind": "train", "label": f"stage {n}", "seconds": float(n), "rows": n, "id": "x"} for n in range(rows)]
+    answers = Table("Every pair", ["pair"], [{"pair": f"pair {n}"} for n in range(rows)])
+    return ReportData("t", "", "today", tables={"conflicts": [answers]}, stages=stages)
+
+
+def test_tables_of_stages_are_cut_in_both_pages_and_answers_stay_whole(tmp_path):
+    write(long_report(250), tmp_path / "out")
+    md = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    page_text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert pq.read_table(tmp_path / "out" / "tables" / "time-by-stage.parquet").num_rows == 250
+    assert md.count("The first 100 of 250 rows; all are in tables/time-by-stage.parquet.") == 1
+    assert "<summary>Show the first 100 of 250 rows (all are in tables/time-by-stage.parquet)</summary>" in page_text
+    assert all(f"| pair {n} |" in md and f">pair {n}<" in page_text for n in range(250))
+    times = md.partition("### Time by stage")[2].partition("## ")[0]
+    assert "| train | stage 249 |" in times
+    assert "| train | stage 149 |" not in times  # the longest stand first
+
+
+def test_tables_of_few_stages_are_whole():
+    assert "rows; all are in" not in markdown(long_report(100))
+
+
+def test_time_is_added_up_by_kind():
+    assert "| train | 250 | 31,125 | 0 |" in markdown(long_report(250))
+
+
+def test_what_stands_between_backticks_is_code_and_still_escaped():
+    said = "`pool` is *what* is left; `<b>` and a lone ` stay."
+    data = ReportData("t", "", "today", notes=[said])
+    assert "<code>pool</code> is *what* is left; <code>&lt;b&gt;</code> and a lone ` stay." in html(data)
+    assert r"`pool` is \*what\* is left; `<b>` and a lone \` stay." in markdown(data)
 
 
 def test_the_page_says_what_was_asked():
@@ -228,7 +301,70 @@ def test_the_data_behind_each_figure_is_there_as_csv(folder, text):
         assert len(rows) > 1
         assert rows[0][0] == "series"
         assert {len(row) for row in rows} == {5}
-    assert text.count('href="data:text/csv') == len(figures)
+    assert sorted(check(text).files) == [f"figures/{figure.stem}.csv" for figure in figures]
+
+
+def test_the_page_holds_the_same_data_as_the_files(folder, text):
+    import csv
+
+    drawn = re.findall(r'<script type="application/json">(.*?)</script>.*?href="(figures/[^"]+)"', text, flags=re.S)
+    assert len(drawn) > 5
+    for told, file in drawn:
+        data = json.loads(told)
+        with (folder / file).open(encoding="utf-8", newline="") as rows:
+            header, *lines = csv.reader(rows)
+        assert data["columns"] == header
+        values = [[data["series"][number], *more] for number, _, _, *more in data["points"]]
+        assert [["" if each is None else str(each) for each in row] for row in values] == [
+            line[: len(row)] for line, row in zip(lines, values, strict=True)
+        ]
+
+
+def curves_of(seeds, runs=3):
+    names = {f"run {run} · seed {seed}": seed for seed in seeds for run in range(runs)}
+    curve = [(1, 2.0), (2, 1.5), (3, 1.0)]
+    by_source = {name: {"math": curve, "code": curve} for name in names if "run 0" in name}
+    alone = {name: {"math": curve} for name in names if "run 0" not in name}
+    return ReportData(
+        "t", "", "today", curves=dict.fromkeys(names, curve), source_curves={**by_source, **alone}, curve_seeds=names
+    )
+
+
+def test_of_many_trainings_one_seed_is_drawn_and_all_are_in_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "DRAWN", 5)
+    write(curves_of((7, 8, 9)), tmp_path / "out")
+    md = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "Drawn are the 3 trainings of seed 7, of 9 in all." in md
+    assert "tables/loss-curves.parquet" in md
+    drawn = (tmp_path / "out" / "figures" / "training-loss.csv").read_text(encoding="utf-8")
+    assert {line.split(",")[0] for line in drawn.splitlines()[1:]} == {f"run {run} · seed 7" for run in range(3)}
+    stored = pq.read_table(tmp_path / "out" / "tables" / "loss-curves.parquet")
+    assert stored.column_names == ["training", "source", "step", "loss"]
+    rows = stored.to_pylist()
+    assert len(rows) == 9 * 3 + 3 * 6 + 6 * 3
+    assert {"training": "run 2 · seed 9", "source": None, "step": 3, "loss": 1.0} in rows
+    assert {"training": "run 0 · seed 8", "source": "code", "step": 2, "loss": 1.5} in rows
+
+
+def test_never_are_more_trainings_drawn_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(curves, "DRAWN", 2)
+    data = curves_of((7, 8))
+    assert "Drawn are the first 2 trainings of seed 7, of 6 in all." in markdown(data)
+    one_seed = replace(data, curve_seeds={})
+    assert "Drawn are the first 2 trainings, of 6 in all." in markdown(one_seed)
+
+
+def test_all_trainings_are_drawn_where_there_is_room():
+    text = markdown(curves_of((7, 8)))
+    assert "Drawn are" not in text
+    assert "Training loss" in text
+
+
+def test_only_trainings_on_several_sources_are_drawn_by_source(tmp_path):
+    text = html(curves_of((7, 8)))
+    assert "<summary>Show the loss of each source, 2 trainings</summary>" in text
+    assert "Loss by source: run 0 · seed 8" in text
+    assert "Loss by source: run 1" not in text
 
 
 def test_each_figure_is_there_as_pixels_and_its_data_as_parquet(folder):

@@ -94,9 +94,9 @@ def _sentences(data: ReportData, drawn: list[str]) -> Iterator[str]:
     names = _names(data)
     yield "Loss per supervised token of each optimiser step's batch (nats, lower is better)."
     if len(drawn) < len(names):
-        several = len(set(data.curve_seeds.values())) > 1
-        which = f" of seed {_first_seed(data)}" if several else ""
-        yield f"Drawn are the first {len(drawn)}{which} of {len(names):,} trainings."
+        first = "first " if len(drawn) == DRAWN else ""
+        seed = f" of seed {_first_seed(data)}" if len(set(data.curve_seeds.values())) > 1 else ""
+        yield f"Drawn are the {first}{len(drawn)} trainings{seed}, of {len(names):,} in all."
     if any(len(curve) > POINTS for *_, curve in _every(data)):
         yield f"Curves of more than {POINTS} steps are averaged over equal runs of steps."
     yield f"All points of all curves, each source's too, are in {FILE}."

@@ -25,7 +25,7 @@ from cuvee.errors import UsageError
 from cuvee.protocols import Table
 from cuvee.report import curves
 from cuvee.report.data import ReportData
-from cuvee.report.parts import Section
+from cuvee.report.parts import FEW, Section
 from cuvee.report.sections import sections
 
 CONTENTS = frozenset({"report.html", "report.md", "figures", "tables", "stamp.json"})
@@ -145,7 +145,7 @@ def _take_place(work: Path, folder: Path) -> None:
 
 def _html(data: ReportData, found: Sequence[Section]) -> str:
     page = environment(autoescape=True).get_template("template.html")
-    return page.render(data=data, sections=found, inline=_inline)
+    return page.render(data=data, sections=found, inline=_inline, few=FEW)
 
 
 def _markdown(data: ReportData, found: Sequence[Section]) -> str:

@@ -17,7 +17,10 @@ from cuvee.report.figures import Drawn, Spot, draw
 from cuvee.report.numbers import is_number, show
 
 FOLDED = 30
-"""Tables of more rows are folded in the HTML page."""
+"""Tables of more rows are folded in the HTML page, or scroll if they answer what was asked."""
+
+FEW = 6
+"""More answers than these, of those that did not open a section, are folded in the HTML page."""
 
 LISTED = 100
 """Rows that the pages show of a table of stages or trainings; all are in its Parquet file."""
@@ -70,7 +73,8 @@ class Drawing:
 class Block:
     """A table ready to print: cells as text, `right` marks columns of numbers, `file` is its Parquet file.
 
-    `listed` is how many rows the pages show; None is all.
+    `listed` is how many rows the pages show, None is all; `further` are its answers that did not open the section;
+    `answering` tables stand open whatever their length.
     """
 
     title: str
@@ -82,11 +86,20 @@ class Block:
     file: str
     table: Table
     listed: int | None = None
+    further: Sequence[str] = ()
+    answering: bool = False
 
     @property
-    def folded(self) -> bool:
-        """Whether the table is too long to stand open."""
+    def long(self) -> bool:
+        """Whether the table takes more room than the page gives it: it is folded, or scrolls where it answers."""
         return len(self.rows) > FOLDED
+
+    @property
+    def unfold(self) -> str:
+        """What is said on a folded table."""
+        if self.left_out:
+            return f"Show the first {len(self.shown):,} of {len(self.rows):,} rows (all are in {self.file})"
+        return f"Show {len(self.rows):,} rows (also in {self.file})"
 
     @property
     def shown(self) -> Sequence[Sequence[str]]:
@@ -168,7 +181,7 @@ class Maker:
 def _numeric(values: Sequence[Any]) -> bool:
     """Whether a column reads as numbers: numbers, or text made of digits and signs alone."""
     present = [each for each in values if each not in (None, "")]
-    return bool(present) and all(is_number(e) or bool(re.match(r"[<+\-]?\s?\d[\d.,+%-]*$", str(e))) for e in present)
+    return bool(present) and all(is_number(e) or bool(re.match(r"[<≤+\-]?\s?\d[\d.,+%-]*$", str(e))) for e in present)
 
 
 def points_table(figure: Figure) -> Table:

@@ -96,7 +96,8 @@ def _opened(make: Maker, data: ReportData, name: str, id: str, title: str, table
     blocks = []
     for table, taken in zip(tables, _shared([table.answers for table in tables], ANSWERS), strict=True):
         lead += [_of_base(table, note) for note in table.notes[:taken]]
-        blocks.append(make.block(replace(table, notes=table.notes[taken:])))
+        block = make.block(replace(table, notes=table.notes[table.answers :]))
+        blocks.append(replace(block, further=table.notes[taken : table.answers], answering=table.answers > 0))
     return Section(id, title, lead=lead, text=[] if tables else [_absent(data, name)], blocks=blocks)
 
 
