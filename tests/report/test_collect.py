@@ -106,6 +106,8 @@ def test_every_base_model_has_rows_and_sentences_of_its_own(made):
     lead = sections(data)[0].lead
     assert [sentence.split(": ")[0] for sentence in lead] == ["Base model fake:one", "Base model fake:two"]
     assert len(set(data.curves)) == 6
+    assert set(data.curves) <= set(data.curve_seeds)
+    assert set(data.curve_seeds.values()) == {0}
     assert len(data.notes) == len(set(data.notes))
 
 

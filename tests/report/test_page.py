@@ -354,6 +354,13 @@ def test_never_are_more_trainings_drawn_than_there_is_room_for(monkeypatch):
     assert "Drawn are the first 2 trainings, of 6 in all." in markdown(one_seed)
 
 
+def test_of_an_unfinished_recipe_the_first_seed_that_is_there_is_drawn(monkeypatch):
+    monkeypatch.setattr(curves, "DRAWN", 2)
+    data = curves_of((8, 9), runs=2)
+    text = markdown(replace(data, curve_seeds={"run 0 · seed 7": 7, **data.curve_seeds}))
+    assert "trainings of seed 8, of 4 in all." in text
+
+
 def test_all_trainings_are_drawn_where_there_is_room():
     text = markdown(curves_of((7, 8)))
     assert "Drawn are" not in text

@@ -80,14 +80,14 @@ def _names(data: ReportData) -> list[str]:
 def _drawn(data: ReportData) -> list[str]:
     """Return the trainings to draw."""
     names = _names(data)
-    if len(names) > DRAWN and data.curve_seeds:
+    if len(names) > DRAWN and data.curve_seeds.keys() & set(names):
         first = _first_seed(data)
         names = [name for name in names if data.curve_seeds.get(name, first) == first]
     return names[:DRAWN]
 
 
 def _first_seed(data: ReportData) -> int:
-    return next(iter(data.curve_seeds.values()))
+    return next(data.curve_seeds[name] for name in _names(data) if name in data.curve_seeds)
 
 
 def _sentences(data: ReportData, drawn: list[str]) -> Iterator[str]:
@@ -95,7 +95,8 @@ def _sentences(data: ReportData, drawn: list[str]) -> Iterator[str]:
     yield "Loss per supervised token of each optimiser step's batch (nats, lower is better)."
     if len(drawn) < len(names):
         first = "first " if len(drawn) == DRAWN else ""
-        seed = f" of seed {_first_seed(data)}" if len(set(data.curve_seeds.values())) > 1 else ""
+        several = len({data.curve_seeds.get(name) for name in names}) > 1
+        seed = f" of seed {_first_seed(data)}" if several else ""
         yield f"Drawn are the {first}{len(drawn)} trainings{seed}, of {len(names):,} in all."
     if any(len(curve) > POINTS for *_, curve in _every(data)):
         yield f"Curves of more than {POINTS} steps are averaged over equal runs of steps."

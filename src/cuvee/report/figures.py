@@ -37,7 +37,7 @@ LINES = ("-", "--", ":")
 WIDTH = 7.5
 """Inches: 540 pt, which a browser shows at 720 px."""
 
-WIDEST_LABEL, WIDEST_TITLE = 50, 72
+WIDEST_LABEL, WIDEST_TITLE = 50, 80
 """Characters of a line beside the vertical axis and of the title; longer ones take two."""
 
 CROWDED = 12
