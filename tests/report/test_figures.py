@@ -171,6 +171,17 @@ def test_cells_of_a_matrix_have_equal_digits_and_no_negative_zero():
     assert ">ability; in the cells: difference (nats)<" in text
 
 
+def test_numbers_in_cells_are_readable_on_their_colour():
+    from cuvee.report.figures import _readable_on
+
+    assert [_readable_on(colour) for colour in [(1, 1, 1), (0, 0, 0), (0.88, 0.51, 0.08), (0.33, 0.15, 0.53)]] == [
+        "black",
+        "white",
+        "black",
+        "white",
+    ]
+
+
 def test_a_curve_of_one_step_is_a_dot():
     text = svg(Figure("lines", "t", "x", "y", {"short": [{"x": 1, "y": 2.0}]}, "linear"), name="f")
     part = text.partition('id="f-series-0-0-0"')[2].partition("</g>")[0]

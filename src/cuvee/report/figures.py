@@ -512,18 +512,17 @@ def _matrix(axes: Axes, figure: Figure) -> list[Mark]:
         (-top, top) if signed else (min(present), max(present) if max(present) > min(present) else min(present) + 1)
     )
     # pcolormesh and not imshow: squares stay vectors, and the file stays text.
-    axes.pcolormesh(values, cmap="PuOr" if signed else "cividis", vmin=low, vmax=high, edgecolors="white")
+    mesh: Any = axes.pcolormesh(values, cmap="PuOr" if signed else "cividis", vmin=low, vmax=high, edgecolors="white")
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             if not math.isnan(value):
-                pale = abs(value) < 0.6 * top if signed else (value - low) / (high - low) > 0.55
                 axes.text(
                     column + 0.5,
                     row + 0.5,
                     f"{round(value, digits) + 0.0:.{digits}f}",
                     ha="center",
                     va="center",
-                    color="black" if pale else "white",
+                    color=_readable_on(mesh.cmap(mesh.norm(value))),
                     fontsize=9,
                 )
     axes.set_yticks([row + 0.5 for row in range(len(rows))], rows, fontsize=9.5 if _few(figure) else 8)
@@ -535,6 +534,13 @@ def _matrix(axes: Axes, figure: Figure) -> list[Mark]:
     axes.grid(False)
     of_rows = [(row, point) for row, name in enumerate(rows) for point in figure.series[name]]
     return [(row, axes, columns.index(point["x"]) + 0.5, row + 0.5, point) for row, point in of_rows]
+
+
+def _readable_on(colour: Sequence[float]) -> str:
+    """Black or white, whichever differs more from a colour (relative luminance and contrast of WCAG 2)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "white"
 
 
 # ---------------------------------------------------------------------------------------------------- text
