@@ -261,6 +261,19 @@ def test_time_is_added_up_by_kind():
     assert "| train | 250 | 31,125 | 0 |" in markdown(long_report(250))
 
 
+def test_a_long_table_that_answers_stands_open_and_others_are_folded():
+    rows = [{"run": f"run {number}"} for number in range(31)]
+    tables = {
+        "conflicts": [Table("Verdict", ["run"], rows, ["It is so."], answers=1), Table("Every run", ["run"], rows)]
+    }
+    inside = html(ReportData("t", "", "today", tables=tables)).partition('id="analysis-conflicts"')[2]
+    answer, _, rest = inside.partition("Every run")
+    assert '<div class="wide tall">' in answer
+    assert "31 rows: scroll. Also in tables/verdict.parquet" in answer
+    assert "<details>" not in answer
+    assert "<details><summary>Show 31 rows (also in tables/every-run.parquet)</summary>" in rest
+
+
 def test_what_stands_between_backticks_is_code_and_still_escaped():
     said = "`pool` is *what* is left; `<b>` and a lone ` stay."
     data = ReportData("t", "", "today", notes=[said])
