@@ -163,13 +163,42 @@ def test_an_analysis_that_fails_leaves_the_others_and_is_told(made, monkeypatch,
     page.write(data, tmp_path / "out")
 
 
-def test_a_fault_of_the_program_is_no_note(made, monkeypatch):
+def test_a_fault_of_the_program_is_called_one_and_leaves_the_others(made, monkeypatch):
     def fail(results, params):
         raise AttributeError("a bug")
 
     monkeypatch.setattr(forgetting, "table", fail)
-    with pytest.raises(AttributeError):
-        gathered(made)
+    _, data = gathered(made)
+    assert data.notes[0] == "analysis forgetting failed: a fault of cuvee, to be reported (AttributeError: a bug)"
+    assert data.tables["scores"]
+
+
+def test_what_is_trained_and_not_yet_measured_has_a_report(place):
+    """Losses, costs and lineage are there after a kill; every analysis says what it lacks."""
+    plan, _ = gathered(place)
+    store = Store(place / ".cuvee")
+    for item in plan.evaluated:
+        shutil.rmtree(store.path("grade", item.grade.id), ignore_errors=True)
+    assert stamp.worthwhile(plan, store)
+    _, data = gathered(place)
+    assert data.curves
+    assert data.lineage[0].children
+    assert data.failures == {}
+    first = plan.evaluated[0].grade
+    assert any(f"such as grade {first.label} ({first.short}): this report is partial" in note for note in data.notes)
+    (verdict, *_) = sections(data)
+    assert "No verdict: no final model has been evaluated." in verdict.lead
+
+
+def test_nothing_trained_and_nothing_measured_is_no_report(place):
+    plan, _ = gathered(place)
+    store = Store(place / ".cuvee")
+    for stage in plan.stages:
+        if stage.kind in ("grade", "train"):
+            shutil.rmtree(store.path(stage.kind, stage.id), ignore_errors=True)
+    assert not stamp.worthwhile(plan, store)
+    with pytest.raises(UsageError, match="nothing of this recipe is trained or measured yet"):
+        gathered(place)
 
 
 def test_an_analysis_named_twice_is_shown_twice(place):

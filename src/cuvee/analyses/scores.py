@@ -50,7 +50,7 @@ def table(results: Sequence[Result], params: Params) -> list[Table]:
             f"the verdict is to go by {params.metric}, and the results have {_results.listed(there)}; "
             f"set metric: auto or {' or '.join(there)}, or add an evaluator of {params.metric}"
         )
-    if not any(result.final for result in results):
+    if not results:
         return [Table("Verdict", ["run"], [], ["No verdict: no final model has been evaluated."], answers=1)]
     tables: list[Table] = []
     for base in names:

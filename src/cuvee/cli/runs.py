@@ -96,7 +96,8 @@ def report(recipe: Path, overrides: tuple[str, ...], store: Path, out: Path | No
 
     written = write_report(planned, opened, out or default_report(located.name))
     if written is None:
-        raise UsageError(f"nothing of {recipe} is measured yet in {opened.folder}; `cuvee run {recipe}` does it")
+        nothing = f"nothing of {recipe} is trained or measured yet in {opened.folder}"
+        raise UsageError(f"{nothing}; `cuvee run {recipe}` does it")
     click.echo(f"{written}{'' if stamp.is_complete(planned, opened) else '  (some stages are missing)'}")
     for line in findings.lines(written.parent):
         click.echo(line)

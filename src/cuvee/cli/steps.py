@@ -65,7 +65,7 @@ def write_report(planned: Plan, store: Store, folder: Path) -> Path | None:
     """Write the report unless the one that is there says the same; None when nothing is finished yet."""
     from cuvee.report import stamp
 
-    if not stamp.has_results(planned, store):
+    if not stamp.worthwhile(planned, store):
         return None
     if not stamp.is_current(planned, store, folder):
         from cuvee.report import collect, page

@@ -14,6 +14,7 @@ from cuvee.canonical import ID_LENGTH
 from cuvee.errors import CuveeError, UsageError
 from cuvee.plan import Plan
 from cuvee.protocols import Result, Table
+from cuvee.report import stamp
 from cuvee.report.accounting import checks, costs, data_tables, stages
 from cuvee.report.data import Curve, ReportData
 from cuvee.report.lineage import lineage
@@ -28,12 +29,12 @@ def collect(plan: Plan, store: Store) -> ReportData:
     An analysis that fails, and results with scores that are no numbers, are told in the notes; the rest stands.
 
     Raises:
-        UsageError: nothing is graded, an analysis is named that there is not, or the report extra is missing.
+        UsageError: nothing is trained or graded, an analysis is named that there is not, the report extra is missing.
     """
     need_extra()
+    if not stamp.worthwhile(plan, store):
+        raise UsageError("nothing of this recipe is trained or measured yet; `cuvee run` does it")
     graded = list(read_results(plan, store))
-    if not graded:
-        raise UsageError("nothing of this recipe is measured yet; `cuvee run` does it")
     results, missing = finite(with_overlap(graded, plan, store), plan)
     results, left_out = judged_everywhere(results)
     manifests = {s.id: store.manifest(s.kind, s.id) for s in plan.stages if store.has(s.kind, s.id)}
@@ -109,6 +110,9 @@ def _analyses(plan: Plan, store: Store, results: list[Result]) -> tuple[dict[str
             found[name] = list(module.table(_looked_at(module, params, plan, store, results), params))
         except (CuveeError, ValueError, ArithmeticError) as error:
             failures[name] = str(error) or type(error).__name__
+        except Exception as error:
+            # One faulty analysis must not cost the others' report: it is told in its place and on top.
+            failures[name] = f"a fault of cuvee, to be reported ({type(error).__name__}: {error})"
     return found, failures
 
 
@@ -211,9 +215,15 @@ def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[s
 
 def _partial(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is missing, and whose runs that concerns."""
-    missing = [stage.short for stage in plan.stages if stage.id not in manifests]
+    missing = [stage for stage in plan.stages if stage.id not in manifests]
     if missing:
-        yield f"{len(missing)} of {len(plan.stages)} stages are missing, such as {missing[0]}: this report is partial."
+        # What could have been done names the cause; what waits for it would not.
+        possible = [stage for stage in missing if all(one.id in manifests for one in plan.before(stage))]
+        such = (possible or missing)[0]
+        yield (
+            f"{len(missing)} of {len(plan.stages)} stages are missing, such as {such.kind} {such.label} "
+            f"({such.short}): this report is partial."
+        )
     ends = [item for item in plan.evaluated if item.final and item.grade.id not in manifests]
     unmeasured = list(dict.fromkeys(run_name(item.run, plan) for item in ends))
     if unmeasured:

@@ -213,6 +213,8 @@ def _saving(costs: Mapping[str, Any]) -> list[str]:
     done, alone = costs.get("trainings"), costs.get("trainings_if_alone")
     if done is None or alone is None:
         return []
+    if done == alone:
+        return [f"{done} training{'s' * (done != 1)}: no two runs share one."] if done else []
     return [f"{done} trainings instead of {alone}: equal stages were trained once, which saved {alone - done}."]
 
 

@@ -14,9 +14,9 @@ VERSION = 5
 """Raised when reports look or read differently, so that old ones are written anew."""
 
 
-def has_results(plan: Plan, store: Store) -> bool:
-    """Return whether anything of the plan is graded."""
-    return any(store.has("grade", item.grade.id) for item in plan.evaluated)
+def worthwhile(plan: Plan, store: Store) -> bool:
+    """Return whether anything of the plan is graded or trained: a report shows losses and costs too."""
+    return any(stage.kind in ("grade", "train") and store.has(stage.kind, stage.id) for stage in plan.stages)
 
 
 def is_complete(plan: Plan, store: Store) -> bool:
