@@ -16,6 +16,7 @@ import csv
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from cuvee import api, needs
@@ -31,7 +32,7 @@ from cuvee.store import Store
 SHOWN, KEPT = 60, 2_000
 LARGEST_FIGURE = 300_000
 LEFT_OUT = ("ids", "how-to-read")
-MOST_FIGURES = 24
+MOST_FIGURES = 40
 
 
 def main() -> None:
@@ -118,14 +119,14 @@ def _drawn(drawings: Sequence[Drawing], kept: set[str]) -> Iterator[str]:
 
 
 def _figures(found: Sequence[Section]) -> list[Drawing]:
-    """Return the figures to keep: small ones, none of single trainings, the first ones if there are many."""
-    every = [
-        drawing
+    """Return the figures to keep: small ones, none of single trainings, as many of each section if there are many."""
+    by_section = [
+        [drawing for drawing in section.all_drawings if len(drawing.svg) <= LARGEST_FIGURE]
         for section in found
         if section.id != "loss-curves"
-        for drawing in [*section.drawings, *(drawing for block in section.blocks for drawing in block.drawings)]
     ]
-    return [drawing for drawing in every if len(drawing.svg) <= LARGEST_FIGURE][:MOST_FIGURES]
+    in_turn = [drawing for turn in zip_longest(*by_section) for drawing in turn if drawing]
+    return in_turn[:MOST_FIGURES]
 
 
 def _ids(plan: Plan, store: Store) -> Iterator[tuple[str, str, str, str]]:
