@@ -31,7 +31,7 @@ from cuvee.store import Store
 
 SHOWN, KEPT = 60, 2_000
 LARGEST_FIGURE = 300_000
-LEFT_OUT = ("ids", "how-to-read")
+LEFT_OUT = ("ids", "how-to-read", "loss-curves")
 MOST_FIGURES = 40
 
 
