@@ -65,14 +65,20 @@ def _named(drafts: list[_Draft]) -> Iterator[Expanded]:
     """Give every run a short name: its strategy, the axes it lies on, and what else is needed to tell it apart."""
     short = [_name(run, params, axes) for run, params, axes, _ in drafts]
     used: dict[str, int] = {}
-    for name, (run, params, _, key) in zip(short, drafts, strict=True):
+    for name, (run, params, axes, key) in zip(short, drafts, strict=True):
         if short.count(name) > 1:
-            more = [key for key in ("training", "sources") if getattr(run, key)]
-            name = _name(run, params, [*run.params, *more])
+            twins = [dict(other) for twin, (_, other, _, _) in zip(short, drafts, strict=True) if twin == name]
+            shown = [each for each in run.params if each in axes or _differs(each, params, twins)]
+            shown += [each for each in ("training", "sources") if getattr(run, each)]
+            name = _name(run, params, shown)
         used[name] = used.get(name, 0) + 1
         if used[name] > 1:
             name = f"{name} #{used[name]}"
         yield RunInfo(name, run.strategy, dict(params), "", 0), run, params, key
+
+
+def _differs(name: str, params: Params, others: list[dict[str, Any]]) -> bool:
+    return any(other.get(name) != getattr(params, name) for other in others)
 
 
 def _name(run: Run, params: Params, shown: list[str]) -> str:

@@ -49,6 +49,18 @@ def test_two_runs_of_equal_name_are_told_apart(place: Path) -> None:
     assert names(found) == ["multi_task", "multi_task training=epochs=2"]
 
 
+def test_what_runs_of_equal_name_have_in_common_does_not_make_their_names_longer(place: Path) -> None:
+    """Two ratio studies that differ in what is held; the general source is the same in both."""
+    growing = "{strategy: ratio, general: general, special_share: [1, 1/4]}"
+    held = "{strategy: ratio, general: general, general_share: 1/2, special_share: [1, 1/4]}"
+    assert names(plan(place, f"runs=[{growing}, {held}]")) == [
+        "ratio special_share=1",
+        "ratio special_share=1/4",
+        "ratio general_share=1/2 special_share=1",
+        "ratio general_share=1/2 special_share=1/4",
+    ]
+
+
 def test_a_runs_own_training_settings_reach_its_stages_only(place: Path) -> None:
     found = plan(place, "runs=[{strategy: multi_task}, {strategy: multi_task, training: {epochs: 2}}]")
     assert [run.models[-1].params["epochs"] for run in found.runs] == [1, 2]
