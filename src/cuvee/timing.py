@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from typing import Any
 
 from cuvee import bases, runner
 from cuvee.footprint import weights_of
@@ -40,16 +41,23 @@ def default_rate(runtime: Runtime) -> float:
 
 
 def rates_of(book: Book) -> tuple[dict[str, float], str]:
-    """Return useful operations a second of one worker by base id: given, measured in this store, or assumed."""
+    """Return useful operations a second of one worker by base id: given, measured in this store, or assumed.
+
+    Measured are all of the store's trainings from that base, whatever recipe they belong to.
+    """
     if book.rate_given:
         return {}, f"{book.rate:.3g} useful operations a second and worker (given)"
+    trainings = [stage for stage in book.plan.stages if stage.kind == "train"]
+    roots = {stage.id: root_of(stage).id for stage in trainings}
+    size = {root_of(stage).id: parameters_of(stage, book) for stage in trainings}
     measured: dict[str, list[float]] = {}
-    for stage in book.plan.stages:
-        if stage.kind != "train" or stage.id not in book.present:
-            continue
-        seconds = float(book.store.manifest(stage.kind, stage.id)["summary"].get("seconds") or 0)
-        if seconds > 0.5 and (work := _training_work(stage, book)):
-            measured.setdefault(root_of(stage).id, []).append(work / seconds)
+    for manifest in book.store.stages("train") if trainings else ():
+        # Trainings of other recipes count where they start from a base of this one.
+        root = roots.get(manifest["id"]) or manifest["inputs"].get("model", [""])[0].partition("-")[2]
+        passes = _passes(manifest["component"], manifest["identity"]["params"])
+        work = passes * size.get(root, 0) * manifest["summary"].get("total_tokens", 0)
+        if work and (seconds := _computing(manifest)) > 0.5:
+            measured.setdefault(root, []).append(work / seconds)
     rates = {base: statistics.median(found) for base, found in measured.items()}
     if not rates:
         return {}, f"{book.rate:.3g} useful operations a second and worker (assumed; --flops gives another)"
@@ -105,12 +113,24 @@ def _judging_seconds(stage: Stage, book: Book) -> float:
 
 
 def _training_work(stage: Stage, book: Book) -> float:
-    """Return a training's floating-point operations.
+    """Return a training's floating-point operations."""
+    return _passes(stage.component, stage.params) * parameters_of(stage, book) * book.sizes[stage.id].total_tokens
+
+
+def _passes(component: str, params: Mapping[str, Any]) -> float:
+    """Return a training's operations by parameter and token.
 
     With LoRA no gradient of the base's weights is computed; KL to the start needs a forward pass of it.
     """
-    passes = (4.0 if stage.component == "lora" else 6.0) + (2.0 if "kl" in stage.params.get("regulariser", {}) else 0.0)
-    return passes * parameters_of(stage, book) * book.sizes[stage.id].total_tokens
+    return (4.0 if component == "lora" else 6.0) + (2.0 if "kl" in (params.get("regulariser") or {}) else 0.0)
+
+
+def _computing(manifest: Mapping[str, Any]) -> float:
+    """Return the seconds that a stored training computed: by the clock, without what other work on the cores took."""
+    seconds = float(manifest["summary"].get("seconds") or 0)
+    spent, how = float(manifest["summary"].get("cpu_seconds") or 0), manifest.get("runtime", {})
+    threads = int(how.get("threads") or 0)
+    return min(seconds, spent / threads) if how.get("device") == "cpu" and threads and spent else seconds
 
 
 def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:

@@ -133,6 +133,27 @@ def test_items_are_filtered_like_their_source(place: Path) -> None:
     assert all(filters == [{"drop": {"tags": "code"}}] for filters in asked)
 
 
+def test_times_go_by_what_the_stores_trainings_computed_and_not_by_what_they_waited(place: Path, monkeypatch) -> None:
+    """A training of another recipe from the same base, held up by other work for most of its 100 seconds."""
+    found = plan(place, "base=builtin:micro")
+    base = next(stage for stage in found.stages if stage.kind == "base" and stage.label == "builtin:micro")
+    stored = {
+        "id": "of another recipe",
+        "inputs": {"model": [f"base-{base.id}"]},
+        "component": "full",
+        "identity": {"params": {}},
+        "summary": {"seconds": 100.0, "cpu_seconds": 10.0, "total_tokens": 1000},
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    store = Store(place / ".cuvee")
+    monkeypatch.setattr(Store, "stages", lambda self, kind="*": iter([stored]))
+    (said, *_) = cost.estimate(found, store, Runtime(place / ".cuvee")).assumptions
+    assert said == f"{6 * 306640 * 1000 / 10:.3g} useful operations a second and worker (median of 1 stored trainings)"
+    stored["runtime"] = {"device": "cpu", "threads": 0}  # not known how many: the clock is all there is
+    (said, *_) = cost.estimate(found, store, Runtime(place / ".cuvee")).assumptions
+    assert said.startswith(f"{6 * 306640 * 1000 / 100:.3g} useful")
+
+
 def test_a_benchmark_file_and_held_out_rows_of_one_ability_need_two_names(place: Path) -> None:
     (place / "b.jsonl").write_text('{"question": "1", "answer": "#### 2"}\n', encoding="utf-8")
     two = "{exact_answer: {ability: math}}, {exact_answer: {%sability: math, path: b.jsonl}}"

@@ -165,10 +165,10 @@ class Store:
         """Return ids that runs of other processes need."""
         return leases.leased(self.folder / "leases")
 
-    def stages(self) -> Iterator[dict[str, Any]]:
-        """Yield the manifests of all finished stages, oldest first; damaged ones are left out."""
+    def stages(self, kind: str = "*") -> Iterator[dict[str, Any]]:
+        """Yield the manifests of all finished stages, or of one kind, oldest first; damaged ones are left out."""
         found = []
-        for path in self.folder.glob(f"*/*/{MANIFEST}"):
+        for path in self.folder.glob(f"{kind}/*/{MANIFEST}"):
             if path.parts[-3] == "work":
                 continue
             try:
