@@ -72,7 +72,7 @@ def test_runs_that_differ_in_more_than_their_selection_are_no_twins(run: Callabl
 def test_seeds_that_contradict_one_another_are_no_difference(run: Callable[..., Any]) -> None:
     chosen = [*run("l", "lobass 3/50", 60, 40, (0,)), *run("l", "lobass 3/50", 60, 18, (1,))]
     (row,) = rows_of([*chosen, *run("r", "random 3/50", 60, 20, (0, 1))])
-    assert row["reading"] == "no difference seen"
+    assert row["reading"] == "seeds disagree"
 
 
 def test_random_rows_of_every_source_are_random_rows(run: Callable[..., Any]) -> None:

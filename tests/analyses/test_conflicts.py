@@ -182,3 +182,41 @@ def test_a_tie_by_the_corrected_p_says_so_where_its_own_interval_leaves_out_0():
     assert (
         words[0] == "not separable from x (difference +8.9 points, 95 % +3.0..+14.8 before the correction for 91 pairs)"
     )
+
+
+def test_whole_rows_of_the_smallest_share_do_not_break_a_curve():
+    """510 and 514 rows at 1/256 are 2 rows and 1: out of proportion only because rows are whole."""
+    runs = []
+    for share, a, m in zip(SHARES, [0.1, 0.2, 0.3, 0.4, 0.5], [0.2, 0.3, 0.4, 0.5, 0.6], strict=True):
+        rows = {"math": max(1, int(514 * share)), "code": max(1, int(510 * share))}
+        runs.append((planted.run(f"alone {share}", {"math": rows["math"]}), {"math": a}))
+        runs.append((planted.run(f"mix {share}", rows, strategy="multi_task", params={"share": share}), {"math": m}))
+    (found,) = conflicts.conflicts(planted.results(runs, 500), FAST)
+    assert len(found.tests) == 5
+
+
+def test_runs_whose_sources_do_not_grow_alike_are_compared_one_by_one():
+    runs = []
+    for math, code in ((100, 1000), (1000, 100)):
+        runs.append((planted.run(f"alone {math}", {"math": math}), {"math": 0.3}))
+        mixed = planted.run(f"mix {math}", {"math": math, "code": code}, strategy="multi_task", params={"share": 1})
+        runs.append((mixed, {"math": 0.6}))
+    found = conflicts.conflicts(planted.results(runs, 500), FAST)
+    assert [len(each.tests) for each in found] == [1, 1]
+    (first, *_) = conflicts.table(planted.results(runs, 500), FAST)
+    assert first.notes[0] == "math (exact_answer), compared 2 times at one amount each: mixing helps (2)."
+
+
+def test_amount_and_ratio_go_by_the_setups_that_hold_most():
+    """Beside 8 rows of its own that are held, other rows move an ability far more than beside all of them."""
+    few = []
+    for other in (10, 100, 1000):
+        params = {"general": "general", "special_share": other, "general_share": "few"}
+        info = planted.run(f"few {other}", {"math": other, "general": 8}, strategy="ratio", params=params)
+        few.append((info, {"math": 0.5, "general": 0.1 + 0.1 * np.log2(other / 10)}))
+    whole = ratio_effect.effects(ratios(0.05, 0.002), ratio_effect.Params(resamples=2000))
+    both = [*ratios(0.05, 0.002), *planted.results(few, 1500, 1)]
+    with_few = ratio_effect.effects(both, ratio_effect.Params(resamples=2000))
+    assert len(with_few) > len(whole)
+    readings = [(each.reading, each.own, each.ratio) for each in ratio_effect.contrasts(with_few)]
+    assert readings == [(each.reading, each.own, each.ratio) for each in ratio_effect.contrasts(whole)]

@@ -353,3 +353,19 @@ def test_an_ability_that_was_trained_on_and_is_not_measured_is_named(result):
     made = result("multi_task", "math", "1100")
     (first, *_) = scores.table([replace(made, run=replace(made.run, trainings=(training,)))], FAST)
     assert any(note.startswith("Trained on and measured by nothing: general.") for note in first.notes)
+
+
+def test_a_leader_that_trained_on_more_says_so(result):
+    from dataclasses import replace
+
+    from cuvee.protocols import TrainingInfo
+
+    def trained(run, tokens, right):
+        made = result(run, "math", right)
+        info = replace(made.run, trainings=(TrainingInfo(f"train-{run}", 1, 10, tokens, 2 * tokens, 1.0, ()),))
+        return replace(made, run=info)
+
+    more = scores.table([trained("a", 3000, "1" * 40), trained("b", 2000, "0" * 40)], scores.Params())
+    assert "; it trained on 1.5 times the tokens of b; " in more[0].notes[0]
+    equal = scores.table([trained("a", 2050, "1" * 40), trained("b", 2000, "0" * 40)], scores.Params())
+    assert "times the tokens" not in equal[0].notes[0]

@@ -84,7 +84,10 @@ def test_of_equal_k_the_smallest_is_recommended(result):
     results.append(result("dmt k=1/16", "math", line(121)[::-1], params={"general": "general", "k": "1/16"}))
     tables = k_sweep.table(results, k_sweep.Params(resamples=2000))
     (found,) = [each for each in tables if each.title.endswith("which k")]
-    assert "k = 1/16 is recommended: the smallest k as good as the best (1)" in found.notes[0]
+    assert (
+        "k = 1/16 is recommended: the smallest k within one standard error of the paired difference to the best (1)"
+        in found.notes[0]
+    )
 
 
 def test_scores_that_are_all_the_same_recommend_no_k(result):

@@ -104,6 +104,14 @@ def test_an_empty_packed_file_is_empty(tmp_path: Path, packer: str) -> None:
         files.kind(write(tmp_path / "x", PACKERS[packer](b"")))
 
 
+def test_a_parquet_file_with_a_broken_column_name_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"question": ["a"], "answer": ["b"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"question", b"\xe5uestion"))
+    with pytest.raises(DataError, match="the file is damaged after row 0"):
+        list(files.rows(path))
+
+
 @pytest.mark.parametrize("jump_from", [0, 1 << 20])
 def test_a_sample_comes_from_all_over_the_file_and_is_the_same_every_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_from: int

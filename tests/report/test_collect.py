@@ -201,6 +201,20 @@ def test_nothing_trained_and_nothing_measured_is_no_report(place):
         gathered(place)
 
 
+def test_rows_that_could_not_be_read_are_told_on_top(place):
+    plan, data = gathered(place)
+    assert not any("quarantined" in note for note in data.notes)
+    store = Store(place / ".cuvee")
+    load = next(stage for stage in plan.stages if stage.kind == "load")
+    path = store.path("load", load.id) / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["summary"]["bad"] = 2
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    _, data = gathered(place)
+    (note,) = [note for note in data.notes if "quarantined" in note]
+    assert note.endswith(": 2 of 42 rows could not be read and are quarantined.")
+
+
 def test_an_analysis_named_twice_is_shown_twice(place):
     text = (place / "r.yaml").read_text(encoding="utf-8")
     (place / "r.yaml").write_text(text.replace("analyses: [", "analyses: [{scores: {seed: 1}}, "), encoding="utf-8")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from cuvee import canonical
 from cuvee.protocols import NOTHING_SELECTED, Result, RunInfo
@@ -108,7 +107,10 @@ def setting(info: RunInfo) -> str:
 
 
 def curves(points: Iterable[Seen], ability: str, least: int = 2) -> list[AmountCurve]:
-    """Return the curves of an ability with at least so many amounts, those of a single source first."""
+    """Return the curves of an ability with at least so many amounts, those of a single source first.
+
+    Runs whose sources do not grow alike are no curve, but points of one amount each.
+    """
     grouped: dict[str, list[Seen]] = {}
     for point in points:
         if point.rows_of(ability):
@@ -117,8 +119,8 @@ def curves(points: Iterable[Seen], ability: str, least: int = 2) -> list[AmountC
     for key, members in grouped.items():
         by_rows = {point.rows_of(ability): point for point in reversed(members)}
         ordered = tuple(by_rows[rows] for rows in sorted(by_rows))
-        if len(ordered) >= least and _in_proportion(ordered, ability):
-            found.append(AmountCurve(_label(ordered[0], ability), ability, ordered, key))
+        parts = [ordered] if _in_proportion(ordered, ability) else [(point,) for point in ordered]
+        found += [AmountCurve(_label(part[0], ability), ability, part, key) for part in parts if len(part) >= least]
     found.sort(key=lambda curve: not curve.points[0].is_single)
     return [_with_own_label(curve, found) for curve in found]
 
@@ -131,13 +133,13 @@ def _curve_key(point: Seen) -> str:
 
 
 def _in_proportion(points: Sequence[Seen], ability: str) -> bool:
-    """Whether every source grows as the ability's rows do."""
+    """Whether every source grows as the ability's rows do, as far as whole rows of small shares allow."""
+    own = sum(point.rows_of(ability) for point in points)
     for name in points[0].rows:
-        shares = [point.rows[name] / point.rows_of(ability) for point in points]
-        usual = fmean(shares)
-        for point, share in zip(points, shares, strict=True):
-            off = abs(share - usual)
-            if off > TOLERANCE * usual and off * point.rows_of(ability) > 2:
+        usual = sum(point.rows[name] for point in points) / own  # the large amounts, which are least rounded, decide
+        for point in points:
+            off = abs(point.rows[name] - usual * point.rows_of(ability))
+            if off > TOLERANCE * usual * point.rows_of(ability) and off > 2:
                 return False
     return True
 

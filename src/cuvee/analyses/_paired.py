@@ -10,8 +10,9 @@ from cuvee.analyses._chance import draws_for
 from cuvee.analyses._results import LEVEL, Measure
 from cuvee.analyses._stats import Comparison, Sample, compare_all, holm
 
-BETTER, WORSE, UNSEEN = "better", "worse", "no difference seen"
-SIGNS = {BETTER: "▲", WORSE: "▼", UNSEEN: "·"}
+BETTER, WORSE, UNSEEN, APART = "better", "worse", "no difference seen", "seeds disagree"
+SIGNS = {BETTER: "▲", WORSE: "▼", UNSEEN: "·", APART: "≠"}
+LEGEND = "▲ better, ▼ worse (Holm-corrected p < 0.05), ≠ seeds disagree on the sign, · no difference seen."
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -34,9 +35,11 @@ class Tested:
 
     @property
     def reading(self) -> str:
-        """One of BETTER, WORSE, UNSEEN."""
-        if self.p >= LEVEL or not self.comparison.one_direction:
+        """One of BETTER, WORSE, UNSEEN, APART."""
+        if self.p >= LEVEL:
             return UNSEEN
+        if not self.comparison.one_direction:
+            return APART
         return BETTER if self.measure.scale.better(self.comparison.difference) else WORSE
 
     @property
@@ -92,6 +95,7 @@ def test_note(count: int) -> str:
     many = "comparisons" if count != 1 else "comparison"
     return (
         "Differences are on the same items; exact McNemar test for 0/1 scores of one seed, paired permutation test "
-        f"otherwise; p Holm-corrected over the {count} {many} of this table; intervals are 95 % each, uncorrected. A "
-        "true difference below the smallest visible one would be missed more than one time in five."
+        f"otherwise; p Holm-corrected over the {count} {many} of this table; intervals are 95 % each, over items, "
+        "uncorrected: what another training would give is not in them, and with several seeds a difference has to keep "
+        "its sign in each. A true difference below the smallest visible one would be missed more than one time in five."
     )

@@ -92,7 +92,8 @@ class Standing:
 class Verdict:
     """Standings from best to worst, the others against the first, what the first one costs.
 
-    `same` are runs that have no standing of their own, since their models are those of another run.
+    `same` are runs that have no standing of their own, since their models are those of another run; `trained` are the
+    supervised tokens of each run's trainings, all epochs, as far as they are known.
     """
 
     measures: tuple[Measure, ...]
@@ -104,6 +105,7 @@ class Verdict:
     metric: str = "auto"
     passed_over: str = ""
     same: Mapping[str, str] = field(default_factory=dict)
+    trained: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def leader(self) -> str:
@@ -142,8 +144,25 @@ def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples
     against = [Against(run, comparisons[run], corrected[leader, run], alpha) for run in order[1:]]
     costs = _costs(leader, samples, every_ability(known, chosen), resamples, seed)
     return Verdict(
-        chosen, tuple(standings), tuple(against), tuple(costs), left_out, len(p_values), metric, passed_over, same
+        chosen,
+        tuple(standings),
+        tuple(against),
+        tuple(costs),
+        left_out,
+        len(p_values),
+        metric,
+        passed_over,
+        same,
+        _trained(results),
     )
+
+
+def _trained(results: Sequence[Result]) -> dict[str, float]:
+    """Supervised tokens of each run's trainings, all epochs, averaged over seeds."""
+    found: dict[str, dict[int, int]] = {}
+    for run in (result.run for result in results if result.final and result.run.trainings):
+        found.setdefault(run.name, {})[run.seed] = sum(training.supervised_tokens for training in run.trainings)
+    return {run: float(np.mean(list(by_seed.values()))) for run, by_seed in found.items()}
 
 
 def _all_equal(complete: Mapping[str, Sequence[Sample]]) -> bool:

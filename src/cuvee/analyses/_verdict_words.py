@@ -9,6 +9,9 @@ import numpy as np
 from cuvee.analyses._results import BASE, LEVEL, Scale, listed
 from cuvee.analyses._verdict import Against, Cost, Standing, Verdict
 
+UNEQUAL = 1.1
+"""Ratio of trained tokens from which two runs are not called matched in compute."""
+
 
 def conclusion(verdict: Verdict) -> str:
     """Return the verdict in one sentence, claiming no more than the tests say."""
@@ -24,7 +27,16 @@ def conclusion(verdict: Verdict) -> str:
             f"{verdict.leader} is the only run that can be judged (overall "
             f"{to.text(verdict.standings[0].overall)} {to.unit}), so there is nothing to compare it with."
         )
-    return "; ".join([head, *_against(verdict.others, to, verdict.pairs), _cost_words(verdict.costs)]) + "."
+    words = [head, *_against(verdict.others, to, verdict.pairs), *_compute_words(verdict), _cost_words(verdict.costs)]
+    return "; ".join(words) + "."
+
+
+def _compute_words(verdict: Verdict) -> list[str]:
+    """Say where the leader was trained on more or less than the run that comes nearest."""
+    ours, theirs = (verdict.trained.get(run, 0.0) for run in (verdict.leader, verdict.others[0].run))
+    if not ours or not theirs or 1 / UNEQUAL < ours / theirs < UNEQUAL:
+        return []
+    return [f"it trained on {ours / theirs:.2g} times the tokens of {verdict.others[0].run}"]
 
 
 def _why(verdict: Verdict) -> str:

@@ -26,7 +26,7 @@ from cuvee.analyses._amounts import AmountCurve, Seen, curves, seen, setting
 from cuvee.analyses._chance import Floats
 from cuvee.analyses._draws import cloud, interval, unmoved
 from cuvee.analyses._fits import MISFIT, line, misfit, weights_of
-from cuvee.analyses._paired import BETTER, SIGNS, WORSE, Tested, test_note, tested
+from cuvee.analyses._paired import APART, BETTER, LEGEND, SIGNS, UNSEEN, WORSE, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import Measure
 from cuvee.analyses._stats import Sample, estimate
@@ -93,11 +93,11 @@ class Conflict:
         """What mixing does at the least and at the largest amount."""
         first, last = self.tests[0].reading, self.tests[-1].reading
         if len(self.tests) == 1:
-            return {BETTER: "mixing helps", WORSE: "mixing hurts"}.get(first, "no difference seen")
+            return {BETTER: "mixing helps", WORSE: "mixing hurts"}.get(first, first)
         if first == BETTER and last == WORSE:
             return "helps when scarce, hurts when plentiful"
-        words = {BETTER: "helps", WORSE: "hurts"}
-        return f"{words.get(first, 'nothing seen')} at the least, {words.get(last, 'nothing seen')} at the largest"
+        words = {BETTER: "helps", WORSE: "hurts", UNSEEN: "nothing seen", APART: "seeds disagree"}
+        return f"{words[first]} at the least amount, {words[last]} at the largest"
 
 
 def table(results: Sequence[Result], params: Params) -> list[Table]:
@@ -265,6 +265,7 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
         "interval are the amounts where the line's 95 % band holds 0. It is given only where the slope differs from 0. "
         "Where the points are further off the line than their noise allows (p < 0.01), only the amounts between which "
         "the sign changes are given.",
+        LEGEND,
         test_note(tests),
     ]
     return [

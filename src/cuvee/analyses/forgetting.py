@@ -32,7 +32,8 @@ from cuvee.protocols import Figure, Result, Table
 
 VERSION = 3
 
-SIGNS = {"lost": "▼", "gained": "▲", "no change seen": "·"}
+SEEDS = "seeds disagree"
+SIGNS = {"lost": "▼", "gained": "▲", "no change seen": "·", SEEDS: "≠"}
 
 
 class Params(Resampled):
@@ -216,8 +217,10 @@ def _changes(pairs: Sequence[tuple[Step, Step]], params: Params) -> tuple[dict[K
 
 
 def _flag(both: Comparison, p: float, measure: Measure) -> str:
-    if p >= LEVEL or not both.one_direction:
+    if p >= LEVEL:
         return "no change seen"
+    if not both.one_direction:
+        return SEEDS
     return "gained" if measure.scale.better(both.difference) else "lost"
 
 
@@ -256,7 +259,8 @@ def _overview(
     rest = [sentence for sentence in summary if "is left out" in sentence or "not compared" in sentence]
     notes = [
         *verdict,
-        f"▲ gained, ▼ lost (Holm-corrected p < 0.05), · no change seen. Unit: {panel[0].scale.label}.",
+        "▲ gained, ▼ lost (Holm-corrected p < 0.05), ≠ seeds disagree on the sign, · no change seen. "
+        f"Unit: {panel[0].scale.label}.",
         *rest,
     ]
     title = f"Forgetting: an overview by {panel[0].evaluator}, {panel[0].scale.short}{where}"

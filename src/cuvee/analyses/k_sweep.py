@@ -30,7 +30,8 @@ from cuvee.protocols import NOTHING_SELECTED, Figure, Result, RunInfo, Table
 
 VERSION = 3
 
-SIGNS = {"better than k = 0": "▲", "worse than k = 0": "▼", "not separable from k = 0": "·"}
+SEEDS = "seeds disagree"
+SIGNS = {"better than k = 0": "▲", "worse than k = 0": "▼", "not separable from k = 0": "·", SEEDS: "≠"}
 
 
 class Params(Resampled):
@@ -221,9 +222,13 @@ def _recommendation(found: Knee) -> str:
         return f"No k is recommended: {found.refusal}."
     best = found.best
     head = f"k = {found.recommended} is recommended"
-    why = "the best by weighted score" if found.recommended == best else f"the smallest k as good as the best ({best})"
+    within = "within one standard error of the paired difference"
+    if found.recommended == best:
+        why = f"the best by weighted score, and no smaller k is {within}"
+    else:
+        why = f"the smallest k {within} to the best ({best})"
     return (
-        f"{head}: {why}, within one standard error of the paired difference. Weights: {shares}; by "
+        f"{head}: {why}. Weights: {shares}; by "
         f"{found.measures[0].metric}. 'Best in' is how often a k comes first among the draws; a choice, not a test."
     )
 
@@ -253,7 +258,8 @@ def _overview(panel: Panel, sweep: Sweep, samples: Samples, gains: Gains, title:
     found = [_sentence(m, gains) for m in panel.measures if any(m == each for each, _ in gains)]
     notes = [
         *found,
-        "▲ better, ▼ worse than k = 0 (Holm-corrected p < 0.05), · not separable. Value ± standard error.",
+        "▲ better, ▼ worse than k = 0 (Holm-corrected p < 0.05), ≠ seeds disagree on the sign, · not separable. "
+        "Value ± standard error.",
     ]
     figure = _figure(panel, sweep, samples, title)
     return Table(f"{title}: {panel.title}", ["k", "run", *header.values()], rows, notes, [figure], len(found))
@@ -294,8 +300,10 @@ def _gains(sweep: Sweep, samples: Samples, measures: Sequence[Measure], params: 
 
 
 def _reading(both: Comparison, p: float, measure: Measure) -> str:
-    if p >= LEVEL or not both.one_direction:
+    if p >= LEVEL:
         return "not separable from k = 0"
+    if not both.one_direction:
+        return SEEDS
     return "better than k = 0" if measure.scale.better(both.difference) else "worse than k = 0"
 
 
@@ -325,7 +333,8 @@ def _notes(sweep: Sweep, gains: Gains) -> list[str]:
     return [
         f"k = 0 is mixed sequential training ({sweep.runs[Fraction(0)]}). Each k is compared with it on the "
         "same items; exact McNemar test for 0/1 scores of one seed, paired permutation test otherwise; p "
-        f"Holm-corrected over all {len(gains)} comparisons; intervals are 95 % each, uncorrected.",
+        f"Holm-corrected over all {len(gains)} comparisons; intervals are 95 % each, over items, uncorrected; with "
+        "several seeds a difference has to keep its sign in each.",
         "A true difference below the smallest visible one would be missed more than one time in five.",
     ]
 
@@ -333,7 +342,7 @@ def _notes(sweep: Sweep, gains: Gains) -> list[str]:
 def _sentence(measure: Measure, gains: Gains) -> str:
     """Which k did something, in one sentence for one measure."""
     words = []
-    for reading in ("better than k = 0", "worse than k = 0", "not separable from k = 0"):
+    for reading in SIGNS:
         ks = [str(k) for (m, k), gain in gains.items() if m == measure and gain.reading == reading]
         words += [f"{reading} at {', '.join(ks)}"] if ks else []
     return f"{measure.ability} ({measure.evaluator}): {'; '.join(words)}."

@@ -23,7 +23,7 @@ from cuvee.analyses._amounts import Seen, seen, setting
 from cuvee.analyses._chance import Floats
 from cuvee.analyses._draws import Cloud, cloud, interval, unmoved
 from cuvee.analyses._fits import Fit, fit
-from cuvee.analyses._paired import SIGNS, Tested, test_note, tested
+from cuvee.analyses._paired import LEGEND, SIGNS, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import Measure
 from cuvee.analyses._stats import Sample, estimate
@@ -205,7 +205,7 @@ def contrasts(found: Sequence[Effect]) -> list[Contrast]:
     contrasted = []
     for measure in dict.fromkeys(each.measure for each in found):
         of = [each for each in found if each.measure == measure and each.mean is not None]
-        own, ratio = ([each for each in of if each.own == kind] for kind in (True, False))
+        own, ratio = (_most_held([each for each in of if each.own == kind]) for kind in (True, False))
         if not own or not ratio:
             continue
         sizes = [abs(float(np.mean([each.mean for each in kind]))) for kind in (own, ratio)]
@@ -214,6 +214,12 @@ def contrasts(found: Sequence[Effect]) -> list[Contrast]:
         if low is not None and high is not None:
             contrasted.append(Contrast(measure, sizes[0], sizes[1], sizes[0] - sizes[1], low, high))
     return contrasted
+
+
+def _most_held(of: Sequence[Effect]) -> list[Effect]:
+    """Return the setups that hold most rows: the papers' full sets. Of few rows held, other rows move far more."""
+    most = max((each.setup.amount for each in of), default=0.0)
+    return [each for each in of if each.setup.amount == most]
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -230,8 +236,8 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     notes = [
         *sentences,
         "Size of the mean change per doubling from the least amount to the most: of the ability's own rows while the "
-        "others are held (amount), and of the others' rows while its own are held (ratio); setups of one kind are "
-        "averaged.",
+        "others are held (amount), and of the others' rows while its own are held (ratio). Of several setups of a kind "
+        "the one that holds most rows counts here; all stand in the table below.",
         "Intervals are 95 %, from a bootstrap over items"
         + (" (one seed: another training could give something else)." if _one_seed(found) else " and seeds."),
     ]
@@ -240,7 +246,7 @@ def _of_base(own: Sequence[Result], params: Params, base: str, several: bool) ->
     figures = _figures(found, base, several)
     return [
         Table(title, columns, rows, notes, answers=len(sentences)),
-        Table(f"{title}, every setup", list(every[0]), every, [test_note(len(every))], figures),
+        Table(f"{title}, every setup", list(every[0]), every, [LEGEND, test_note(len(every))], figures),
     ]
 
 

@@ -212,7 +212,7 @@ def plateau_words(each: Scaled) -> str:
     if place is None:
         return "not tested"
     if place == len(curve.points) - 1:
-        return "none: the largest amount is still better than the one before"
+        return "none, the largest amount is still better than the one before"
     could = each.missed(place)
     more = f", a gain of {to.text(max(0.0, could))} {to.unit} not ruled out" if could is not None else ""
     start = f"from {curve.rows[place]:,.0f} rows" if place else "no amount is better than the least"
@@ -227,7 +227,11 @@ def _sentences(every: Sequence[Scaled]) -> list[str]:
         if log is not None:
             ends = interval(log.draws[:, 1]) if log.holds else (None, None)
             known = ends[0] is not None and ends[1] is not None
-            span = f", 95 % {to.signed(ends[0] or 0.0)}..{to.signed(ends[1] or 0.0)}" if known else " on average"
+            span = (
+                f", 95 % {to.signed(ends[0] or 0.0)}..{to.signed(ends[1] or 0.0)}"
+                if known
+                else " on average, no straight line"
+            )
             span += f" (no interval: {_still(each)})" if each.still else ""
             gain = f"{to.signed(float(log.parameters[1]))} {to.unit} a doubling{span}; "
         else:

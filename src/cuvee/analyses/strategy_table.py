@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from cuvee.analyses import _results
-from cuvee.analyses._paired import SIGNS, Tested, test_note, tested
+from cuvee.analyses._paired import LEGEND, SIGNS, Tested, test_note, tested
 from cuvee.analyses._resampled import Resampled
 from cuvee.analyses._results import BASE, Measure, Panel
 from cuvee.analyses._stats import Estimate, Sample, estimate
@@ -113,8 +113,7 @@ def _panel(
             row[f"{name}: minus {other}"] = _difference(tests.get((run, measure)), run == against[run])
         rows.append(row)
     notes = [
-        f"Score, 95 % interval, m/n; then the difference to {other} with its 95 % interval: ▲ better, ▼ worse "
-        f"(Holm-corrected p < 0.05), · no difference seen. Unit: {to.label}.",
+        f"Score, 95 % interval, m/n; then the difference to {other} with its 95 % interval: {LEGEND} Unit: {to.label}.",
         test_note(len(tests)),
         *(f"{run}, {m.ability}: other items than {against[run]}; not compared." for run, m in refused),
     ]

@@ -270,8 +270,8 @@ def _guarded(path: Path, stream: Iterator[Item]) -> Iterator[Item]:
     except Exception as error:
         if compression.is_damage(error):
             what = "compressed file" if compression.seen(path) else "file"
-        elif type(error).__module__.startswith("pyarrow"):
-            what = "file"
+        elif type(error).__module__.startswith("pyarrow") or isinstance(error, UnicodeDecodeError):
+            what = "file"  # names of columns are decoded when a container is opened; lines of text have their own check
         else:
             raise
         reason = f"the {what} is damaged after row {number}: {_first_line(error)}; fetch it again"

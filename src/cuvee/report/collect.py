@@ -185,6 +185,7 @@ def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[s
     sources = plan.located.recipe.sources.values()
     if any(isinstance(source.path, str) and source.path.startswith("builtin:") for source in sources):
         yield "The built-in sources are synthetic: what holds here need not hold for real data and large models."
+    yield from _quarantined(plan, manifests)
     yield from planview.losses(plan, store)
     if len(plan.located.recipe.seeds) == 1:
         yield "One training seed: the intervals hold what other items would change, not what another seed would."
@@ -213,6 +214,16 @@ def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[s
         yield f"Trained although a check spoke against it, accepted by name: {name}."
 
 
+def _quarantined(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which sources have rows that could not be read."""
+    for stage in plan.stages:
+        summary = manifests.get(stage.id, {}).get("summary", {})
+        bad = summary.get("bad", 0) if stage.kind == "load" else 0
+        if bad:
+            name, _ = plan.sources.get(stage.id, (stage.label, ""))
+            yield f"{name}: {bad} of {summary['rows'] + bad:,} rows could not be read and are quarantined."
+
+
 def _partial(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is missing, and whose runs that concerns."""
     missing = [stage for stage in plan.stages if stage.id not in manifests]
@@ -220,10 +231,8 @@ def _partial(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
         # What could have been done names the cause; what waits for it would not.
         possible = [stage for stage in missing if all(one.id in manifests for one in plan.before(stage))]
         such = (possible or missing)[0]
-        yield (
-            f"{len(missing)} of {len(plan.stages)} stages are missing, such as {such.kind} {such.label} "
-            f"({such.short}): this report is partial."
-        )
+        some = f"{len(missing)} of {len(plan.stages)} stages {'is' if len(missing) == 1 else 'are'} missing"
+        yield f"{some}, such as {such.kind} {such.label} ({such.short}): this report is partial."
     ends = [item for item in plan.evaluated if item.final and item.grade.id not in manifests]
     unmeasured = list(dict.fromkeys(run_name(item.run, plan) for item in ends))
     if unmeasured:
