@@ -288,7 +288,9 @@ def test_findings_of_several_base_models_stand_below_their_names(tmp_path):
     (tmp_path / "tables").mkdir()
     for base in ("builtin:micro", "builtin:tiny"):
         table = Table(f"Findings of the papers on these runs, base model {base}", list(rows[0]), rows)
-        page.write_parquet(table, tmp_path / "tables" / f"findings-of-the-papers-{base[-5:]}.parquet")
+        page.write_parquet(
+            table, tmp_path / "tables" / f"findings-of-the-papers-{base.removeprefix('builtin:')}.parquet"
+        )
     line = "supported     It rises. [math: +2.0 points (+1.0..+3.0)]"
     assert list(findings.lines(tmp_path)) == ["base model builtin:micro", line, "base model builtin:tiny", line]
 
