@@ -123,7 +123,7 @@ def _figures(found: Sequence[Section]) -> list[Drawing]:
     by_section = [
         [drawing for drawing in section.all_drawings if len(drawing.svg) <= LARGEST_FIGURE]
         for section in found
-        if section.id != "loss-curves"
+        if section.id not in LEFT_OUT
     ]
     in_turn = [drawing for turn in zip_longest(*by_section) for drawing in turn if drawing]
     return in_turn[:MOST_FIGURES]

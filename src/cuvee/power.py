@@ -111,7 +111,7 @@ def _check_wish(plan: Plan, detect: float | None) -> None:
         return
     if not (math.isfinite(detect) and detect >= LEAST_WISH):
         raise UsageError(f"--detect {detect:g} is no difference that can be shown; {LEAST_WISH:g} is the least")
-    if detect > 1 and all(_counted(item.metric) for item in plan.evaluated):
+    if detect > 1 and plan.evaluated and all(_counted(item.metric) for item in plan.evaluated):
         raise UsageError(
             f"--detect {detect:g}: a share of solved items cannot change by more than 1; say {detect / 100:g} for "
             f"{detect:g} points"

@@ -117,7 +117,7 @@ def _wished(each: Mapping[str, Any], power: Mapping[str, Any]) -> str:
     if each["needed_items"] is None:
         wish = power["detect"]
         told = each["smallest"] is not None and wish > 1
-        return f"; {wish:g} is more than all of it: {wish:g} points are {wish / 100:g}" if told else ""
+        return f"; no share can change by {wish:g}; {wish:g} points are {wish / 100:g}" if told else ""
     more = max(0, each["needed_items"] - each["items"]) if each["items"] is not None else 0
     seeds = f" and {each['needed_seeds']} seeds" if each["needed_seeds"] > power["seeds"] else ""
     alone = " by one comparison" if power["comparisons"] > 1 else ""

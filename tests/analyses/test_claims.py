@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from fractions import Fraction
 
@@ -287,6 +288,16 @@ def test_seeds_that_disagree_are_asked_for_instead_of_items():
     test = evidence.test(Measure("exact_answer", "math", "accuracy", True), new, old)
     assert evidence.rises(test) == "undecided"
     assert evidence.needed(test) == "more seeds: of 2 some contradict the sign of the others"
+
+
+def test_compared_samples_are_kept_so_that_none_takes_anothers_place():
+    """Samples of a stage are made when they are asked for; the next one may lie where a forgotten one lay."""
+    old, new = planted.samples([0.4, 0.5], 200, np.random.default_rng(0))
+    evidence = claims.Evidence([], 0.01, None, 2000, 0)
+    evidence.test(Measure("exact_answer", "math", "accuracy", True), new, old)
+    there = weakref.ref(old)
+    del old
+    assert there() is not None
 
 
 def test_a_test_at_its_floor_decides_nothing():

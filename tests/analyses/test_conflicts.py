@@ -162,7 +162,7 @@ def test_amounts_at_which_nothing_is_solved_leave_the_crossing_without_a_line():
     """0 of 30 in both runs, resampled, is 0 of 30 again: such an amount would pin the line where least is known."""
     (found,) = conflicts.conflicts(study([0.0, 0.0, 0.0, 0.3, 0.6], [0.0, 0.0, 0.1, 0.5, 0.9], items=30), FAST)
     assert found.crossing is None
-    assert "at 10 rows both runs have equal scores on every item" in found.refusal
+    assert "at 10 rows the difference is the same on every item" in found.refusal
 
 
 def test_an_end_at_which_nothing_is_solved_leaves_amount_and_ratio_uncompared():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -243,6 +244,18 @@ def test_comparing_together_and_one_by_one_is_the_same(result):
     pairs = [(made[0], made[1]), (made[1], made[2])]
     for one, together in zip([compare(*pair) for pair in pairs], compare_all(pairs), strict=True):
         assert (one.low, one.high, one.p) == pytest.approx((together.low, together.high, together.p))
+
+
+def test_many_pairs_hold_draws_by_model_and_equal_scores_differ_by_nothing(result, monkeypatch):
+    """Of 200 models there are 19,900 pairs: draws by pair would take gigabytes."""
+    rng, held = np.random.default_rng(2), []
+    scores = [*rng.random((6, 30)), np.ones(30) / 3, np.ones(30) / 3]
+    made = [sample([result(f"r{i}", "x", own, evaluator="heldout_loss")]) for i, own in enumerate(scores)]
+    own = _bootstrap.resampled_means
+    monkeypatch.setattr(_stats, "resampled_means", lambda *asked: (held.append(asked[0].shape[1]), own(*asked))[1])
+    found = compare_all(list(combinations(made, 2)))
+    assert held == [7]
+    assert (found[-1].low, found[-1].high, found[-1].p) == (0.0, 0.0, 1.0)
 
 
 def test_equal_models_do_not_differ(result):

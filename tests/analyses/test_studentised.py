@@ -76,7 +76,7 @@ def test_random_signs_agree_with_all_signs(weighted, monkeypatch):
         for n, each in enumerate(strata(*moves, weights=weights))
     ]
     monkeypatch.setattr(_studentised, "_ENOUGH", 40_000)
-    (drawn,) = _studentised._drawn(parts, [(0, 1)], 40_000)
+    (drawn,) = _studentised._drawn(parts, _studentised._as_they_are(parts, [(0, 1)]), 40_000)
     assert drawn == pytest.approx(p_of(*moves, weights=weights), abs=0.008)
 
 
@@ -153,3 +153,15 @@ def test_pairs_are_judged_apart_and_in_blocks_as_alone(monkeypatch):
     assert together == [studentised_flips(both, [pair], 10_000)[0] for pair in pairs]
     monkeypatch.setattr(_studentised, "CELLS", 4096)
     assert studentised_flips(both, pairs, 10_000) == together
+
+
+def test_what_is_held_at_once_is_bounded_however_many_items_and_pairs(monkeypatch):
+    rng = np.random.default_rng(10)
+    both = [Stratum(rng.normal(size=(300, 12)), np.ones(300), [n]) for n in range(2)]
+    pairs = [(a, b) for a in range(12) for b in range(a)]
+    together, held = studentised_flips(both, pairs, 10_000), []
+    own = _studentised._Part.moves
+    monkeypatch.setattr(_studentised, "CELLS", 3_000)
+    monkeypatch.setattr(_studentised._Part, "moves", lambda *asked: (held.append(own(*asked).size), own(*asked))[1])
+    assert studentised_flips(both, pairs, 10_000) == pytest.approx(together, abs=0.02)
+    assert max(held) <= 3_000

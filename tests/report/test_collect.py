@@ -289,8 +289,24 @@ def test_the_findings_of_a_report_are_told_in_the_terminal(tmp_path):
     page.write_parquet(table, tmp_path / "tables" / "findings-of-the-papers-on-these-runs.parquet")
     assert list(findings.lines(tmp_path)) == [
         "supported     It rises. [math: +2.0 points (+1.0..+3.0)]",
-        "not tested    1 findings whose runs the recipe does not have; the report says which to add",
+        "not tested    1 finding whose runs the recipe does not have; the report says which to add",
     ]
+
+
+def test_findings_of_several_base_models_stand_below_their_names(tmp_path):
+    from cuvee.protocols import Table
+    from cuvee.report import findings
+
+    row = {"finding": "It rises.", "on": "math", "verdict": "supported", "95 % interval": "+1.0..+3.0"}
+    rows = [{**row, "effect (+ is better)": "+2.0 points"}]
+    (tmp_path / "tables").mkdir()
+    for base in ("builtin:micro", "builtin:tiny"):
+        table = Table(f"Findings of the papers on these runs, base model {base}", list(rows[0]), rows)
+        page.write_parquet(
+            table, tmp_path / "tables" / f"findings-of-the-papers-{base.removeprefix('builtin:')}.parquet"
+        )
+    line = "supported     It rises. [math: +2.0 points (+1.0..+3.0)]"
+    assert list(findings.lines(tmp_path)) == ["base model builtin:micro", line, "base model builtin:tiny", line]
 
 
 def test_a_report_is_written_anew_when_more_than_grades_is_there(place: Path, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ def some(number):
 
 @pytest.mark.parametrize("number", [1, 12, 13, 40])
 def test_up_to_forty_series_each_have_a_look_of_their_own(number):
-    from cuvee.report.figures import _styles
+    from cuvee.report.figures.style import styles
 
-    looks = {tuple(sorted(style.items())) for _, _, style in _styles(points(some(number)))}
+    looks = {tuple(sorted(style.items())) for _, _, style in styles(points(some(number)))}
     assert len(looks) == number
 
 
@@ -172,7 +172,7 @@ def test_cells_of_a_matrix_have_equal_digits_and_no_negative_zero():
 
 
 def test_numbers_in_cells_are_readable_on_their_colour():
-    from cuvee.report.figures import _readable_on
+    from cuvee.report.figures.matrix import _readable_on
 
     assert [_readable_on(colour) for colour in [(1, 1, 1), (0, 0, 0), (0.88, 0.51, 0.08), (0.33, 0.15, 0.53)]] == [
         "black",

@@ -29,14 +29,7 @@ def resampled_means(columns: Floats, weights: Floats, resamples: int, seed: Sequ
     if n < 2:  # one item says nothing about chance; as wide as can be said is not at all
         return np.full((resamples, columns.shape[1]), np.nan)
     stacked = np.column_stack([weights[:, None] * columns, weights])
-    generator = np.random.default_rng(seed)
-    sums = np.concatenate(
-        [
-            _counts(generator, min(step, resamples - start), n) @ stacked
-            for step in [max(1, CELLS // n)]
-            for start in range(0, resamples, step)
-        ]
-    )
+    sums = _resampled_sums(stacked, resamples, seed)
     draws = sums[:, :-1] / np.maximum(sums[:, -1:], np.finfo(float).tiny)
     return np.asarray(means + _wider(n) * (draws - means), dtype=np.float64)
 
@@ -59,11 +52,7 @@ def resampled_ratios(sums: Floats, weights: Floats, resamples: int, seed: Sequen
     if n < 2:
         return np.full((resamples, groups, columns), np.nan)
     stacked = np.concatenate([sums, weights[:, :, None]], axis=2).reshape(n, -1)
-    generator = np.random.default_rng(seed)
-    step = max(1, CELLS // n)
-    drawn = np.concatenate(
-        [_counts(generator, min(step, resamples - start), n) @ stacked for start in range(0, resamples, step)]
-    ).reshape(resamples, groups, columns + 1)
+    drawn = _resampled_sums(stacked, resamples, seed).reshape(resamples, groups, columns + 1)
     with np.errstate(invalid="ignore"):
         draws = drawn[:, :, :-1] / drawn[:, :, -1:]
         means = sums.sum(axis=0) / weights.sum(axis=0)[:, None]
@@ -73,6 +62,14 @@ def resampled_ratios(sums: Floats, weights: Floats, resamples: int, seed: Sequen
 def _wider(n: int) -> float:
     """Return what deviations of n items' means are widened by."""
     return float(np.sqrt(n / (n - 1)) * special().stdtrit(n - 1, 0.975) / special().ndtri(0.975))
+
+
+def _resampled_sums(columns: Floats, resamples: int, seed: Sequence[int]) -> Floats:
+    """Return each column's sum over resampled items, (resamples, columns)."""
+    generator, n = np.random.default_rng(seed), len(columns)
+    step = max(1, CELLS // n)
+    parts = [_counts(generator, min(step, resamples - start), n) @ columns for start in range(0, resamples, step)]
+    return np.concatenate(parts)
 
 
 def _counts(generator: np.random.Generator, draws: int, n: int) -> Floats:

@@ -253,15 +253,16 @@ def compare_all(
         own = [pairs[i] for i in members]
         new = own[0][0]
         random = stream(seed, new.items)
-        differences = np.stack([ours.scores - theirs.scores for ours, theirs in own], axis=1)
-        draws = resampled_means(differences, new.weights, resamples, random)
-        different = list({id(each): each for pair in own for each in pair}.values())
-        column = {id(each): place for place, each in enumerate(different)}
-        shares = np.stack([share_of_mean(each) for each in different], axis=1)
-        asked = [(column[id(ours)], column[id(theirs)]) for ours, theirs in own]
+        # By model and not by pair: there are many more pairs. Equal scores share a column, so that they differ by 0.
+        different = {each.scores.tobytes(): each for pair in own for each in pair}
+        column = {scores: place for place, scores in enumerate(different)}
+        asked = [(column[ours.scores.tobytes()], column[theirs.scores.tobytes()]) for ours, theirs in own]
+        scores = np.stack([each.scores for each in different.values()], axis=1)
+        draws = resampled_means(scores, new.weights, resamples, random)
+        shares = np.stack([share_of_mean(each) for each in different.values()], axis=1)
         p_values = sign_flip(shares, asked, resamples, random)
-        for place, i in enumerate(members):
-            found[i] = _from_draws(*pairs[i], draws[:, place], p_values[place])
+        for i, (ours, theirs), p in zip(members, asked, p_values, strict=True):
+            found[i] = _from_draws(*pairs[i], draws[:, ours] - draws[:, theirs], p)
     return [found[index] for index in range(len(pairs))]
 
 

@@ -12,7 +12,7 @@ groups). On one ability whose items weigh the same it is the p of `_flips`: |T*|
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,6 @@ _EQUAL = 1e-9
 
 _ENOUGH = 400
 """Draws as far out as what was seen, after which no more are needed: they give p to a twentieth."""
-
-_TOGETHER = 512
-"""Pairs whose moves on every item are held at once."""
 
 _HOPELESS = 1e-5
 """A p by Student's t of which `MOST_DRAWS` would not show one draw."""
@@ -102,20 +99,54 @@ def studentised_flips(strata: Sequence[Stratum], pairs: Sequence[Pair], draws: i
     found = {index: exact for index, pair in enumerate(pairs) if (exact := _enumerated(parts, pair)) is not None}
     draws = max(draws, RESAMPLES)
     left = [index for index in range(len(pairs)) if index not in found]
-    if left and draws >= MOST_DRAWS:
-        tails = {
-            index: tail
-            for start in range(0, len(left), _TOGETHER)
-            for index, tail in _student(
-                parts, {index: pairs[index] for index in left[start : start + _TOGETHER]}
-            ).items()
-        }
-        found.update({index: tail for index, tail in tails.items() if tail < _HOPELESS})
-        left = [index for index in left if index not in found]
     if left:
-        found.update(zip(left, _drawn(parts, [pairs[index] for index in left], draws), strict=True))
-        found.update({index: tails[index] for index in too_rough(found, left, draws)})
+        seen = _as_they_are(parts, [pairs[index] for index in left])
+        tails = dict(zip(left, _student(parts, seen), strict=True))
+        if draws >= MOST_DRAWS:
+            found.update({index: tail for index, tail in tails.items() if tail < _HOPELESS})
+        places = [place for place, index in enumerate(left) if index not in found]
+        drawn = [left[place] for place in places]
+        found.update(zip(drawn, _drawn(parts, seen.some(places), draws), strict=True))
+        found.update({index: tails[index] for index in too_rough(found, drawn, draws)})
     return [found[index] for index in range(len(pairs))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Pairs as they are, before any sign is flipped.
+
+    Args:
+        pairs: columns of the two models, (pairs, 2).
+        totals, variances, squares: T, V and the sum of m^2 of each ability, (abilities, pairs).
+        moving: items on which the two models differ, (pairs,).
+    """
+
+    pairs: NDArray[np.int64]
+    totals: Floats
+    variances: Floats
+    squares: Floats
+    moving: NDArray[np.int64]
+
+    def some(self, places: Sequence[int]) -> _Seen:
+        """Return the pairs at some places."""
+        at = np.asarray(places, dtype=np.int64)
+        return _Seen(self.pairs[at], self.totals[:, at], self.variances[:, at], self.squares[:, at], self.moving[at])
+
+
+def _as_they_are(parts: Sequence[_Part], pairs: Sequence[Pair]) -> _Seen:
+    """Return what is seen of pairs, with the moves of as many of them at once as `CELLS` holds."""
+    size = (len(parts), len(pairs))
+    totals, variances, squares = np.zeros((3, *size))
+    moving = np.zeros(size, dtype=np.int64)
+    for row, part in enumerate(parts):
+        step = max(1, CELLS // len(part.shares))
+        for start in range(0, len(pairs), step):
+            some = slice(start, start + step)
+            moves = part.moves(pairs[some])
+            totals[row, some], variances[row, some] = part.seen(moves)
+            squares[row, some] = (moves**2).sum(axis=0)
+            moving[row, some] = np.count_nonzero(moves, axis=0)
+    return _Seen(np.asarray(pairs, dtype=np.int64), totals, variances, squares, moving.sum(axis=0))
 
 
 def _as_far(total: Floats, variance: Floats, seen: Floats, seen_variance: Floats) -> NDArray[np.bool_]:
@@ -129,6 +160,8 @@ def _as_far(total: Floats, variance: Floats, seen: Floats, seen_variance: Floats
 def _enumerated(parts: Sequence[_Part], pair: Pair) -> float | None:
     """Return the exact p of one pair; None where there are too many sums."""
     moves = [part.moves([pair])[:, 0] for part in parts]
+    if any(map(_too_many_sizes, moves)):
+        return None
     groups = [_groups(own, part.shares) for own, part in zip(moves, parts, strict=True)]
     if sum(float(np.log2(counts + 1.0).sum()) for _, _, counts in groups) > ENUMERATED:
         return None
@@ -140,6 +173,14 @@ def _enumerated(parts: Sequence[_Part], pair: Pair) -> float | None:
         chances = np.outer(chances, own_chances).ravel()
     seen, seen_variance = np.sum([part.seen(own) for part, own in zip(parts, moves, strict=True)], axis=0)
     return min(1.0, float(chances[_as_far(total, variance, seen, seen_variance)].sum()))
+
+
+def _too_many_sizes(moves: Floats) -> bool:
+    """Return whether the first items alone have more sizes than can be enumerated; sorting all of them takes longer."""
+    sizes = np.abs(moves)
+    largest = sizes.max(initial=0.0)
+    first = sizes[sizes > 1e-12 * largest][: 2 * ENUMERATED]
+    return len(set(np.round(first / largest, 12).tolist())) > ENUMERATED
 
 
 def _groups(moves: Floats, shares: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -165,18 +206,21 @@ def _all_sums(sizes: Floats, shares: Floats, counts: NDArray[np.int64]) -> tuple
 # -------------------------------------------------------------------------------------- random signs, tails
 
 
-def _drawn(parts: Sequence[_Part], pairs: Sequence[Pair], draws: int) -> list[float]:
+def _drawn(parts: Sequence[_Part], seen: _Seen, draws: int) -> list[float]:
     """Return the p of each pair over random signs of items."""
     sizes = pieces(draws, max(len(part.shares) for part in parts))
-    width = max(1, CELLS // sizes[0])
-    blocks = [_Block(parts, pairs[start : start + width]) for start in range(0, len(pairs), width)]
+    width, number = max(1, CELLS // sizes[0]), len(seen.pairs)
+    blocks = [_Block(parts, seen.some(range(number)[start : start + width])) for start in range(0, number, width)]
     generators = [signs_of(part.seed) for part in parts]
     for size in sizes:
+        still = [block for block in blocks if (block.beyond < _ENOUGH).any()]
+        if not still:
+            break
         sums = []
         for part, generator in zip(parts, generators, strict=True):
             signs = random_signs(generator, size, len(part.shares))
             sums.append((signs @ part.adds, signs @ (part.shares[:, None] * part.adds)))
-        for block in blocks:
+        for block in still:
             block.count(sums, size)
     return [float(p) for block in blocks for p in (block.beyond + 1) / (block.drawn + 1)]
 
@@ -184,13 +228,11 @@ def _drawn(parts: Sequence[_Part], pairs: Sequence[Pair], draws: int) -> list[fl
 class _Block:
     """Pairs that are counted at once, those still open."""
 
-    def __init__(self, parts: Sequence[_Part], pairs: Sequence[Pair]) -> None:
-        moves = [part.moves(pairs) for part in parts]
-        seen = [part.seen(own) for part, own in zip(parts, moves, strict=True)]
-        self.parts, self.squares = parts, [(own**2).sum(axis=0) for own in moves]
-        self.news, self.olds = np.transpose(pairs)
-        self.seen, self.seen_variance = np.sum(seen, axis=0)
-        self.beyond, self.drawn = np.zeros((2, len(pairs)), dtype=np.int64)
+    def __init__(self, parts: Sequence[_Part], seen: _Seen) -> None:
+        self.parts, self.squares = parts, seen.squares
+        self.news, self.olds = seen.pairs.T
+        self.seen, self.seen_variance = seen.totals.sum(axis=0), seen.variances.sum(axis=0)
+        self.beyond, self.drawn = np.zeros((2, len(seen.pairs)), dtype=np.int64)
 
     def count(self, sums: Sequence[tuple[Floats, Floats]], draws: int) -> None:
         """Count the draws that are as far out, from every part's sums of m and of m u by model, (draws, models)."""
@@ -205,18 +247,16 @@ class _Block:
         self.drawn[at] += draws
 
 
-def _student(parts: Sequence[_Part], asked: Mapping[int, Pair]) -> dict[int, float]:
+def _student(parts: Sequence[_Part], seen: _Seen) -> list[float]:
     """Return the p of each pair's T / sqrt(V) by Student's t, at least the chance that all signs are alike.
 
     Sums of items with random signs, divided by their own size, have tails no heavier than the normal distribution's
     (Hoeffding 1963), however a few large items stand out.
     """
-    moves = [part.moves(list(asked.values())) for part in parts]
-    totals, variances = np.array([part.seen(own) for part, own in zip(parts, moves, strict=True)]).transpose(1, 0, 2)
     freedom = np.array([[max(1, len(part.shares) - 1)] for part in parts])
-    total, variance = totals.sum(axis=0), variances.sum(axis=0)
+    total, variance = seen.totals.sum(axis=0), seen.variances.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = np.nan_to_num(variance**2 / (variances**2 / freedom).sum(axis=0), nan=float(freedom.sum()))
+        degrees = np.nan_to_num(variance**2 / (seen.variances**2 / freedom).sum(axis=0), nan=float(freedom.sum()))
         p = 2 * special().stdtr(degrees, -np.abs(total) / np.sqrt(variance))
-    alike = 2.0 ** (1 - np.minimum(np.sum([np.count_nonzero(own, axis=0) for own in moves], axis=0), 1000))
-    return dict(zip(asked, np.maximum(np.nan_to_num(p, nan=1.0), alike).tolist(), strict=True))
+    alike = 2.0 ** (1 - np.minimum(seen.moving, 1000))
+    return [float(each) for each in np.maximum(np.nan_to_num(p, nan=1.0), alike)]

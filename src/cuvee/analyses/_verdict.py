@@ -112,6 +112,11 @@ class Verdict:
         """Name of the leading run."""
         return self.standings[0].run
 
+    @property
+    def all_equal(self) -> bool:
+        """Whether there are several runs, and all have the same overall."""
+        return len(self.standings) > 1 and len({each.overall for each in self.standings}) == 1
+
 
 def judge(results: Sequence[Result], samples: Samples, *, metric: str, resamples: int, seed: int) -> Verdict:
     """Return the verdict on the final models of one base model.

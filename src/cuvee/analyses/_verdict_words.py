@@ -19,14 +19,14 @@ def conclusion(verdict: Verdict) -> str:
         return "No verdict: " + (_why(verdict) or "no final model has been evaluated") + "."
     to = verdict.measures[0].scale
     best = verdict.standings[0].overall
-    if verdict.others and all(each.overall == best for each in verdict.standings):
+    if verdict.all_equal:
         return f"No run leads: all have the same overall ({to.text(best)} {to.unit})."
-    head = f"{verdict.leader} leads (overall {to.text(best)} {to.unit})"
     if not verdict.others:
         return (
-            f"{verdict.leader} is the only run that can be judged (overall "
-            f"{to.text(verdict.standings[0].overall)} {to.unit}), so there is nothing to compare it with."
+            f"{verdict.leader} is the only run that can be judged (overall {to.text(best)} {to.unit}), so there is "
+            "nothing to compare it with."
         )
+    head = f"{verdict.leader} leads (overall {to.text(best)} {to.unit})"
     words = [head, *_against(verdict.others, to, verdict.pairs), *_compute_words(verdict), _cost_words(verdict.costs)]
     return "; ".join(words) + "."
 

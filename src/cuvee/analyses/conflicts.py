@@ -194,7 +194,7 @@ def _conflict(
         still = unmoved(new_draws - old_draws)
         if still.any():
             refusal = (
-                f"at {rows[still][0]:,.0f} rows both runs have equal scores on every item, so their noise is not known"
+                f"at {rows[still][0]:,.0f} rows the difference is the same on every item, so its noise is not known"
             )
         else:
             crossing = crossing_of(rows, sign * (new - old), sign * (new_draws - old_draws))

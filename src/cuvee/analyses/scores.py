@@ -59,7 +59,7 @@ def table(results: Sequence[Result], params: Params) -> list[Table]:
         found = _verdict.judge(own, samples, metric=params.metric, resamples=params.resamples, seed=params.seed)
         several = len(names) > 1
         tables.append(_verdict_table(found, _unmeasured(own), _results.titled("Verdict", base, several)))
-        if found.costs and not _all_equal(found):
+        if found.costs and not found.all_equal:
             tables.append(_cost_table(found, _results.titled("What the leading run costs", base, several)))
         for panel in _results.panels(result for result in own if result.final or result.stage == 0):
             title = _results.titled(f"Scores: {panel.title}", base, several)
@@ -80,10 +80,6 @@ def _unmeasured(own: Sequence[Result]) -> list[str]:
     return [f"Trained on and measured by nothing: {', '.join(missing)}. What a run gains or loses there is not seen."]
 
 
-def _all_equal(found: Verdict) -> bool:
-    return len({each.overall for each in found.standings}) == 1 and len(found.standings) > 1
-
-
 def _verdict_table(found: Verdict, unmeasured: Sequence[str], title: str) -> Table:
     notes = [_verdict_words.conclusion(found), *unmeasured, *_verdict_words.reservations(found)]
     if not found.standings:
@@ -95,7 +91,7 @@ def _verdict_table(found: Verdict, unmeasured: Sequence[str], title: str) -> Tab
     for each in found.standings:
         rows.append(_standing_row(each, against.get(each.run), to))
         rows += [_twin_row(rows[-1], run, each) for run, owner in found.same.items() if owner == each.run]
-    if _all_equal(found):
+    if found.all_equal:
         rows[0]["reading"] = "as good as the others"
     columns = [name for name in rows[0] if seeds or not name.startswith("SD between seeds")]
     return Table(title, columns, [{name: row[name] for name in columns} for row in rows], notes, answers=1)

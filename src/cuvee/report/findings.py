@@ -10,15 +10,24 @@ PATTERN = "findings-of-the-papers*.parquet"
 
 
 def lines(folder: Path) -> Iterator[str]:
-    """Yield one line a finding that was tested; nothing where the recipe did not ask for claims."""
+    """Yield one line a finding that was tested; nothing where the recipe did not ask for claims.
+
+    With several base models, each one's lines stand below its name.
+    """
     import pyarrow.parquet as pq
 
     for file in sorted((folder / "tables").glob(PATTERN)):
-        rows = pq.read_table(file).to_pylist()
+        table = pq.read_table(file)
+        title = (table.schema.metadata or {}).get(b"title", b"").decode("utf-8")
+        _, _, base = title.partition(", base model ")
+        if base:
+            yield f"base model {base}"
+        rows = table.to_pylist()
         untested = sum(row["verdict"] == "not tested" for row in rows)
         for row in rows:
             if row["verdict"] != "not tested":
                 effect = f": {row['effect (+ is better)']} ({row['95 % interval']})"
                 yield f"{row['verdict']:12}  {row['finding']} [{row['on']}{effect}]"
         if untested:
-            yield f"not tested    {untested} findings whose runs the recipe does not have; the report says which to add"
+            findings = "1 finding" if untested == 1 else f"{untested} findings"
+            yield f"not tested    {findings} whose runs the recipe does not have; the report says which to add"

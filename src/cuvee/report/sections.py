@@ -178,9 +178,15 @@ def _kinds(stages: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for kind in dict.fromkeys(each["kind"] for each in stages):
         own = [each for each in stages if each["kind"] == kind]
-        sums = {key: float(sum(each.get(key) or 0 for each in own)) for key in ("seconds", "cpu_seconds")}
-        rows.append({"kind": kind, "stages": len(own), **{_words(key): value for key, value in sums.items()}})
+        sums = {_words(key): _sum([each.get(key) for each in own]) for key in ("seconds", "cpu_seconds")}
+        rows.append({"kind": kind, "stages": len(own), **sums})
     return Table("Time by kind of stage", ["kind", "stages", "seconds", "CPU seconds"], rows)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Return the sum of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return float(sum(known)) if known else None
 
 
 def _times(stages: Sequence[Mapping[str, Any]]) -> Table:

@@ -68,7 +68,7 @@ class Evidence:
     general: str | None
     resamples: int
     seed: int
-    _tests: dict[tuple[int, int], Tested] = field(default_factory=dict)
+    _tests: dict[tuple[Sample, Sample], Tested] = field(default_factory=dict)
 
     @cached_property
     def samples(self) -> dict[str, dict[Measure, Sample]]:
@@ -144,7 +144,7 @@ class Evidence:
         """Compare two samples; None where one is missing or they are of different items."""
         if new is None or old is None or new.items != old.items or (new.weights != old.weights).any():
             return None
-        key = (id(new), id(old))
+        key = (new, old)  # the samples themselves: the address of one that is gone may be another's
         if key not in self._tests:
             both = compare(new, old, resamples=self.resamples, seed=self.seed)
             self._tests[key] = Tested(measure, both, both.p, both.smallest())
