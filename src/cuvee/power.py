@@ -156,7 +156,7 @@ def _power(
     needed: tuple[int | None, int | None] = (None, None)
     if detect and not (_counted(key[2]) and detect > 1):
         # A difference of d between shares of solved items needs at least that share of them to change.
-        needed = _needed(detect, max(variance, detect) if _counted(key[2]) else variance, seed_sd, seeds)
+        needed = _needed(detect, max(variance, detect) if _counted(key[2]) else variance, seed_sd, items, seeds)
     if items is None:
         return Power(*key, None, variance, basis, seed_sd, None, None, *needed)
     error = math.sqrt(variance / max(1, items) + luck)
@@ -172,12 +172,17 @@ def _power(
     )
 
 
-def _needed(detect: float, variance: float, seed_sd: float | None, seeds: int) -> tuple[int, int]:
-    """Return items and seeds for a wished difference: the luck of seeds may make up half of the variance at most."""
-    allowed = (detect / reach()) ** 2
-    wanted = seeds if not seed_sd else max(seeds, math.ceil(2 * seed_sd**2 / (allowed / 2)))
-    left = allowed - 2 * (seed_sd or 0.0) ** 2 / wanted
-    return math.ceil(variance / left), wanted
+def _needed(detect: float, variance: float, seed_sd: float | None, items: int | None, seeds: int) -> tuple[int, int]:
+    """Return items and seeds for a wished difference: more items where they suffice, else more seeds for these items.
+
+    Where neither alone is enough, the luck of seeds makes up half of the variance that is allowed.
+    """
+    allowed, luck = (detect / reach()) ** 2, 2 * (seed_sd or 0.0) ** 2
+    if luck / seeds < allowed:
+        return math.ceil(variance / (allowed - luck / seeds)), seeds
+    if items and variance / items < allowed:
+        return items, math.ceil(luck / (allowed - variance / items))
+    return math.ceil(2 * variance / allowed), math.ceil(2 * luck / allowed)
 
 
 def _measured(members: Sequence[Evaluated], store: Store) -> tuple[float | None, int, float | None]:

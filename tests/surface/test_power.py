@@ -21,7 +21,7 @@ from tests.conftest import Cuvee
 
 def test_the_needed_items_find_the_wished_difference_four_times_in_five() -> None:
     variance, wished = 0.2, 0.05
-    items, seeds = power._needed(wished, variance, None, 1)
+    items, seeds = power._needed(wished, variance, None, 100, 1)
     assert seeds == 1
     random = np.random.default_rng(0)
     error = math.sqrt(variance / items)
@@ -30,10 +30,18 @@ def test_the_needed_items_find_the_wished_difference_four_times_in_five() -> Non
 
 
 def test_the_luck_of_seeds_asks_for_seeds() -> None:
-    items, seeds = power._needed(0.02, 0.2, 0.01, 1)
+    items, seeds = power._needed(0.02, 0.2, 0.01, 100, 1)
     assert seeds == 8
     error = math.sqrt(0.2 / items + 2 * 0.01**2 / seeds)
     assert power.reach() * error == pytest.approx(0.02, rel=0.01)
+
+
+def test_where_the_planned_items_suffice_only_seeds_are_asked_for() -> None:
+    """Without any luck of seeds 79 items would do: asking for fewer of them, and for more seeds, helps nobody."""
+    items, seeds = power._needed(0.05, 0.01, 0.03, 79, 1)
+    assert (items, seeds) == (79, math.ceil(2 * 0.03**2 / ((0.05 / power.reach()) ** 2 - 0.01 / 79)))
+    error = math.sqrt(0.01 / items + 2 * 0.03**2 / seeds)
+    assert power.reach() * error <= 0.05
 
 
 def test_a_large_difference_needs_as_many_items_to_change() -> None:
