@@ -208,8 +208,13 @@ def contrasts(found: Sequence[Effect]) -> list[Contrast]:
         own, ratio = (_most_held([each for each in of if each.own == kind]) for kind in (True, False))
         if not own or not ratio:
             continue
-        sizes = [abs(float(np.mean([each.mean for each in kind]))) for kind in (own, ratio)]
-        draws = [abs(np.mean([each.draws for each in kind], axis=0)) for kind in (own, ratio)]
+        means = [float(np.mean([each.mean for each in kind])) for kind in (own, ratio)]
+        sizes = [abs(mean) for mean in means]
+        # Signed as the mean is: folded one by one, draws about 0 would all be above it.
+        draws = [
+            np.sign(mean) * np.mean([each.draws for each in kind], axis=0)
+            for mean, kind in zip(means, (own, ratio), strict=True)
+        ]
         low, high = interval(draws[0] - draws[1])
         if low is not None and high is not None:
             contrasted.append(Contrast(measure, sizes[0], sizes[1], sizes[0] - sizes[1], low, high))
