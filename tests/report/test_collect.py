@@ -208,11 +208,11 @@ def test_rows_that_could_not_be_read_are_told_on_top(place):
     load = next(stage for stage in plan.stages if stage.kind == "load")
     path = store.path("load", load.id) / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["summary"]["bad"] = 2
+    manifest["summary"] |= {"bad": 2, "reasons": {"broken JSON": 1, "no answer": 2}}
     path.write_text(json.dumps(manifest), encoding="utf-8")
     _, data = gathered(place)
     (note,) = [note for note in data.notes if "quarantined" in note]
-    assert note.endswith(": 2 of 42 rows could not be read and are quarantined.")
+    assert note.endswith(": 2 of 42 rows are quarantined (no answer).")
 
 
 def test_an_analysis_named_twice_is_shown_twice(place):

@@ -215,13 +215,15 @@ def _notes(plan: Plan, store: Store, manifests: Mapping[str, Any]) -> Iterator[s
 
 
 def _quarantined(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which sources have rows that could not be read."""
+    """Yield which sources have rows that could not be read or used, with the commonest reason."""
     for stage in plan.stages:
         summary = manifests.get(stage.id, {}).get("summary", {})
         bad = summary.get("bad", 0) if stage.kind == "load" else 0
         if bad:
             name, _ = plan.sources.get(stage.id, (stage.label, ""))
-            yield f"{name}: {bad} of {summary['rows'] + bad:,} rows could not be read and are quarantined."
+            reasons = summary.get("reasons", {})
+            most = f" ({max(reasons, key=lambda reason: reasons[reason])})" if reasons else ""
+            yield f"{name}: {bad:,} of {summary['rows'] + bad:,} rows are quarantined{most}."
 
 
 def _partial(plan: Plan, manifests: Mapping[str, Any]) -> Iterator[str]:
