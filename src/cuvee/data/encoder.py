@@ -190,6 +190,9 @@ class ByLengths:
         if not self.text.isascii():
             start, end = (len(self.text[:at].encode()) for at in (start, end))
         first = int(self.ends.searchsorted(start, "right"))
+        # A ``▁`` put in front of a stretch, that merged with nothing, has no bytes and belongs to what follows it.
+        while first and self.ends[first - 1] == (self.ends[first - 2] if first > 1 else 0) == start:
+            first -= 1
         after = max(first, min(int(self.ends.searchsorted(end, "left")) + 1, len(self.ids)))
         return first, after, first < after and (int(self.ends[first - 1]) if first else 0) < start
 
